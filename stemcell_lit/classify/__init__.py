@@ -1,0 +1,1 @@
+"""Stages, the hierarchy over them, and decoding in time."""

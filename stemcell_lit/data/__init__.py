@@ -1,0 +1,1 @@
+"""Frames, colonies, patches, splits, mixing and the data module."""

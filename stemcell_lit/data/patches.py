@@ -1,0 +1,240 @@
+"""PatchStore: patches and what is known of each, in a folder that is whole or absent.
+
+Layout of a store::
+
+    pixels.npy        uint8, (patches, height, width), memory-mapped when opened
+    manifest.parquet  a row a patch, see COLUMNS
+    store.json        format version, classes, um/px, content hash, how it was made
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemcell_lit.errors import UserError
+
+FORMAT = 1
+
+COLUMNS: dict[str, Any] = {
+    "label": "",  # class name
+    "group": "",  # what must stay on one side of a split: a movie, a field, a track
+    "track": "",  # one colony or cell over time; empty where unknown
+    "time_h": np.nan,  # hours since the movie began; NaN where unknown
+    "frame": -1,  # frame number in its movie, -1 where unknown
+    "y": np.nan,  # centre in its frame, pixels
+    "x": np.nan,
+    "source": "",  # the file that it was cut from, relative to the source folder
+    "foreground": np.nan,  # share of the patch inside colonies, 0 to 1
+    "origin": "real",  # real or generated
+}
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """Yields a fresh folder beside `path`; it takes the place of `path` only if the block succeeds.
+
+    Args:
+        path: the folder to make. An existing one is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o755)  # mkdtemp makes private folders; labs share theirs
+    try:
+        yield temporary
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(old / "old")
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class PatchStore:
+    """Patches of one size with their manifest. Make one with `write`, read one with `open`.
+
+    Attributes:
+        path: its folder.
+        pixels: uint8 array (patches, height, width), memory-mapped, read-only.
+        manifest: a row a patch, columns as in `COLUMNS` (more are allowed).
+        info: the content of store.json.
+    """
+
+    def __init__(self, path: Path, pixels: np.ndarray, manifest: pd.DataFrame, info: dict):
+        self.path, self.pixels, self.manifest, self.info = path, pixels, manifest, info
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in their fixed order."""
+        return list(self.info["classes"])
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over pixels, manifest and classes."""
+        return str(self.info["content_hash"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(patches,) int64 positions in `classes`."""
+        position = {name: i for i, name in enumerate(self.classes)}
+        return self.manifest["label"].map(position).to_numpy(np.int64)
+
+    @property
+    def seen_groups(self) -> set[str]:
+        """Groups that the generator of these patches has seen; empty for a store of real patches."""
+        return set(self.info["made_by"].get("seen_groups", []))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{c} {int((self.manifest['label'] == c).sum())}" for c in self.classes)
+        height, width = self.pixels.shape[1:]
+        return f"PatchStore({self.path}, {len(self)} patches of {height} x {width} px: {counts})"
+
+    @classmethod
+    def write(
+        cls,
+        path: str | Path,
+        pixels: np.ndarray,
+        manifest: pd.DataFrame,
+        *,
+        classes: Sequence[str],
+        um_per_px: float | None = None,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> PatchStore:
+        """Writes a store, whole or not at all.
+
+        Args:
+            path: the folder to make; an existing store there is replaced.
+            pixels: uint8 (patches, height, width).
+            manifest: a row a patch; `label` is required, other columns of `COLUMNS` get their defaults.
+            classes: class names in the order to keep.
+            um_per_px: size of a pixel in micrometres, None where unknown.
+            made_by: how it was made, plain JSON values. A store of generated patches names `generator` (hash) and
+                `seen_groups`.
+
+        Raises:
+            UserError: shapes, types or labels do not fit together.
+        """
+        path = Path(path)
+        manifest = manifest.reset_index(drop=True).copy()
+        if pixels.dtype != np.uint8 or pixels.ndim != 3:
+            raise UserError(
+                f"{path}: pixels must be uint8 (patches, height, width), found {pixels.dtype} {pixels.shape}"
+            )
+        if len(pixels) != len(manifest):
+            raise UserError(f"{path}: {len(pixels)} patches but {len(manifest)} manifest rows")
+        if len(pixels) == 0:
+            raise UserError(f"{path}: no patches to store; see that the source holds labelled patches")
+        if len(set(classes)) != len(classes):
+            raise UserError(f"{path}: a class is named twice in {list(classes)}")
+        unknown = sorted(set(manifest["label"]) - set(classes))
+        if unknown:
+            raise UserError(f"{path}: labels {unknown} are not among the classes {list(classes)}")
+        for column, default in COLUMNS.items():
+            if column not in manifest:
+                manifest[column] = default
+            kind = "string" if isinstance(default, str) else type(default)
+            if kind == "string":
+                manifest[column] = manifest[column].astype(str)
+            else:
+                manifest[column] = manifest[column].astype(np.int64 if kind is int else np.float64)
+        extra = [c for c in manifest if c not in COLUMNS]
+        manifest = manifest[[*COLUMNS, *extra]]
+        info = {
+            "format": FORMAT,
+            "classes": list(classes),
+            "um_per_px": um_per_px,
+            "patches": len(pixels),
+            "size": list(pixels.shape[1:]),
+            "content_hash": _content_hash(pixels, manifest, classes),
+            "made_by": dict(made_by or {}),
+        }
+        with whole_or_absent(path) as folder:
+            np.save(folder / "pixels.npy", np.ascontiguousarray(pixels), allow_pickle=False)
+            manifest.to_parquet(folder / "manifest.parquet", index=False)
+            (folder / "store.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> PatchStore:
+        """Opens a store lazily: pixels stay on disk until they are indexed.
+
+        Raises:
+            UserError: not a store, of another format, or its parts do not fit together.
+        """
+        path = Path(path)
+        file = path / "store.json"
+        if not file.is_file():
+            found = "no such folder" if not path.exists() else "no store.json in it"
+            raise UserError(
+                f"{path}: {found}; expected a patch store. Make one with `stemcell-lit import source=DIR store={path}`"
+            )
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+            pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
+            manifest = pd.read_parquet(path / "manifest.parquet")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable patch store ({error}); make it again") from error
+        if info.get("format") != FORMAT:
+            raise UserError(
+                f"{file}: format {info.get('format')}, this version reads {FORMAT}; make the store again"
+            )
+        if len(pixels) != len(manifest) or list(pixels.shape[1:]) != info["size"]:
+            raise UserError(
+                f"{path}: pixels {pixels.shape}, {len(manifest)} manifest rows and size {info['size']} do not fit; "
+                "make the store again"
+            )
+        return cls(path, pixels, manifest, info)
+
+    def verify(self) -> None:
+        """Reads everything and compares it with the content hash.
+
+        Raises:
+            UserError: the content has changed since it was written.
+        """
+        found = _content_hash(self.pixels, self.manifest, self.classes)
+        if found != self.content_hash:
+            raise UserError(
+                f"{self.path}: content hash {found[:12]}, expected {self.content_hash[:12]}; make the store again"
+            )
+
+
+def _content_hash(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    digest.update(json.dumps([list(pixels.shape), list(classes), list(manifest)]).encode())
+    for start in range(0, len(pixels), 4096):
+        digest.update(np.ascontiguousarray(pixels[start : start + 4096]).tobytes())
+    digest.update(pd.util.hash_pandas_object(manifest, index=False).to_numpy().tobytes())
+    return digest.hexdigest()

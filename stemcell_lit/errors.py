@@ -1,0 +1,9 @@
+"""The one error type that a user may see: a sentence, never a traceback."""
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used.
+
+    The message names the file or key, what was found, what was expected and what to do. The command line prints it
+    and ends with exit status 2.
+    """

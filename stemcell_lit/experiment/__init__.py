@@ -1,0 +1,1 @@
+"""Cells of the table, artifacts, launching and the report."""

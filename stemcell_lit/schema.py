@@ -1,0 +1,263 @@
+"""Every legal key of every command, typed, with units. Hydra refuses any other key.
+
+One dataclass per group of `conf/`, one per command at the end. `None` means "found out from the data".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SimulationConfig:
+    """Physics and biology of the simulated movies (`data/simulate`)."""
+
+    movies: int = 9
+    frames: int = 16  # per movie
+    size: int = 640  # px, height and width of a frame
+    um_per_px: float = 1.2
+    hours: float = 96.0  # length of a movie
+    seed: int = 0
+    patch_size: int = 64  # px
+    patches_per_movie: int = 150
+    purity: float = 0.7  # least share of a patch's labelled pixels that its class must hold
+    foreground: float = 0.5  # least share of a patch that is not background
+    threads: int = 0  # 0: all cores
+
+
+@dataclass
+class DataConfig:
+    """Which patches, and how they are served."""
+
+    store: str | None = None  # a PatchStore; None: the embedded default, simulated
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    patch_size: int | None = 32  # px; patches are reduced to it by averaging; None: as stored
+    pixels: str = "resident"  # resident | workers
+    workers: int = 0  # loader processes when pixels=workers
+    augment: str = "turns"  # named policy: none | turns | strong
+    min_class_patches: int = 20  # fewer real training patches of a class: a warning
+
+
+@dataclass
+class SplitConfig:
+    """Which groups train, validate and test."""
+
+    kind: str = "grouped"  # grouped | leaky (the paper's frame-level shuffle, for showing what it inflates)
+    folds: int = 3
+    fold: int = 0
+    seed: int = 0
+    validation_share: float = 0.15  # of the training groups' patches
+    labelled_fraction: float = 1.0  # share of the training groups whose labels are used
+
+
+@dataclass
+class MixConfig:
+    """How many generated patches join the real ones, per class and per stage."""
+
+    recipe: str = "real"  # real | balance | extra_k | ratio | target
+    amount: float = 0.0  # extra_k: k; ratio: generated per real patch; target: patches a class
+
+
+@dataclass
+class GANConfig:
+    """The generator, its opponent and their training (`gan/`)."""
+
+    name: str = "tiny"
+    latent: int = 64
+    channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up to full size
+    critic_channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])  # from full size down to 4x4
+    loss: str = "hinge"  # non_saturating | relativistic | hinge
+    r1: float = 0.0  # weight of the penalty on real patches (0: none)
+    r2: float = 0.0  # weight of the penalty on generated patches
+    penalty_every: int = 8  # batches between two penalties; the weight is scaled by it
+    augment: list[str] = field(default_factory=lambda: ["brightness", "contrast", "translation"])
+    lr: float = 4e-4
+    betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
+    ema_halflife_images: int = 17_000  # images after which an old weight counts half
+    batch_size: int = 48
+    images: int = 48_000  # budget, real images shown to the critic
+    validate_every_images: int = 9_600  # a sample grid and a checkpoint
+
+
+@dataclass
+class StageConfig:
+    """The network of a stage and its training (`classify/`)."""
+
+    name: str = "small"
+    network: str = "small"
+    width: int = 16
+    dropout: float = 0.2
+    loss: str = "plain"  # plain | weighted | focal | logit_adjusted
+    focal_gamma: float = 2.0
+    sampler: str = "shuffle"  # shuffle | balanced
+    optimizer: str = "adamw"  # adamw | sgd
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    batch_size: int = 64
+    images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/run
+    validate_every_images: int = 6_000
+
+
+@dataclass
+class HierarchyConfig:
+    """A tree of stages over the classes (`classify/hierarchy`)."""
+
+    name: str = "flat"
+    temporal: str = "none"  # the constraint that suits these classes, taken by temporal=hierarchy
+    tree: dict[str, Any] = field(default_factory=dict)  # empty: one node over all classes
+    moves: dict[str, Any] | None = None  # class -> classes that may follow it along a track
+
+
+@dataclass
+class TemporalConfig:
+    """What the clock may say (`classify/hierarchy`, `classify/decode`)."""
+
+    kind: str = "none"  # none | window | prior | path | hierarchy (what the hierarchy's file names)
+    quantile: float = 0.02  # a window spans [quantile, 1 - quantile] of its classes' training times
+    margin_h: float = 0.0  # hours added to both ends of a window
+    smoothing: float = 1.0  # pseudo-counts of the prior and of the transition matrix
+    bins: int = 12  # of the prior p(class | time)
+
+
+@dataclass
+class MethodConfig:
+    """A row of the table: a name for a combination of the groups above."""
+
+    name: str = "flat"
+    tree: bool = False  # True: the hierarchy's tree; False: one flat node
+    network: bool = True  # False: the time-only classifier
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how Lightning trains."""
+
+    accelerator: str = "auto"  # auto | cpu | gpu
+    devices: int = 1  # per job
+    precision: str = "32-true"
+    threads: int = 0  # CPU threads per job, 0: all cores
+
+
+@dataclass
+class LoggerConfig:
+    """Weights & Biases. Never needs a network or a key."""
+
+    wandb: str = "offline"  # offline | online | disabled
+    project: str = "stemcell_lit"
+    group: str | None = None  # None: the folder of results
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SimulateCommand:
+    """`stemcell-lit simulate`."""
+
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    out: str = MISSING
+    store: str | None = None  # also cut patches into this store
+
+
+@dataclass
+class ImportCommand:
+    """`stemcell-lit import`."""
+
+    source: str = MISSING
+    store: str = MISSING
+    table: str | None = None  # CSV; None: patches.csv in the source, else a folder per class
+    group: str | None = None  # column to split by; None: the first of group, track, movie
+    size: int | None = None  # px; None: that of the crops, which must then agree
+    um_per_px: float | None = None
+    hours_per_frame: float | None = None
+    classes: list[str] | None = None  # order of the classes; None: alphabetical
+    extract: SimulationConfig = field(default_factory=SimulationConfig)
+
+
+@dataclass
+class RunCommand:
+    """`stemcell-lit run`: one cell of the table."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    gan: GANConfig = field(default_factory=GANConfig)
+    stage: StageConfig = field(default_factory=StageConfig)
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 0
+    out: str = "results/default"
+    artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out
+
+
+@dataclass
+class TrainCommand(RunCommand):
+    """`stemcell-lit train`: one module of a cell."""
+
+    task: str = "gan"  # gan | stage
+    node: str = "root"  # which stage of the tree
+
+
+@dataclass
+class GenerateCommand:
+    """`stemcell-lit generate`: patches from a trained generator."""
+
+    checkpoint: str = MISSING
+    store: str = MISSING
+    per_class: int = 500
+    seed: int = 0
+    batch_size: int = 256
+
+
+@dataclass
+class EvaluateCommand:
+    """`stemcell-lit evaluate`: a trained cell on a store."""
+
+    checkpoint: str = MISSING
+    store: str = MISSING
+    out: str = MISSING
+
+
+@dataclass
+class ReproduceCommand(RunCommand):
+    """`stemcell-lit reproduce`: methods x folds x seeds, then the report."""
+
+    methods: list[str] = field(
+        default_factory=lambda: ["flat", "flat_gan", "temporal", "temporal_gan"]
+    )
+    baseline: str = "flat"
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
+    fail_fast: bool = False
+    resamples: int = 2000  # of the bootstrap and of the permutation test
+
+
+@dataclass
+class ReportCommand:
+    """`stemcell-lit report`: table and pages from existing results."""
+
+    out: str = MISSING
+    baseline: str = "flat"
+    resamples: int = 2000
+    seed: int = 0
+
+
+COMMANDS: dict[str, type] = {
+    "simulate": SimulateCommand,
+    "import": ImportCommand,
+    "train": TrainCommand,
+    "generate": GenerateCommand,
+    "evaluate": EvaluateCommand,
+    "run": RunCommand,
+    "reproduce": ReproduceCommand,
+    "report": ReportCommand,
+}
