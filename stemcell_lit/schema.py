@@ -68,9 +68,11 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
+    norm: str = "batch"  # batch (conditional batch norm, spectral norm) | none (residual, needs r1, r2)
     latent: int = 64
-    channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up to full size
-    critic_channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])  # from full size down to 4x4
+    embedding: int = 32  # width of the class embedding
+    channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up
+    critic_channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])  # down to 2x2
     loss: str = "hinge"  # non_saturating | relativistic | hinge
     r1: float = 0.0  # weight of the penalty on real patches (0: none)
     r2: float = 0.0  # weight of the penalty on generated patches
@@ -79,9 +81,13 @@ class GANConfig:
     lr: float = 4e-4
     betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
     ema_halflife_images: int = 17_000  # images after which an old weight counts half
-    batch_size: int = 48
-    images: int = 48_000  # budget, real images shown to the critic
+    ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
+    batch_size: int = 48  # per device
+    images: int = 48_000  # budget, real images shown to the critic, over all devices
     validate_every_images: int = 9_600  # a sample grid and a checkpoint
+    precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware computes in it)
+    collapse_below: float = 0.2  # least diversity of a class, as a share of that of its real patches
+    collapse_checks: int = 3  # validations in a row below it that stop the training
 
 
 @dataclass

@@ -1,0 +1,492 @@
+"""GANModule: a class-conditional generator and its critic under manual optimisation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image, ImageDraw
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.gan import objectives
+from stemcell_lit.gan.networks import NORMS, Critic, Generator, levels
+from stemcell_lit.schema import GANConfig
+
+# batches between two looks at the losses: a look waits for the device; a NaN never leaves the
+# weights
+_ALARM_EVERY = 16
+_PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
+_GRID_COLUMNS = 16
+_REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
+_RECENT = 4  # training batches whose scores are compared with those of held-out patches
+_FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream
+
+
+class GANDiverged(UserError):
+    """The training went wrong for good: a loss is not a number, or a class has collapsed."""
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """[-1, 1] (batch, 1, h, w) -> uint8 (batch, h, w), the inverse of x / 127.5 - 1."""
+    scaled = (pixels.detach().float().squeeze(1) + 1) * 127.5
+    return scaled.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed that depends on every part; streams of different parts are independent."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def ema_decay(images: int, seen: int, halflife: float, rampup: float) -> float:
+    """Share of the averaged weights that one update keeps, 0.5^(images / half-life).
+
+    Args:
+        images: images of this batch, over all devices.
+        seen: images seen, this batch among them.
+        halflife: images after which an old weight counts half.
+        rampup: the half-life is at most this share of `seen` (as in StyleGAN2-ADA), so that the
+            first, bad weights are forgotten; 0: no ramp.
+    """
+    if rampup:
+        halflife = min(halflife, rampup * seen)
+    return 0.5 ** (images / max(halflife, 1e-8))
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16, rather than emulating it slowly."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in tests)
+    return False
+
+
+def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
+    """Completes a `GANConfig` given as a mapping, and checks it.
+
+    Returns:
+        Plain values only, so that a checkpoint which holds them loads under `weights_only=True`.
+
+    Raises:
+        UserError: a key or a value that is not legal.
+    """
+    defaults = asdict(GANConfig())
+    unknown = sorted(set(gan) - set(defaults))
+    if unknown:
+        raise UserError(f"gan: unknown keys {unknown}, expected some of {sorted(defaults)}")
+    plain: dict[str, Any] = {}
+    for key, default in defaults.items():
+        value = gan.get(key, default)
+        kind = type(default)
+        plain[key] = [type(default[0])(v) for v in value] if kind is list else kind(value)
+    legal: dict[str, Sequence[str]] = {
+        "loss": objectives.LOSSES,
+        "norm": NORMS,
+        "precision": ("auto", "float32", "bfloat16"),
+    }
+    for key, values in legal.items():
+        if plain[key] not in values:
+            raise UserError(f"gan.{key}={plain[key]!r}, expected one of {list(values)}")
+    wrong = sorted(set(plain["augment"]) - set(objectives.AUGMENTATIONS))
+    if wrong:
+        raise UserError(f"gan.augment={wrong}, expected some of {list(objectives.AUGMENTATIONS)}")
+    at_least_one = (
+        "latent embedding batch_size images validate_every_images penalty_every collapse_checks"
+    )
+    for key in at_least_one.split():
+        if plain[key] < 1:
+            raise UserError(f"gan.{key}={plain[key]}, expected at least 1")
+    for key in ("channels", "critic_channels"):
+        if not plain[key] or min(plain[key]) < 1:
+            raise UserError(f"gan.{key}={plain[key]}, expected a list of positive channel counts")
+    return plain
+
+
+def mean_distance(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
+    """Mean Euclidean distance between two images of a class, over all pairs.
+
+    Args:
+        pixels: (n, 1, h, w).
+        label: (n,) int64.
+        classes: number of classes.
+
+    Returns:
+        (classes,), NaN for a class with fewer than two images.
+    """
+    flat = pixels.detach().float().flatten(1)
+    each = [flat[label == c] for c in range(classes)]
+    return torch.stack(
+        [torch.pdist(x).mean() if len(x) > 1 else flat.new_tensor(float("nan")) for x in each]
+    )
+
+
+def trainer_settings(gan: Mapping[str, Any], devices: int = 1) -> dict[str, Any]:
+    """Arguments for `pl.Trainer` that leave the end of training to the module's budget.
+
+    Args:
+        gan: a `GANConfig` as a mapping.
+        devices: over all nodes.
+    """
+    settings = check_config(gan)
+    batches = round(settings["validate_every_images"] / (settings["batch_size"] * devices))
+    return {
+        "max_epochs": -1,
+        "val_check_interval": max(1, batches),
+        "check_val_every_n_epoch": None,  # the interval counts batches, across epochs
+        "num_sanity_val_steps": 0,
+        "strategy": "auto" if devices == 1 else "ddp_find_unused_parameters_true",
+    }
+
+
+def make_callbacks(out: Path) -> list[pl.Callback]:
+    """A callback that writes `last.ckpt` into `out` after every validation, the last included."""
+    return [
+        ModelCheckpoint(
+            dirpath=out,
+            filename="last",
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+    ]
+
+
+class GANModule(pl.LightningModule):
+    """A conditional GAN with a budget in images.
+
+    A training batch is `{"pixels": float32 (batch, 1, side, side) in [-1, 1], "label": int64
+    (batch,)}`, balanced over the classes by its loader; validation batches have the same form. The
+    module turns and flips the real patches, and augments real and generated ones alike. Training
+    stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs; the
+    trainer then validates once more (see `trainer_settings`).
+
+    Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen). The
+    counters in the
+    checkpoint are therefore the whole random state, on any number of devices: N + N images equal 2N
+        bit for bit, as long as
+    the loader resumes its order.
+
+    Several devices need the strategy `ddp_find_unused_parameters_true`: a backward pass reaches one
+    of the two networks.
+
+    Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented), at
+        validation `critic/train` and
+    `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
+    critic) and `diversity` (mean over classes of the distance between two generated patches over
+    that between two held-out real ones; 1 is ideal), `diversity_least` (its least class).
+
+    Attributes:
+        generator, critic: in training.
+        generator_ema: moving average of the generator's weights, with its current buffers; the one
+            that samples.
+        images_seen: real images shown to the critic so far, over all devices.
+        batches_seen: batches so far on each device.
+    """
+
+    def __init__(
+        self, gan: dict[str, Any], classes: list[str], image_size: int, seed: int = 0
+    ) -> None:
+        super().__init__()
+        gan, classes = check_config(gan), [str(c) for c in classes]
+        image_size, seed = int(image_size), int(seed)
+        levels(image_size)
+        self.save_hyperparameters()
+        self.gan, self.classes, self.image_size, self.seed = gan, classes, image_size, seed
+        self.automatic_optimization = False
+        with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
+            torch.manual_seed(seed_of(seed, _FIXED))
+            self.generator = Generator(
+                len(classes),
+                image_size,
+                latent=gan["latent"],
+                channels=gan["channels"],
+                embedding=gan["embedding"],
+                norm=gan["norm"],
+            )
+            self.critic = Critic(
+                len(classes), image_size, channels=gan["critic_channels"], norm=gan["norm"]
+            )
+        self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.images_seen = 0
+        self.batches_seen = 0
+        self._low_checks = [0] * len(classes)  # validations in a row that found a class collapsed
+        self._recent: list[tuple[Tensor, Tensor]] = []
+        self._held_out: dict[str, Any] = {}
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the generator and for the critic."""
+        lr, betas = self.gan["lr"], tuple(self.gan["betas"])
+        fused = self.device.type in ("cpu", "cuda")  # one kernel instead of a dozen per weight
+        return [
+            torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=fused)
+            for net in (self.generator, self.critic)
+        ]
+
+    def train(self, mode: bool = True) -> GANModule:
+        """Sets the mode; the averaged generator always stays in evaluation mode."""
+        super().train(mode)
+        self.generator_ema.eval()
+        return self
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """One step of the critic, then one of the generator, on the same generated batch."""
+        gan, label = self.gan, batch["label"]
+        draw = torch.Generator(self.device)
+        draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
+        real = objectives.turn(batch["pixels"], draw)
+        latent = torch.randn((len(real), gan["latent"]), generator=draw, device=self.device)
+        optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
+
+        with self._autocast():
+            fake = self.generator(
+                latent, label
+            )  # serves both steps: a second pass would cost a fifth of the batch
+            seen = objectives.augment(torch.cat([real, fake.detach()]), gan["augment"], draw)
+            score_real, score_fake = self.critic(seen, torch.cat([label, label])).chunk(2)
+        loss_d = objectives.critic_loss(gan["loss"], score_real, score_fake)
+        total_d = loss_d
+        if self.batches_seen % gan["penalty_every"] == 0:
+            for weight, pixels in zip((gan["r1"], gan["r2"]), seen.chunk(2), strict=True):
+                if weight:
+                    penalty = objectives.gradient_penalty(self.critic, pixels, label)
+                    total_d = total_d + weight * gan["penalty_every"] * penalty
+        optimizer_d.zero_grad()
+        self.manual_backward(total_d)
+        optimizer_d.step()
+
+        self.critic.requires_grad_(False)
+        with self._autocast():
+            pair = [fake, real] if gan["loss"] == "relativistic" else [fake]
+            seen = objectives.augment(torch.cat(pair), gan["augment"], draw)
+            scores = self.critic(seen, torch.cat([label] * len(pair))).chunk(len(pair))
+        loss_g = objectives.generator_loss(gan["loss"], *scores)
+        optimizer_g.zero_grad()
+        self.manual_backward(loss_g)
+        optimizer_g.step()
+        self.critic.requires_grad_(True)
+
+        images = len(real) * self.trainer.world_size
+        self.images_seen += images
+        self.batches_seen += 1
+        self._update_ema(images)
+        self._recent = [*self._recent[1 - _RECENT :], (batch["pixels"], label)]
+        self.log_dict(
+            {
+                "loss_g": loss_g.detach(),
+                "loss_d": loss_d.detach(),
+                "critic/real": score_real.detach().mean(),
+                "critic/fake": score_fake.detach().mean(),
+            }
+        )
+        done = self.images_seen >= gan["images"]
+        if done or self.batches_seen % _ALARM_EVERY == 0:
+            self._check_losses(loss_g, total_d)
+        if done:
+            self.trainer.should_stop = True
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        """bfloat16 if asked for; losses, penalties and the critic's head stay in float32."""
+        wanted = self.gan["precision"]
+        enabled = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(self.device))
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    @torch.no_grad()
+    def _update_ema(self, images: int) -> None:
+        decay = ema_decay(
+            images, self.images_seen, self.gan["ema_halflife_images"], self.gan["ema_rampup"]
+        )
+        averaged, current = self.generator_ema, self.generator
+        torch._foreach_lerp_(
+            list(averaged.parameters()), list(current.parameters()), weight=1 - decay
+        )
+        for to, now in zip(averaged.buffers(), current.buffers(), strict=True):
+            to.copy_(now)
+
+    def _check_losses(self, loss_g: Tensor, loss_d: Tensor) -> None:
+        if not bool(torch.isfinite(loss_g + loss_d)):
+            raise GANDiverged(
+                f"the GAN diverged: after {self.images_seen} images its losses are "
+                f"{float(loss_g.detach())} (generator) and {float(loss_d.detach())} (critic), "
+                f"expected finite numbers. Lower gan.lr (now {self.gan['lr']}), or "
+                "set gan.r1 above 0; check that the patches hold no constant images"
+            )
+
+    # --- validation -------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the sums over held-out patches."""
+        zeros = torch.zeros(len(self.classes), device=self.device)
+        self._held_out = {"scores": zeros, "counts": zeros.clone(), "pixels": [], "labels": []}
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """Scores held-out real patches and keeps some for diversity."""
+        held, label = self._held_out, batch["label"]
+        held["scores"].index_add_(0, label, self.critic(batch["pixels"], label))
+        held["counts"].index_add_(0, label, torch.ones_like(label, dtype=torch.float32))
+        held["pixels"].append(batch["pixels"])
+        held["labels"].append(label)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compares generated with held-out patches, writes the sample grid, raises the alarms."""
+        if self.trainer.sanity_checking:
+            return
+        held = self._held_out
+        log = {"critic/held_out": _macro(self._sum(held["scores"]), self._sum(held["counts"]))}
+        if self._recent:
+            pixels, label = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            zeros = torch.zeros(len(self.classes), device=self.device)
+            scores = zeros.index_add(0, label, self.critic(pixels, label))
+            counts = zeros.index_add(0, label, torch.ones_like(label, dtype=torch.float32))
+            log["critic/train"] = _macro(self._sum(scores), self._sum(counts))
+        made, made_label = self._fixed_samples()
+        if held["pixels"]:
+            real, real_label = _first(
+                torch.cat(held["pixels"]), torch.cat(held["labels"]), len(self.classes)
+            )
+            distance = mean_distance(real, real_label, len(self.classes))
+            # the mean over the ranks that hold a class: every rank must come to the same verdict
+            distance = self._by_rank(distance).nanmean(0)
+            ratio = mean_distance(made, made_label, len(self.classes)) / distance.clamp_min(1e-6)
+            known = ratio[~ratio.isnan()]
+            if len(known):
+                log |= {"diversity": known.mean(), "diversity_least": known.min()}
+                self._check_diversity(ratio.tolist())
+        self._held_out = {}
+        self.log_dict(log)
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir) / "grids"
+            self.save_grid(folder / f"images_{self.images_seen:09d}.png")
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks."""
+        return self._by_rank(values).sum(0)
+
+    def _by_rank(self, values: Tensor) -> Tensor:
+        """(classes,) of every rank -> (ranks, classes)."""
+        return cast(Tensor, self.all_gather(values)).reshape(-1, len(self.classes))
+
+    def _check_diversity(self, ratio: list[float]) -> None:
+        least, checks = self.gan["collapse_below"], self.gan["collapse_checks"]
+        for i, value in enumerate(ratio):
+            self._low_checks[i] = self._low_checks[i] + 1 if value < least else 0
+        bad = [
+            f"{self.classes[i]} {ratio[i]:.2f}"
+            for i, n in enumerate(self._low_checks)
+            if n >= checks
+        ]
+        if bad:
+            raise GANDiverged(
+                f"the GAN collapsed: after {self.images_seen} images two patches made of a class "
+                f"differ by this share of what two real ones differ by: {', '.join(bad)}; "
+                f"expected at least {least} within {checks} validations. "
+                "Lower gan.lr, add gan.augment, or merge classes with too few patches"
+            )
+
+    # --- sampling ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
+        """Draws patches from the averaged generator, in float32.
+
+        Args:
+            labels: (n,) int64, positions in `classes`.
+            seed: of the latents, which are drawn on the CPU: the same on every device.
+            batch_size: patches at a time.
+
+        Returns:
+            uint8 (n, image_size, image_size).
+        """
+        draw = torch.Generator().manual_seed(seed)
+        latent = torch.randn((len(labels), self.gan["latent"]), generator=draw)
+        parts = [
+            to_uint8(self.generator_ema(z.to(self.device), y.to(self.device)))
+            for z, y in zip(latent.split(batch_size), labels.split(batch_size), strict=True)
+        ]
+        if not parts:
+            return np.empty((0, self.image_size, self.image_size), np.uint8)
+        return np.concatenate(parts)
+
+    @torch.no_grad()
+    def _fixed_samples(self) -> tuple[Tensor, Tensor]:
+        """The same latents at every validation, `_PER_CLASS` a class; classes in order."""
+        label = torch.arange(len(self.classes)).repeat_interleave(_PER_CLASS)
+        draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 1))
+        latent = torch.randn((len(label), self.gan["latent"]), generator=draw).to(self.device)
+        label = label.to(self.device)
+        parts = zip(latent.split(256), label.split(256), strict=True)
+        return torch.cat([self.generator_ema(z, y) for z, y in parts]), label
+
+    def save_grid(self, path: str | Path) -> None:
+        """Writes samples of the same latents at every call: a row a class, its name at the left."""
+        made, _ = self._fixed_samples()
+        rows = to_uint8(made).reshape(
+            len(self.classes), _PER_CLASS, self.image_size, self.image_size
+        )
+        draw_grid(rows[:, :_GRID_COLUMNS], self.classes, path)
+
+    # --- checkpoint -------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the counters, from which every random choice follows."""
+        checkpoint["gan_state"] = {
+            "images_seen": self.images_seen,
+            "batches_seen": self.batches_seen,
+            "low_checks": list(self._low_checks),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the counters back."""
+        state = checkpoint["gan_state"]
+        self.images_seen, self.batches_seen = state["images_seen"], state["batches_seen"]
+        self._low_checks = list(state["low_checks"])
+
+
+def _macro(scores: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the classes present of each class's mean."""
+    present = counts > 0
+    return (scores[present] / counts[present]).mean() if present.any() else scores.new_tensor(0.0)
+
+
+def _first(pixels: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """At most `_REAL_PER_CLASS` images of each class."""
+    keep = torch.cat([(label == c).nonzero().flatten()[:_REAL_PER_CLASS] for c in range(classes)])
+    return pixels[keep], label[keep]
+
+
+def draw_grid(
+    rows: np.ndarray | Iterable[np.ndarray], names: Sequence[str], path: str | Path
+) -> None:
+    """Writes rows of patches with a name before each.
+
+    Args:
+        rows: uint8, for each name (columns, side, side).
+        names: one a row.
+        path: a PNG; its folder is made.
+    """
+    lines = [np.concatenate(list(row), axis=1) for row in rows]
+    width, height = max(line.shape[1] for line in lines), lines[0].shape[0]
+    zoom = max(1, 64 // height)  # small patches are shown large enough to be judged
+    margin = 8 * max(len(n) for n in names) + 8
+    page = Image.new("L", (margin + zoom * width, zoom * height * len(lines)), 255)
+    pen = ImageDraw.Draw(page)
+    for i, (line, name) in enumerate(zip(lines, names, strict=True)):
+        picture = Image.fromarray(line)
+        size = (zoom * picture.width, zoom * picture.height)
+        page.paste(picture.resize(size, Image.Resampling.NEAREST), (margin, zoom * height * i))
+        pen.text((4, zoom * height * i + zoom * height // 2 - 6), name, fill=0)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)

@@ -1,0 +1,143 @@
+"""Losses, penalties and differentiable augmentation: pure functions of tensors.
+
+Every random choice is drawn from a generator that the caller gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOSSES = ("hinge", "non_saturating", "relativistic")
+AUGMENTATIONS = ("brightness", "contrast", "translation")
+
+
+def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
+    """What the critic minimises.
+
+    * hinge (Lim and Ye 2017, arXiv:1705.02894): E max(0, 1 - real) + E max(0, 1 + fake)
+    * non_saturating (Goodfellow et al. 2014): E softplus(-real) + E softplus(fake)
+    * relativistic (pairing; Jolicoeur-Martineau 2018, arXiv:1807.00734; R3GAN, arXiv:2501.05441):
+      E softplus(-(real - fake)), each real patch against a generated one of its own class
+
+    Args:
+        name: one of `LOSSES`.
+        real: (batch,) logits of real patches.
+        fake: (batch,) logits of generated patches; for `relativistic` paired with `real`.
+    """
+    if name == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if name == "non_saturating":
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+    if name == "relativistic":
+        return F.softplus(fake - real).mean()
+    raise ValueError(f"loss {name!r}, expected one of {LOSSES}")
+
+
+def generator_loss(name: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    """What the generator minimises.
+
+    hinge: -E fake; non_saturating: E softplus(-fake); relativistic: E softplus(-(fake - real)).
+
+    Args:
+        name: one of `LOSSES`.
+        fake: (batch,) logits of generated patches.
+        real: (batch,) logits of real patches, only for `relativistic`, paired with `fake`.
+    """
+    if name == "hinge":
+        return -fake.mean()
+    if name == "non_saturating":
+        return F.softplus(-fake).mean()
+    if name == "relativistic":
+        if real is None:
+            raise ValueError("the relativistic loss compares with the logits of real patches")
+        return F.softplus(real - fake).mean()
+    raise ValueError(f"loss {name!r}, expected one of {LOSSES}")
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor, Tensor], Tensor], pixels: Tensor, label: Tensor
+) -> Tensor:
+    """Half the mean squared norm of the critic's gradient at `pixels`, E |grad|^2 / 2.
+
+    On real patches it is R1, on generated ones R2 (Mescheder et al. 2018, arXiv:1801.04406).
+    Float32 throughout: a squared gradient loses too much in bfloat16.
+
+    Args:
+        critic: (pixels, label) -> (batch,) logits.
+        pixels: (batch, 1, height, width).
+        label: (batch,) int64.
+    """
+    with torch.autocast(pixels.device.type, enabled=False):
+        at = pixels.detach().float().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(at, label).sum(), at, create_graph=True)
+        return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """(batch, 1, 1, 1) in [0, 1)."""
+    return torch.rand((len(like), 1, 1, 1), generator=generator, device=like.device)
+
+
+def _brightness(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x + (_uniform(x, generator) - 0.5)
+
+
+def _contrast(x: Tensor, generator: torch.Generator) -> Tensor:
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return (x - mean) * (_uniform(x, generator) + 0.5) + mean
+
+
+def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifts by up to an eighth of the side; the border pixels are repeated.
+
+    DiffAugment fills with zeros, which is mid-gray here: an edge that no micrograph has.
+    """
+    batch, channels, height, width = x.shape
+    for dim, side in ((2, height), (3, width)):
+        reach = round(side / 8)
+        shift = torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=x.device)
+        source = (torch.arange(side, device=x.device)[None] - shift).clamp(0, side - 1)
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        x = x.gather(dim, source.expand(batch, channels, height, width))
+    return x
+
+
+_AUGMENT = {"brightness": _brightness, "contrast": _contrast, "translation": _translation}
+
+
+def augment(pixels: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): differentiable, a draw for each image.
+
+    The critic must see real and generated patches through it alike, else the generator learns the
+        augmentation: pass both in
+    one batch, or each once. Ranges are those of the paper for images in [-1, 1]: brightness +-0.5,
+    contrast 0.5 to 1.5, translation +-1/8 of the side. No cutout: it leaks into samples on small
+    sets.
+
+    Args:
+        pixels: (batch, 1, height, width).
+        names: out of `AUGMENTATIONS`, in the order to apply.
+        generator: on the device of `pixels`.
+    """
+    for name in names:
+        pixels = _AUGMENT[name](pixels, generator)
+    return pixels
+
+
+def turn(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the eight turns and flips of the square (D4) for each image.
+
+    For real patches: none of them changes a label.
+
+    Args:
+        pixels: (batch, 1, side, side).
+        generator: on the device of `pixels`.
+    """
+    choice = torch.randint(0, 8, (len(pixels), 1, 1, 1), generator=generator, device=pixels.device)
+    pixels = torch.where((choice & 1).bool(), pixels.flip(2), pixels)
+    pixels = torch.where((choice & 2).bool(), pixels.flip(3), pixels)
+    return torch.where((choice & 4).bool(), pixels.transpose(2, 3), pixels)
