@@ -1,0 +1,204 @@
+"""Hydra's door to `stemcell_lit.experiment.launch`: each job of a sweep is a process of its own.
+
+Hydra finds launchers in this namespace package alone, and imports them at every start: what is slow
+to import is imported where it is used. It also runs this file without listing it in `sys.modules`,
+where a dataclass would look up annotations kept as text: so they are not.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+RETURN = "return.json"  # in a job's folder: what its task function returned
+
+
+@dataclass
+class StemcellLocalConf:
+    """`hydra/launcher=stemcell_local`: this machine's devices, a process per job."""
+
+    _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellLocalLauncher"
+    slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
+    devices: int = 1  # per job; with more than one, a job is that many processes, one a rank
+    accelerator: str = "auto"  # auto | cpu | gpu
+    fail_fast: bool = False  # the first failure ends the sweep
+    done: str | None = None  # function of a job's config, by dotted name: its result is there
+    command: list[str] | None = None  # runs one job, without overrides; None: the running program
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="stemcell_local", node=StemcellLocalConf, provider="stemcell_lit"
+)
+
+
+class JobsFailed(CompactHydraException):
+    """Jobs of a sweep failed. Hydra prints the message alone and ends with exit status 1."""
+
+
+class StemcellLocalLauncher(Launcher):
+    """Runs the jobs of a sweep through `launch.run_jobs`."""
+
+    def __init__(
+        self,
+        slots: int | None,
+        devices: int,
+        accelerator: str,
+        fail_fast: bool,
+        done: str | None,
+        command: Sequence[str] | None,
+    ):
+        self.slots, self.devices, self.accelerator = slots, devices, accelerator
+        self.fail_fast, self.done = fail_fast, done
+        self.command = list(command) if command else None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Takes what Hydra knows; the task function stays unused, the processes have their own."""
+        self.context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Runs a batch of jobs and waits for all of them."""
+        from stemcell_lit.experiment.launch import default_slots, run_jobs
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        slots = default_slots(self.accelerator, self.devices, self.slots)
+        cells = [
+            _Cell(self, list(overrides), initial_job_idx + i)
+            for i, overrides in enumerate(job_overrides)
+        ]
+        _name(cells)
+        try:
+            outcomes = run_jobs(
+                [cell.job() for cell in cells],
+                slots=slots,
+                devices_per_job=self.devices,
+                fail_fast=self.fail_fast,
+                title=str(self.config.hydra.job.name),
+            )
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
+        bad = [f"{o.name} ({o.reason})" for o in outcomes if o.status == "failed"]
+        stopped = sum(o.status == "stopped" for o in outcomes)
+        message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
+        error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
+        return [
+            cell.result(None if outcome.ok else error)
+            for cell, outcome in zip(cells, outcomes, strict=True)
+        ]
+
+
+class _Cell:
+    """One job of a sweep, seen from Hydra's side."""
+
+    def __init__(self, launcher: StemcellLocalLauncher, overrides: list[str], number: int):
+        self.launcher, self.overrides, self.number = launcher, overrides, number
+        config = launcher.context.config_loader.load_sweep_config(launcher.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        self.hydra = OmegaConf.masked_copy(config, "hydra")
+        self.out = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
+        with open_dict(config):
+            del config["hydra"]
+        self.config = config
+        self.name = ""
+
+    def job(self) -> Any:
+        from stemcell_lit.experiment.launch import Job
+
+        launcher = self.launcher
+        done = get_method(launcher.done) if launcher.done else None
+        argv = [
+            *(launcher.command or _running_program()),
+            *self.overrides,
+            # What the user said of Hydra itself; the mode below has the last word.
+            *launcher.config.hydra.overrides.hydra,
+            "hydra.mode=RUN",
+            f"hydra.run.dir={_quoted(self.out)}",
+            f"hydra.job.num={self.number}",
+            f"++hydra.callbacks.stemcell_return._target_={__name__}.ReturnValue",
+        ]
+        return Job(self.name, argv, self.out, (lambda: done(self.config)) if done else None)
+
+    def result(self, error: Exception | None) -> JobReturn:
+        result = JobReturn(
+            overrides=self.overrides,
+            cfg=self.config,
+            hydra_cfg=self.hydra,
+            working_dir=str(self.out),
+            task_name=str(self.hydra.hydra.job.name),
+            status=JobStatus.FAILED if error else JobStatus.COMPLETED,
+        )
+        file = self.out / RETURN
+        result.return_value = error or (
+            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        )
+        return result
+
+
+class ReturnValue(Callback):
+    """In a job's process: keeps what the task function returned, where the launcher finds it.
+
+    A sweeper that searches (such as Optuna's) needs it.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Writes the value, if it is plain, from the first rank."""
+        from stemcell_lit.data.patches import write_whole
+
+        if job_return.status == JobStatus.COMPLETED and os.environ.get("RANK", "0") == "0":
+            try:
+                text = json.dumps(job_return.return_value)
+            except TypeError:
+                return
+            write_whole(Path(config.hydra.runtime.output_dir) / RETURN, text + "\n")
+
+
+def _name(cells: Sequence[_Cell]) -> None:
+    """Names each job by the overrides in which it differs from the others."""
+    common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
+    names = [
+        " ".join(filter_overrides([o for o in cell.overrides if o not in common])) for cell in cells
+    ]
+    for cell, name in zip(cells, names, strict=True):
+        cell.name = name if name and names.count(name) == 1 else f"{name} #{cell.number}".strip()
+
+
+def _running_program() -> list[str]:
+    """What was typed before the first override: program, its command, and which config it reads."""
+    typed = sys.orig_argv[1:]  # sys.argv may have lost the command on its way to Hydra
+    end = 0
+    while typed[end].startswith("-") and typed[end] not in ("-m", "-c"):
+        end += 2 if typed[end] in ("-X", "-W") else 1
+    end += 2 if typed[end] in ("-m", "-c") else 1
+    words = list(takewhile(lambda w: not w.startswith("-") and "=" not in w, typed[end:]))
+    rest = typed[end + len(words) :]
+    config = []
+    for i, word in enumerate(rest):
+        option, equals, _ = word.partition("=")
+        if option in ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"):
+            config += [word] if equals else rest[i : i + 2]
+    return [sys.executable, *typed[:end], *words, *config]
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar, where a backslash escapes only before a quote."""
+    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path))
+    return f"'{text}'"
