@@ -47,8 +47,10 @@ class DataConfig:
 class SplitConfig:
     """Which groups train, validate and test."""
 
-    kind: str = "grouped"  # grouped | leaky (the paper's frame-level shuffle, for showing what it inflates)
-    folds: int = 3
+    kind: str = (
+        "grouped"  # grouped | leaky (the paper's frame-level shuffle, for showing what it inflates)
+    )
+    folds: int | None = None  # None: 5, or 3 where there are fewer than 20 groups
     fold: int = 0
     seed: int = 0
     validation_share: float = 0.15  # of the training groups' patches
@@ -68,7 +70,9 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
-    norm: str = "batch"  # batch (conditional batch norm, spectral norm) | none (residual, needs r1, r2)
+    norm: str = (
+        "batch"  # batch (conditional batch norm, spectral norm) | none (residual, needs r1, r2)
+    )
     latent: int = 64
     embedding: int = 32  # width of the class embedding
     channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up
@@ -85,8 +89,12 @@ class GANConfig:
     batch_size: int = 48  # per device
     images: int = 48_000  # budget, real images shown to the critic, over all devices
     validate_every_images: int = 9_600  # a sample grid and a checkpoint
-    precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware computes in it)
-    collapse_below: float = 0.2  # least diversity of a class, as a share of that of its real patches
+    precision: str = (
+        "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware computes in it)
+    )
+    collapse_below: float = (
+        0.2  # least diversity of a class, as a share of that of its real patches
+    )
     collapse_checks: int = 3  # validations in a row below it that stop the training
 
 
@@ -147,7 +155,9 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu
     devices: int = 1  # per job
     precision: str = "32-true"
-    threads: int = 0  # CPU threads per job, 0: all cores
+    threads: int = (
+        1  # CPU threads per job, 0: all cores; another number changes the last digits of a result
+    )
 
 
 @dataclass
@@ -157,6 +167,38 @@ class LoggerConfig:
     wandb: str = "offline"  # offline | online | disabled
     project: str = "stemcell_lit"
     group: str | None = None  # None: the folder of results
+
+
+@dataclass
+class ColoniesConfig:
+    """Which pixels are cells or colonies (`data/colonies`). Lengths in um, areas in um2."""
+
+    name: str = "contrast"
+    method: str = "contrast"  # contrast | paper | forest
+    blur_um: float = 0.0  # sigma of a Gaussian blur before anything else, against noise
+    background_um: float = 50.0  # sigma over which the illumination counts as even
+    # contrast: brightness relative to the surroundings
+    cell_um: float = 10.0  # sigma of a cell's surroundings; about half a cell's length
+    low: float = 0.025  # of a colony's every pixel
+    high: float = 0.15  # of at least one pixel of it
+    polarity: str = "bright"  # cells are bright | dark | both (textured) against the ground
+    # paper: local entropy
+    entropy_radius_um: float = 4.8  # 3 px at 1.6 um/px
+    opening_um: float = 1.6  # radius
+    threshold: float | None = None  # of the entropy, scaled to 0..1; None: Otsu
+    # forest: trees on pixel features
+    probability: float = 0.5
+    forest_min_um: float = 1.6  # sigma of the finest features
+    forest_max_um: float = 12.8  # and of the coarsest
+    forest_trees: int = 100
+    forest_pixels: int = 20_000  # drawn from each annotated frame
+    forest_seed: int = 0
+    # all: what becomes of the map
+    grow_um: float = 1.6  # outlines lie outside the bright body
+    join_um: float = 0.0  # gaps up to this width are closed: cells to colonies
+    max_hole_um2: float | None = 80.0  # larger holes stay; None: all are filled
+    min_area_um2: float = 100.0  # smaller ones are dropped
+    margin_um: float = 0.0  # dropped if the centre is nearer to the frame's border
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -200,7 +242,8 @@ class RunCommand:
     method: MethodConfig = field(default_factory=MethodConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 0
+    seed: int = 0  # of stages: first weights, order, augmentation
+    generator_seed: int = 0  # of the generator: one per fold serves all seeds
     out: str = "results/default"
     artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out
 

@@ -156,7 +156,9 @@ class PatchStore:
         if len(pixels) != len(manifest):
             raise UserError(f"{path}: {len(pixels)} patches but {len(manifest)} manifest rows")
         if len(pixels) == 0:
-            raise UserError(f"{path}: no patches to store; see that the source holds labelled patches")
+            raise UserError(
+                f"{path}: no patches to store; see that the source holds labelled patches"
+            )
         if len(set(classes)) != len(classes):
             raise UserError(f"{path}: a class is named twice in {list(classes)}")
         unknown = sorted(set(manifest["label"]) - set(classes))
@@ -206,7 +208,9 @@ class PatchStore:
             pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
             manifest = pd.read_parquet(path / "manifest.parquet")
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a readable patch store ({error}); make it again") from error
+            raise UserError(
+                f"{path}: not a readable patch store ({error}); make it again"
+            ) from error
         if info.get("format") != FORMAT:
             raise UserError(
                 f"{file}: format {info.get('format')}, this version reads {FORMAT}; make the store again"

@@ -1,0 +1,426 @@
+"""The hierarchy: a tree of stages over the classes, and what the clock may say.
+
+A tree in YAML is a mapping from group names to classes, to lists of classes, or to further trees::
+
+    debris: debris
+    cells:
+      by_time:
+        early: [dense, spread]
+        late: [spread, differentiated]
+
+Probabilities multiply down the tree to p(class | patch, time). A flat classifier is the tree with one node.
+`by_time` makes two nodes of which the time chooses; without a time window it is one node over all its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from stemcell_lit.classify import decode
+from stemcell_lit.data.datamodule import ALWAYS, View
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import HierarchyConfig, TemporalConfig
+
+KINDS = ("none", "window", "prior", "path")
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FLOOR = 1e-6  # no probability is zero in a logarithm
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage's place in the tree.
+
+    Attributes:
+        name: `root`, `root/cells`, `root/cells/late`.
+        groups: target -> its classes.
+        window: hours (first, last) in which it learns and speaks.
+    """
+
+    name: str
+    groups: dict[str, list[str]]
+    window: tuple[float, float] = ALWAYS
+
+    @property
+    def classes(self) -> list[str]:
+        """All classes below it."""
+        return [c for members in self.groups.values() for c in members]
+
+    @property
+    def view(self) -> View:
+        """What its stage sees of the patches."""
+        return View(self.groups, self.window)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A tree with its temporal constraint. Make one with `build`, then `fit` it on training patches.
+
+    Attributes:
+        classes: in the order of every probability array.
+        tree: as in the YAML, empty for the flat classifier.
+        temporal: none, window, prior or path.
+        settings: of the constraint.
+        moves: class -> classes that may follow; None: all.
+        windows: `by_time` node -> (first hour of late, last hour of early).
+        edges: hours between the bins of the prior.
+        prior: (bins, classes) log p(class | time) - log p(class).
+        base: (classes,) log p(class) of the training patches.
+        transition: (classes, classes) log p(next | class).
+        start: (classes,) log p(first class of a track).
+        strength: weight of the constraint, tuned on validation patches.
+    """
+
+    classes: list[str]
+    tree: dict[str, Any]
+    temporal: str = "none"
+    settings: dict[str, Any] = field(default_factory=dict)
+    moves: dict[str, list[str]] | None = None
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    edges: list[float] = field(default_factory=list)
+    prior: list[list[float]] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+    transition: list[list[float]] = field(default_factory=list)
+    start: list[float] = field(default_factory=list)
+    strength: float = 1.0
+
+    @classmethod
+    def build(
+        cls,
+        classes: Sequence[str],
+        config: HierarchyConfig,
+        temporal: TemporalConfig,
+        *,
+        flat: bool = False,
+    ) -> Hierarchy:
+        """A hierarchy that is not fitted yet.
+
+        Args:
+            classes: of the store.
+            config: tree, moves and the recommended constraint.
+            temporal: the constraint; kind `hierarchy` takes the recommended one.
+            flat: ignore the tree.
+
+        Raises:
+            UserError: the tree does not hold each class once per time, or an unknown constraint.
+        """
+        kind = config.temporal if temporal.kind == "hierarchy" else temporal.kind
+        if kind not in KINDS:
+            raise UserError(f"temporal.kind={kind}: expected one of {', '.join(KINDS)}")
+        tree = {} if flat else _plain(config.tree)
+        moves = None if config.moves is None else {c: list(m) for c, m in config.moves.items()}
+        made = cls(
+            list(classes),
+            tree or {c: c for c in classes},
+            kind,
+            {
+                k: v
+                for k, v in _plain(
+                    asdict(temporal) if not isinstance(temporal, dict) else temporal
+                ).items()
+                if k != "kind"
+            },
+            moves,
+        )
+        held = sorted(set(_classes_of(made.tree)))
+        if held != sorted(classes):
+            raise UserError(
+                f"hierarchy={config.name}: its tree holds {held}, the patches are of {sorted(classes)}; choose or "
+                "write a tree over exactly these classes in conf/hierarchy/"
+            )
+        for c, allowed in (moves or {}).items():
+            strange = [m for m in [c, *allowed] if m not in classes]
+            if strange:
+                raise UserError(
+                    f"hierarchy={config.name}: moves name {strange}, which are no classes of the patches"
+                )
+        if kind == "window" and not any(True for _ in _switches(made.tree, "root")):
+            raise UserError(
+                f"hierarchy={config.name}: temporal=window needs a node with by_time in the tree, found none; choose "
+                "temporal=none, prior or path"
+            )
+        return made
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All stages that need training, root first. Nodes of a single group need none."""
+        return list(self._nodes(self.tree, "root", ALWAYS))
+
+    def _nodes(self, tree: Mapping[str, Any], name: str, window: tuple[float, float]) -> Any:
+        if "by_time" in tree:
+            if self.temporal != "window":
+                yield from self._nodes(_union(tree["by_time"]), name, window)
+                return
+            late_from, early_until = self.windows.get(name, (-np.inf, np.inf))
+            early, late = tree["by_time"]["early"], tree["by_time"]["late"]
+            yield from self._nodes(
+                _mapping(early), f"{name}/early", (window[0], min(window[1], early_until))
+            )
+            yield from self._nodes(
+                _mapping(late), f"{name}/late", (max(window[0], late_from), window[1])
+            )
+            return
+        groups = {
+            group: list(dict.fromkeys(_classes_of(_mapping(below))))
+            for group, below in tree.items()
+        }
+        if len(groups) > 1:
+            yield Node(name, groups, window)
+        for group, below in tree.items():
+            if not isinstance(below, str):
+                yield from self._nodes(_mapping(below), f"{name}/{group}", window)
+
+    def fit(
+        self, labels: np.ndarray, times: np.ndarray, tracks: np.ndarray, frames: np.ndarray
+    ) -> Hierarchy:
+        """Learns windows, priors and transitions from training patches.
+
+        Args:
+            labels: (patches,) positions in `classes`.
+            times: (patches,) hours, NaN where unknown.
+            tracks: (patches,) names, empty where unknown.
+            frames: (patches,) numbers.
+
+        Raises:
+            UserError: the constraint needs times or tracks, and there are none.
+        """
+        smoothing = float(self.settings.get("smoothing", 1.0))
+        counts = np.bincount(labels, minlength=len(self.classes)) + smoothing
+        base = np.log(counts / counts.sum())
+        fitted = replace(self, base=base.tolist())
+        if self.temporal in ("window", "prior") and not np.isfinite(times).any():
+            raise UserError(
+                f"temporal={self.temporal} needs the time of each patch, and the store has none; import with "
+                "hours_per_frame=... or choose temporal=none or path"
+            )
+        if self.temporal == "window":
+            windows = {
+                name: self._window(node, labels, times)
+                for name, node in _switches(self.tree, "root")
+            }
+            fitted = replace(fitted, windows=windows)
+        if np.isfinite(times).any():
+            edges, prior = decode.fit_prior(
+                labels, times, len(self.classes), int(self.settings["bins"]), smoothing
+            )
+            fitted = replace(fitted, edges=edges.tolist(), prior=(prior - base).tolist())
+        if self.temporal == "path":
+            order = decode.track_order(tracks, frames)
+            if not any(len(rows) > 1 for rows in order):
+                raise UserError(
+                    "temporal=path needs tracks of more than one patch, and the store has none; import with a "
+                    "track column or choose temporal=none, window or prior"
+                )
+            allowed = decode.reachable(self.classes, self.moves)
+            start, transition = decode.fit_transitions(labels, order, allowed, smoothing)
+            fitted = replace(fitted, start=start.tolist(), transition=transition.tolist())
+        return fitted
+
+    def _window(
+        self, node: Mapping[str, Any], labels: np.ndarray, times: np.ndarray
+    ) -> tuple[float, float]:
+        """(first hour of late, last hour of early), by quantiles of the classes that only one side has."""
+        early = set(_classes_of(_mapping(node["early"])))
+        late = set(_classes_of(_mapping(node["late"])))
+        q, margin = float(self.settings["quantile"]), float(self.settings["margin_h"])
+
+        def hours(members: set[str]) -> np.ndarray:
+            chosen = np.isin(labels, [self.classes.index(c) for c in members]) & np.isfinite(times)
+            return times[chosen]
+
+        only_early, only_late = hours(early - late), hours(late - early)
+        if len(only_early) == 0 or len(only_late) == 0:
+            return (-np.inf, np.inf)  # nothing to tell the two apart by: both always speak
+        late_from = float(np.quantile(only_late, q)) - margin
+        early_until = float(np.quantile(only_early, 1 - q)) + margin
+        if late_from > early_until:  # they do not overlap: one cut halfway
+            late_from = early_until = (late_from + early_until) / 2
+        return late_from, early_until
+
+    def combine(
+        self, stages: Mapping[str, np.ndarray], times: np.ndarray, *, hard: bool = False
+    ) -> np.ndarray:
+        """Stage probabilities down the tree.
+
+        Args:
+            stages: node name -> (patches, groups).
+            times: (patches,) hours, NaN where unknown.
+            hard: route each patch to the likeliest group only, as the paper does; the winner of each stage takes all.
+
+        Returns:
+            (patches, classes), rows sum to 1; the network alone plus the window, without prior and path.
+        """
+        out = np.zeros((len(times), len(self.classes)))
+        self._descend(self.tree, "root", np.ones(len(times)), stages, times, hard, out)
+        return out
+
+    def _descend(
+        self,
+        tree: Mapping[str, Any],
+        name: str,
+        weight: np.ndarray,
+        stages: Mapping[str, np.ndarray],
+        times: np.ndarray,
+        hard: bool,
+        out: np.ndarray,
+    ) -> None:
+        if "by_time" in tree:
+            if self.temporal != "window":
+                self._descend(_union(tree["by_time"]), name, weight, stages, times, hard, out)
+                return
+            late = self.late_share(name, times)
+            for side, share in (("early", 1 - late), ("late", late)):
+                below = _mapping(tree["by_time"][side])
+                self._descend(below, f"{name}/{side}", weight * share, stages, times, hard, out)
+            return
+        p = np.asarray(stages[name], np.float64) if len(tree) > 1 else np.ones((len(times), 1))
+        if hard:
+            p = (p == p.max(1, keepdims=True)).astype(np.float64)
+            p /= p.sum(1, keepdims=True)
+        for i, (group, below) in enumerate(tree.items()):
+            if isinstance(below, str):
+                out[:, self.classes.index(below)] += weight * p[:, i]
+            else:
+                self._descend(
+                    _mapping(below), f"{name}/{group}", weight * p[:, i], stages, times, hard, out
+                )
+
+    def late_share(self, name: str, times: np.ndarray) -> np.ndarray:
+        """(patches,) weight of the late side, 0 to 1: a step at the cut, a ramp where the windows overlap.
+
+        Patches of unknown time ask both sides equally.
+        """
+        late_from, early_until = self.windows.get(name, (-np.inf, np.inf))
+        if not np.isfinite(late_from) or not np.isfinite(early_until):
+            return np.full(len(times), 0.5)
+        if early_until <= late_from:
+            share = (times >= late_from).astype(np.float64)
+        else:
+            share = np.clip((times - late_from) / (early_until - late_from), 0, 1)
+        return np.where(np.isfinite(times), share, 0.5)
+
+    def tune(
+        self,
+        p: np.ndarray,
+        labels: np.ndarray,
+        times: np.ndarray,
+        tracks: np.ndarray,
+        frames: np.ndarray,
+    ) -> Hierarchy:
+        """Chooses the strength of prior or path by the class-balanced log loss on validation patches.
+
+        Args:
+            p: (patches, classes) from `combine`.
+            labels: (patches,) positions in `classes`.
+            times: hours.
+            tracks: names.
+            frames: numbers.
+        """
+        if self.temporal not in ("prior", "path") or len(labels) == 0:
+            return self
+        weight = (1 / np.bincount(labels, minlength=len(self.classes)).clip(1))[labels]
+        losses = []
+        for strength in STRENGTHS:
+            tried = replace(self, strength=strength).constrain(p, times, tracks, frames)[0]
+            likelihood = np.log(np.maximum(tried[np.arange(len(labels)), labels], FLOOR))
+            losses.append(-(weight * likelihood).sum() / weight.sum())
+        return replace(self, strength=STRENGTHS[int(np.argmin(losses))])
+
+    def constrain(
+        self, p: np.ndarray, times: np.ndarray, tracks: np.ndarray, frames: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Applies prior or path to the network's probabilities.
+
+        Returns:
+            probabilities (patches, classes), and the predicted class positions (patches,): for `path` the likeliest
+            path (Viterbi), else the likeliest class.
+        """
+        if self.temporal == "prior" and self.strength > 0:
+            shift = decode.prior_at(np.array(self.edges), np.array(self.prior), times)
+            p = decode.softmax(np.log(np.maximum(p, FLOOR)) + self.strength * shift)
+        if self.temporal == "path" and self.strength > 0:
+            return decode.along_tracks(
+                np.log(np.maximum(p, FLOOR)),
+                decode.track_order(tracks, frames),
+                np.array(self.start) - np.array(self.base),
+                np.array(self.transition) - np.array(self.base),
+                self.strength,
+            )
+        return p, p.argmax(1)
+
+    def by_time_alone(self, times: np.ndarray) -> np.ndarray:
+        """The time-only classifier: p(class | time) of the training patches, (patches, classes)."""
+        base = np.array(self.base)
+        if not self.edges:
+            return np.tile(np.exp(base), (len(times), 1))
+        return decode.softmax(
+            base + decode.prior_at(np.array(self.edges), np.array(self.prior), times)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; infinite window ends become None."""
+        plain = asdict(self)
+        plain["windows"] = {
+            k: [None if not np.isfinite(v) else v for v in pair] for k, pair in self.windows.items()
+        }
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Hierarchy:
+        """The inverse of `to_dict`."""
+        windows = {
+            k: (-np.inf if low is None else low, np.inf if high is None else high)
+            for k, (low, high) in plain["windows"].items()
+        }
+        return cls(**{**plain, "windows": windows})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _mapping(below: Any) -> dict[str, Any]:
+    """A sub-tree in its long form: a class alone or a list of classes become a mapping."""
+    if isinstance(below, str):
+        return {below: below}
+    if isinstance(below, Sequence):
+        return {name: name for name in below}
+    return dict(below)
+
+
+def _union(by_time: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_mapping(by_time["early"]), **_mapping(by_time["late"])}
+
+
+def _classes_of(tree: Mapping[str, Any]) -> list[str]:
+    if "by_time" in tree:
+        sides = tree["by_time"]
+        if set(sides) != {"early", "late"}:
+            raise UserError(f"hierarchy: by_time has {sorted(sides)}, expected early and late")
+        return list(dict.fromkeys(_classes_of(_union(sides))))
+    found: list[str] = []
+    for below in tree.values():
+        found += [below] if isinstance(below, str) else _classes_of(_mapping(below))
+    twice = sorted({c for c in found if found.count(c) > 1})
+    if twice:
+        raise UserError(
+            f"hierarchy: {twice} are in the tree twice; each class belongs to one group of a node"
+        )
+    return found
+
+
+def _switches(tree: Mapping[str, Any], name: str) -> Any:
+    """(name, by_time mapping) of every node that the time switches."""
+    if "by_time" in tree:
+        yield name, tree["by_time"]
+        return
+    for group, below in tree.items():
+        if not isinstance(below, str):
+            yield from _switches(_mapping(below), f"{name}/{group}")

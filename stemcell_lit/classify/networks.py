@@ -1,0 +1,91 @@
+"""Classifier networks for gray patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from stemcell_lit.errors import UserError
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def small(outputs: int, width: int = 16, dropout: float = 0.2) -> nn.Module:
+    """Six 3x3 convolutions, 0.3 M weights at width 16, 8 MMAC a 32x32 patch.
+
+    The first convolution keeps full resolution: a stride there loses the texture that tells the classes apart.
+
+    Args:
+        outputs: number of targets.
+        width: channels of the first block; doubled at each halving.
+        dropout: share of features dropped before the last layer.
+    """
+    w = width
+    return nn.Sequential(
+        _block(1, w),
+        nn.MaxPool2d(2),
+        _block(w, 2 * w),
+        _block(2 * w, 2 * w),
+        nn.MaxPool2d(2),
+        _block(2 * w, 4 * w),
+        _block(4 * w, 4 * w),
+        nn.MaxPool2d(2),
+        _block(4 * w, 8 * w),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(8 * w, outputs),
+    )
+
+
+def vgg(outputs: int, width: int = 64, dropout: float = 0.5) -> nn.Module:
+    """VGG-19 with batch normalisation for one channel, the paper's reference (Simonyan and Zisserman 2015).
+
+    The classifier is one hidden layer on the pooled features, since patches are far smaller than ImageNet's.
+
+    Args:
+        outputs: number of targets.
+        width: channels of the first block (64 in the original).
+        dropout: share of features dropped before each linear layer.
+    """
+    layers: list[nn.Module] = []
+    inputs = 1
+    for repeats, factor in ((2, 1), (2, 2), (4, 4), (4, 8), (4, 8)):
+        for _ in range(repeats):
+            layers.append(_block(inputs, factor * width))
+            inputs = factor * width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(inputs, inputs),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(inputs, outputs),
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"small": small, "vgg": vgg}
+
+
+def build(name: str, outputs: int, width: int, dropout: float, seed: int) -> nn.Module:
+    """Builds a network with weights that depend on `seed` alone.
+
+    Raises:
+        UserError: no network of that name.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"stage.network={name}: expected one of {', '.join(NETWORKS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[name](outputs, width=width, dropout=dropout)

@@ -1,0 +1,135 @@
+"""A trained hierarchy: its stages and constraint in one folder, ready to classify patches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+
+from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.data.datamodule import reduce_pixels
+from stemcell_lit.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass
+class TrainedHierarchy:
+    """Stages by node name, the fitted hierarchy over them, and the patch size they were trained at.
+
+    Attributes:
+        hierarchy: fitted.
+        stages: node name -> module; empty for the time-only classifier.
+        image_size: height and width in pixels that the stages want.
+        um_per_px: of patches at `image_size`, None where unknown.
+    """
+
+    hierarchy: Hierarchy
+    stages: Mapping[str, StageModule]
+    image_size: int
+    um_per_px: float | None = None
+
+    def network_probabilities(self, pixels: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """p(class | patch, window) (patches, classes), before prior and path.
+
+        Args:
+            pixels: uint8 (patches, size, size); reduced to `image_size`.
+            times: (patches,) hours, NaN where unknown.
+        """
+        if not self.stages:
+            return self.hierarchy.by_time_alone(times)
+        reduced = reduce_pixels(pixels, self.image_size)
+        return self.hierarchy.combine(
+            {name: stage.probabilities(reduced) for name, stage in self.stages.items()}, times
+        )
+
+    def predict(self, pixels: np.ndarray, manifest: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Classifies patches, with everything the temporal constraint allows.
+
+        Args:
+            pixels: uint8 (patches, size, size).
+            manifest: their rows, with time_h, track and frame.
+
+        Returns:
+            probabilities (patches, classes) and predicted class positions (patches,).
+        """
+        times, tracks, frames = (manifest[c].to_numpy() for c in ("time_h", "track", "frame"))
+        p = self.network_probabilities(pixels, times)
+        return self.hierarchy.constrain(p, times, tracks, frames)
+
+    def save(self, folder: Path) -> None:
+        """Writes model.json and a weights file per stage into an existing folder."""
+        files = {}
+        for i, (name, stage) in enumerate(self.stages.items()):
+            files[name] = f"stage-{i}.ckpt"
+            save_weights(stage, folder / files[name])
+        about = {
+            "format": FORMAT,
+            "image_size": self.image_size,
+            "um_per_px": self.um_per_px,
+            "stages": files,
+            "hierarchy": self.hierarchy.to_dict(),
+        }
+        (folder / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TrainedHierarchy:
+        """Reads what `save` wrote; weights are never unpickled as code.
+
+        Raises:
+            UserError: no trained hierarchy there, or an unreadable one.
+        """
+        folder = Path(folder)
+        file = folder / "model.json"
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such file; expected the `model` folder of a finished cell, such as "
+                "results/default/cells/NAME/model"
+            )
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            if about["format"] != FORMAT:
+                raise UserError(
+                    f"{file}: format {about['format']}, this version reads {FORMAT}; run the cell again"
+                )
+            stages = {
+                name: load_stage(folder / Path(part).name) for name, part in about["stages"].items()
+            }
+            hierarchy = Hierarchy.from_dict(about["hierarchy"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}: not a readable model ({error!r}); run the cell again"
+            ) from error
+        return cls(hierarchy, stages, about["image_size"], about["um_per_px"])
+
+
+def save_weights(module: pl.LightningModule, file: Path) -> None:
+    """Writes a module's plain hyper-parameters and weights, without optimisers."""
+    weights = {name: value.cpu() for name, value in module.state_dict().items()}
+    torch.save({"hyper_parameters": dict(module.hparams), "state_dict": weights}, file)
+
+
+def load_stage(file: Path) -> StageModule:
+    """A stage from what `save_weights` wrote, in evaluation mode.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        stage = StageModule(**content["hyper_parameters"])
+        stage.load_state_dict(content["state_dict"])
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; run the cell again") from error
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(
+            f"{file}: not a readable stage ({type(error).__name__}: {error}); run the cell again"
+        ) from error
+    return stage.eval()

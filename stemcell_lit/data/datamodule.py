@@ -1,0 +1,334 @@
+"""PatchDataModule: the one way from stores to batches, for the generator and for every stage."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
+from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.splits import Split
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import MixConfig
+
+ALWAYS = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True)
+class View:
+    """What one module sees of the patches.
+
+    Attributes:
+        groups: target name -> the classes it holds. Patches of other classes are not seen.
+        window: hours (first, last) in which it learns; patches of unknown time are always seen.
+    """
+
+    groups: Mapping[str, Sequence[str]]
+    window: tuple[float, float] = ALWAYS
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[str]) -> View:
+        """Each class is a target: the generator's view, and the flat classifier's."""
+        return cls({name: (name,) for name in classes})
+
+    def learns_at(self, times: np.ndarray) -> np.ndarray:
+        """(patches,) bool: inside the window, or of unknown time."""
+        return np.isnan(times) | ((times >= self.window[0]) & (times <= self.window[1]))
+
+
+def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    """Uint8 patches averaged down to `size` px, by whole factors so that no interpolation blurs the texture.
+
+    Args:
+        pixels: (patches, height, width).
+        size: wanted height and width; None: as they are.
+
+    Raises:
+        UserError: the size does not divide that of the patches.
+    """
+    have = pixels.shape[1]
+    if size is None or size == have:
+        return np.asarray(pixels)
+    if size > have or have % size:
+        fits = [s for s in range(8, have + 1) if have % s == 0]
+        raise UserError(f"data.patch_size={size}: patches are {have} px; expected one of {fits}")
+    factor = have // size
+    blocks = pixels.reshape(len(pixels), size, factor, size, factor)
+    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+
+
+class PatchDataModule(pl.LightningDataModule):
+    """Serves real training patches with generated ones mixed in; validation and test patches are always real.
+
+    A batch is a dict: `pixels` float (batch, 1, size, size) in -1 to 1, `label` int64 (batch,) positions in
+    `targets`, `images` the number of patches in this batch over all ranks.
+
+    Args:
+        store: real patches.
+        split: rows of `store`.
+        view: targets, their classes, the time window.
+        generated: a store of generated patches; needed where the recipe asks for any.
+        mix: recipe, applied to the targets of this view.
+        sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
+        epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
+        batch_size: per rank.
+        augment: name of a policy in `augment.POLICIES`, applied to training patches.
+        pixels: `resident` (all patches on the device) or `workers` (albumentations on the CPU).
+        workers: loader processes of `workers`.
+        patch_size: px, see `reduce_pixels`.
+        seed: of order, augmentation and of which generated patches are taken.
+        min_class_patches: fewer real training patches of a class give a warning.
+
+    Raises:
+        UserError: the generator of `generated` has seen a validation or test group; too few generated patches; a
+            target without training patches.
+    """
+
+    def __init__(
+        self,
+        store: PatchStore,
+        split: Split,
+        view: View,
+        *,
+        generated: PatchStore | None = None,
+        mix: MixConfig | None = None,
+        sampler: str = "shuffle",
+        epoch_images: int | None = None,
+        batch_size: int = 64,
+        augment: str = "turns",
+        pixels: str = "resident",
+        workers: int = 0,
+        patch_size: int | None = None,
+        seed: int = 0,
+        min_class_patches: int = 0,
+    ):
+        super().__init__()
+        mix = mix or MixConfig()
+        if augment not in POLICIES:
+            raise UserError(f"data.augment={augment}: expected one of {', '.join(POLICIES)}")
+        if sampler not in ("shuffle", "balanced"):
+            raise UserError(f"stage.sampler={sampler}: expected shuffle or balanced")
+        if pixels not in ("resident", "workers"):
+            raise UserError(f"data.pixels={pixels}: expected resident or workers")
+        self.targets = list(view.groups)
+        self.batch_size, self.seed, self.sampler = batch_size, seed, sampler
+        self.policy = POLICIES[augment]
+        self.served, self.workers, self.epoch_images = pixels, workers, epoch_images
+        target_of = {c: i for i, name in enumerate(self.targets) for c in view.groups[name]}
+        class_of = store.manifest["label"].to_numpy()
+        times = store.manifest["time_h"].to_numpy()
+        position = np.array([target_of.get(c, -1) for c in class_of])
+        seen = (position >= 0) & view.learns_at(times)
+
+        rows = {"train": split.train[seen[split.train]], "val": split.val[seen[split.val]]}
+        real = {
+            name: int((position[rows["train"]] == i).sum()) for i, name in enumerate(self.targets)
+        }
+        empty = [name for name, n in real.items() if n == 0]
+        if empty:
+            raise UserError(
+                f"{store.path}: no training patches of {empty} in hours {view.window[0]:g} to {view.window[1]:g}; "
+                "give fewer split.folds, a larger split.labelled_fraction or a smaller split.validation_share"
+            )
+        for name in view.groups:
+            for member in view.groups[name]:
+                n = int((class_of[rows["train"]] == member).sum())
+                if 0 < n < min_class_patches:
+                    warnings.warn(
+                        f"class {member} has {n} real training patches; below {min_class_patches} to 50 a class "
+                        "generated patches were found to hurt",
+                        stacklevel=2,
+                    )
+        wanted = generated_quota(real, mix)
+        extra_rows, extra_labels = np.empty(0, np.int64), np.empty(0, np.int64)
+        if generated is not None:
+            check_no_leak(store, split, generated)
+        if sum(wanted.values()) > 0:
+            if generated is None:
+                raise UserError(
+                    f"mix.recipe={mix.recipe} needs generated patches, and none were given"
+                )
+            extra_rows, extra_labels = _choose(generated, view, wanted, seed)
+        self.counts = {
+            name: (real[name], int((extra_labels == i).sum()))
+            for i, name in enumerate(self.targets)
+        }
+        parts = [reduce_pixels(store.pixels[rows["train"]], patch_size)]
+        if len(extra_rows):
+            assert generated is not None
+            parts.append(reduce_pixels(generated.pixels[extra_rows], parts[0].shape[1]))
+        self.bank = {
+            "train": torch.from_numpy(np.concatenate(parts)),
+            "val": torch.from_numpy(reduce_pixels(store.pixels[rows["val"]], patch_size)),
+        }
+        self.labels = {
+            "train": torch.from_numpy(
+                np.concatenate([position[rows["train"]], extra_labels]).astype(np.int64)
+            ),
+            "val": torch.from_numpy(position[rows["val"]].astype(np.int64)),
+        }
+        self.rows = rows
+
+    @property
+    def size(self) -> int:
+        """Height and width of the served patches, px."""
+        return int(self.bank["train"].shape[1])
+
+    def batches(self, rank: int = 0, world: int = 1) -> QuotaSampler:
+        """The training sampler of one rank."""
+        labels = self.labels["train"].numpy()
+        strata = [np.flatnonzero(labels == i) for i in range(len(self.targets))]
+        sizes = [len(s) for s in strata]
+        if self.epoch_images is not None:
+            quotas = [max(1, round(self.epoch_images / len(strata)))] * len(strata)
+        else:
+            quotas = [max(sizes)] * len(sizes) if self.sampler == "balanced" else sizes
+        return QuotaSampler(strata, quotas, self.batch_size, seed=self.seed, rank=rank, world=world)
+
+    def train_dataloader(self) -> Any:
+        """Training batches of this rank."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        sampler = self.batches(rank, world)
+        if self.served == "resident":
+            return ResidentLoader(
+                self.bank["train"], self.labels["train"], sampler, self.policy, device
+            )
+        return DataLoader(
+            _Patches(
+                self.bank["train"], self.labels["train"], self.policy, self.seed * 1009 + rank
+            ),
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_Collate(world),
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> Any:
+        """Validation batches, in order, all of them on every rank, never augmented."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        count = len(self.bank["val"])
+        if count == 0:
+            return []
+        chunks = [list(range(i, min(i + 256, count))) for i in range(0, count, 256)]
+        return ResidentLoader(
+            self.bank["val"], self.labels["val"], chunks, POLICIES["none"], device
+        )
+
+
+class ResidentLoader:
+    """Batches cut from patches that lie on the device as a whole, augmented there.
+
+    Draws of the augmentation depend on (seed, epoch, batch, rank) alone, so a resumed run repeats them.
+    """
+
+    def __init__(
+        self, bank: torch.Tensor, labels: torch.Tensor, batches: Any, policy: Any, device: Any
+    ):
+        self.bank, self.labels = bank.to(device), labels.to(device)
+        self.batch_sampler, self.policy, self.device = batches, policy, device
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        sampler = self.batch_sampler
+        drawn = isinstance(sampler, QuotaSampler)
+        first = sampler.position if drawn else 0
+        for i, indices in enumerate(sampler, start=first):
+            index = torch.as_tensor(indices, device=self.device)
+            pixels = to_float(self.bank[index])
+            if drawn:
+                key = np.random.SeedSequence([sampler.seed, sampler.epoch, i, sampler.rank, 1])
+                random = torch.Generator().manual_seed(int(key.generate_state(1)[0]))
+                pixels = augment_batch(pixels, self.policy, random)
+            yield {
+                "pixels": pixels,
+                "label": self.labels[index],
+                "images": sampler.images_in(i) if drawn else len(indices),
+            }
+
+
+class _Patches(Dataset):
+    """Single patches through albumentations, for loader processes."""
+
+    def __init__(self, bank: torch.Tensor, labels: torch.Tensor, policy: Any, seed: int):
+        self.bank, self.labels, self.policy, self.seed = bank.numpy(), labels, policy, seed
+        self.pipeline: Any = None
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.pipeline is None:
+            info = get_worker_info()  # each process its own random state
+            seed = self.seed + (info.seed % 100_003 if info else 0)
+            self.pipeline = albumentations_policy(self.policy, self.bank.shape[1], seed)
+        image = self.pipeline(image=self.bank[index][:, :, None])["image"][:, :, 0]
+        return to_float(torch.from_numpy(np.ascontiguousarray(image))[None])[0], self.labels[index]
+
+
+@dataclass
+class _Collate:
+    world: int
+
+    def __call__(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, Any]:
+        return {
+            "pixels": torch.stack([pixels for pixels, _ in items]),
+            "label": torch.stack([label for _, label in items]),
+            "images": len(items) * self.world,
+        }
+
+
+def check_no_leak(store: PatchStore, split: Split, generated: PatchStore) -> None:
+    """Refuses generated patches that know of validation or test patches.
+
+    Raises:
+        UserError: the generator has seen a group that validates or tests here, or does not say what it has seen.
+    """
+    if (
+        not generated.info["made_by"].get("generator")
+        or "seen_groups" not in generated.info["made_by"]
+    ):
+        raise UserError(
+            f"{generated.path}: does not say which generator made it and which groups that has seen; "
+            "make it with `stemcell-lit generate`"
+        )
+    held = split.units(store, "val") | split.units(store, "test")
+    leaked = sorted(generated.seen_groups & held)
+    if leaked:
+        raise UserError(
+            f"{generated.path}: its generator has seen {len(leaked)} validation or test groups of this split "
+            f"({', '.join(leaked[:3])}{', ...' if len(leaked) > 3 else ''}); train a generator on this split's "
+            "training groups"
+        )
+
+
+def _choose(
+    generated: PatchStore, view: View, wanted: Mapping[str, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of generated patches and their targets; a target's share comes evenly from its classes."""
+    label = generated.manifest["label"].to_numpy()
+    rng = np.random.default_rng([seed, 11])
+    rows, targets = [], []
+    for i, (name, members) in enumerate(view.groups.items()):
+        pools = [rng.permutation(np.flatnonzero(label == member)) for member in members]
+        parts = share_out(wanted[name], [len(pool) for pool in pools])
+        if sum(parts) < wanted[name]:
+            raise UserError(
+                f"{generated.path}: holds {sum(len(p) for p in pools)} generated patches of {name}, the recipe asks "
+                f"for {wanted[name]}; generate more, or give a smaller mix.amount"
+            )
+        for pool, n in zip(pools, parts, strict=True):
+            rows.append(pool[:n])
+            targets.append(np.full(n, i))
+    return np.concatenate(rows).astype(np.int64), np.concatenate(targets).astype(np.int64)

@@ -1,0 +1,137 @@
+"""How many patches of which class, real and generated, and the batches they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import MixConfig
+
+RECIPES = ("real", "balance", "extra_k", "ratio", "target")
+
+
+def generated_quota(real: Mapping[str, int], mix: MixConfig) -> dict[str, int]:
+    """How many generated patches join each group of a stage.
+
+    Recipes: `real` none; `balance` fills each to the largest; `extra_k` fills, then adds `amount` to each (the
+    paper's 1k, 2k and 5k); `ratio` adds `amount` generated per real patch; `target` fills each up to `amount`.
+
+    Args:
+        real: group name -> number of real training patches.
+        mix: recipe and amount.
+
+    Raises:
+        UserError: an unknown recipe, or a negative amount.
+    """
+    if mix.amount < 0:
+        raise UserError(f"mix.amount={mix.amount}: expected 0 or more")
+    largest = max(real.values(), default=0)
+    if mix.recipe == "real":
+        return dict.fromkeys(real, 0)
+    if mix.recipe == "balance":
+        return {name: largest - n for name, n in real.items()}
+    if mix.recipe == "extra_k":
+        return {name: largest - n + int(mix.amount) for name, n in real.items()}
+    if mix.recipe == "ratio":
+        return {name: round(mix.amount * n) for name, n in real.items()}
+    if mix.recipe == "target":
+        return {name: max(0, int(mix.amount) - n) for name, n in real.items()}
+    raise UserError(f"mix.recipe={mix.recipe}: expected one of {', '.join(RECIPES)}")
+
+
+def share_out(total: int, weights: Sequence[int]) -> list[int]:
+    """Splits `total` into whole parts, as equal as `weights` (capacities) allow, all given out where they suffice.
+
+    A group of several classes ("cells") takes its generated patches evenly from its classes, the rarest included.
+    """
+    parts = [0] * len(weights)
+    left = min(total, sum(weights))
+    while left > 0:
+        open_ = [i for i, (p, w) in enumerate(zip(parts, weights, strict=True)) if p < w]
+        each = max(1, left // len(open_))
+        for i in open_:
+            take = min(each, weights[i] - parts[i], left)
+            parts[i] += take
+            left -= take
+    return parts
+
+
+class QuotaSampler(Sampler[list[int]]):
+    """Batches of indices, an exact number of draws per stratum and epoch, shared out over ranks.
+
+    Within an epoch each stratum gives `quota` draws: whole passes over its indices in random order, then a random
+    part, so no index is drawn twice before each was drawn once. Quotas equal to the sizes make an ordinary epoch; equal
+    quotas make balanced classes. The union over ranks is exactly the epoch, every rank has the same number of
+    batches, and no index is repeated to fill up. Seeded by (seed, epoch) alone: an extra random draw elsewhere changes
+    nothing (Lightning issue 10946).
+
+    Args:
+        strata: arrays of indices.
+        quotas: draws from each stratum per epoch.
+        batch_size: of one rank; batches may be one smaller where the epoch does not divide.
+        seed: of the order.
+        rank: of this process, 0 to world - 1.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        strata: Sequence[np.ndarray],
+        quotas: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if len(strata) != len(quotas):
+            raise ValueError(f"{len(strata)} strata but {len(quotas)} quotas")
+        for indices, quota in zip(strata, quotas, strict=True):
+            if quota > 0 and len(indices) == 0:
+                raise ValueError("a stratum with a quota has no indices")
+        self.strata = [np.asarray(s) for s in strata]
+        self.quotas = list(quotas)
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.epoch = 0
+        self.position = 0  # batches of this epoch already given out, set when a run resumes
+
+    def __len__(self) -> int:
+        total = sum(self.quotas)
+        if total < self.world:
+            return 0
+        # A batch more would leave a rank without a draw; then batches are a little larger instead.
+        return max(1, min(-(-total // (self.batch_size * self.world)), total // self.world))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order; Lightning calls it before each epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def images_in(self, batch: int) -> int:
+        """Number of draws of a batch over all ranks."""
+        each, more = divmod(sum(self.quotas), len(self))
+        return each + (batch < more)
+
+    def draws(self) -> np.ndarray:
+        """All indices of this epoch over all ranks, in order."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        parts = []
+        for indices, quota in zip(self.strata, self.quotas, strict=True):
+            passes, rest = divmod(quota, len(indices)) if len(indices) else (0, 0)
+            parts += [rng.permutation(indices) for _ in range(passes)]
+            parts.append(rng.permutation(indices)[:rest])
+        order = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return rng.permutation(order)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.draws()
+        start, self.position = self.position, 0
+        for i, batch in enumerate(np.array_split(order, len(self)) if len(self) else []):
+            if i < start:
+                continue
+            # Which rank gets the larger share turns with the batch, so that no rank sees more than the others.
+            share = np.array_split(batch, self.world)[(self.rank + i) % self.world]
+            yield share.tolist()

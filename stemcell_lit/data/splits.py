@@ -1,0 +1,140 @@
+"""Who trains, who validates, who tests: by group, stratified by class."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import SplitConfig
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of a store, sorted; no row is in two parts.
+
+    Attributes:
+        train: rows that may be learned from.
+        val: rows of the held-out part of the training groups: for choosing, never for the result.
+        test: rows of the result.
+        kind: grouped or leaky.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    kind: str = "grouped"
+
+    def groups(self, store: PatchStore, part: str) -> list[str]:
+        """Sorted names of the groups in `train`, `val` or `test`."""
+        return sorted(set(store.manifest["group"].iloc[getattr(self, part)]))
+
+    def units(self, store: PatchStore, part: str) -> set[str]:
+        """What must not be on both sides: groups, or under the leaky split single patches."""
+        if self.kind == "leaky":
+            return {f"patch-{row}" for row in getattr(self, part)}
+        return set(self.groups(store, part))
+
+
+FEW_GROUPS = 20  # below, five folds would leave a handful of groups to each test part
+
+
+def fold_count(store: PatchStore, config: SplitConfig) -> int:
+    """Number of folds: as given, else 5, or 3 where there are fewer than 20 groups."""
+    if config.folds is not None:
+        return config.folds
+    return 5 if store.manifest["group"].nunique() >= FEW_GROUPS else 3
+
+
+def make_split(store: PatchStore, config: SplitConfig) -> Split:
+    """One fold of a stratified k-fold over groups (movies, fields, tracks).
+
+    Every row is tested in exactly one fold. Inside the training groups, `validation_share` of the patches is set
+    aside, again by group; `labelled_fraction` then keeps part of the remaining groups, the same classes present.
+
+    Raises:
+        UserError: fewer groups than folds, or a fold that does not exist.
+    """
+    folds = fold_count(store, config)
+    if not 0 <= config.fold < folds:
+        raise UserError(
+            f"split.fold={config.fold}: expected 0 to {folds - 1} (split.folds={folds})"
+        )
+    if config.kind not in ("grouped", "leaky"):
+        raise UserError(f"split.kind={config.kind}: expected grouped or leaky")
+    if not 0 < config.labelled_fraction <= 1:
+        raise UserError(
+            f"split.labelled_fraction={config.labelled_fraction}: expected more than 0, at most 1"
+        )
+    labels = store.labels
+    groups = store.manifest["group"].to_numpy()
+    if config.kind == "leaky":
+        groups = np.array(
+            [f"patch-{i}" for i in range(len(labels))]
+        )  # the paper's split: each frame on its own
+    rest, test = _fold(labels, groups, folds, config.fold, config.seed, store)
+    train, val = rest, rest[:0]
+    if config.validation_share > 0:
+        inner_folds = max(2, round(1 / config.validation_share))
+        inner_folds = min(inner_folds, len(set(groups[rest])))
+        if inner_folds < 2:
+            raise UserError(
+                f"{store.path}: one training group in fold {config.fold}; give split.validation_share=0"
+            )
+        inner, held = _fold(labels[rest], groups[rest], inner_folds, 0, config.seed, store)
+        train, val = rest[inner], rest[held]
+    if config.labelled_fraction < 1:
+        train = _labelled(labels, groups, train, config)
+    return Split(np.sort(train), np.sort(val), np.sort(test), config.kind)
+
+
+def _fold(
+    labels: np.ndarray, groups: np.ndarray, folds: int, fold: int, seed: int, store: PatchStore
+) -> tuple[np.ndarray, np.ndarray]:
+    found = len(set(groups))
+    if found < folds:
+        raise UserError(
+            f"{store.path}: {found} groups cannot make {folds} folds; give split.folds={max(found, 2)} or less, "
+            "or import with another group column"
+        )
+    # Where each row is a group of its own, grouping is no constraint, and the plain splitter is much quicker.
+    single = found == len(groups)
+    kind = StratifiedKFold if single else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        # A class with fewer members than folds is missing from some folds: the report shows it per class.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        try:
+            splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
+            parts = list(splitter.split(np.zeros(len(labels)), labels, None if single else groups))
+        except ValueError as error:
+            raise UserError(
+                f"{store.path}: cannot make {folds} folds ({error}); give a smaller split.folds"
+            ) from error
+    return parts[fold]
+
+
+def _labelled(
+    labels: np.ndarray, groups: np.ndarray, train: np.ndarray, config: SplitConfig
+) -> np.ndarray:
+    """Whole groups in a seeded order until the fraction is reached, each class's first group first."""
+    rng = np.random.default_rng([config.seed, config.fold, 7])
+    order = rng.permutation(sorted(set(groups[train])))
+    wanted = config.labelled_fraction * len(train)
+    chosen: list[str] = []
+    for label in np.unique(labels[train]):  # no class may vanish, whatever the fraction
+        holders = set(groups[train][labels[train] == label])
+        if not holders & set(chosen):
+            chosen.append(next(g for g in order if g in holders))
+    sizes = {g: int((groups[train] == g).sum()) for g in order}
+    have = sum(sizes[g] for g in chosen)
+    for g in order:
+        if have >= wanted:
+            break
+        if g not in chosen:
+            chosen.append(g)
+            have += sizes[g]
+    return train[np.isin(groups[train], chosen)]

@@ -1,0 +1,631 @@
+"""One cell of the table: a method on a fold with a seed, from patches to result.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from stemcell_lit.classify.hierarchy import Hierarchy, Node
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.classify.trained import TrainedHierarchy, load_stage, save_weights
+from stemcell_lit.data.datamodule import PatchDataModule, View, reduce_pixels
+from stemcell_lit.data.mixing import generated_quota, share_out
+from stemcell_lit.data.patches import PatchStore, whole_or_absent
+from stemcell_lit.data.splits import Split, make_split
+from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.metrics import confusion, scores
+from stemcell_lit.experiment import tracking
+from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
+from stemcell_lit.experiment.progress import ImagesProgress
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.synthesis import synthesize
+from stemcell_lit.schema import (
+    EvaluateCommand,
+    GenerateCommand,
+    RunCommand,
+    TrainCommand,
+    TrainerConfig,
+)
+
+FORMAT = 1  # of result.json, and of what a cell's hash means
+RESULT = "result.json"
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell before it runs: its resolved settings, data and name.
+
+    Attributes:
+        config: resolved and typed.
+        store: real patches.
+        split: of `store`.
+        artifacts: where generators, generated patches and stages are shared.
+        hierarchy: built, not fitted.
+    """
+
+    config: RunCommand
+    store: PatchStore
+    split: Split
+    artifacts: ArtifactStore
+    hierarchy: Hierarchy
+
+    @property
+    def hash(self) -> str:
+        """Of everything that determines the result; where it runs and logs does not."""
+        return key_hash(
+            {"format": FORMAT, "data": self.store.content_hash, **relevant(self.config)}
+        )
+
+    @property
+    def name(self) -> str:
+        """method-fold-seed-hash, such as `flat_gan-f0-s1-3fa2b1c4`."""
+        c = self.config
+        return f"{c.method.name}-f{c.split.fold}-s{c.seed}-{self.hash[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its result lies."""
+        return Path(self.config.out) / "cells" / self.name
+
+    @property
+    def finished(self) -> bool:
+        """True if its result is there."""
+        return (self.folder / RESULT).is_file()
+
+
+def relevant(config: RunCommand) -> dict[str, Any]:
+    """The settings that may change a result: all but where it is computed, stored and logged."""
+    plain = asdict(config)
+    for key in ("out", "artifacts", "logger"):
+        plain.pop(key, None)
+    plain["data"] = {
+        k: v for k, v in plain["data"].items() if k not in ("store", "simulation", "workers")
+    }
+    # Precision, and the number of devices and threads, change the order of sums and so the last digits.
+    plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
+    return {k: plain[k] for k in asdict(RunCommand()) if k in plain}
+
+
+def prepare(config: RunCommand) -> Cell:
+    """Opens the data, makes the split and builds the hierarchy; trains nothing.
+
+    Raises:
+        UserError: settings or data that do not fit together.
+    """
+    artifacts = ArtifactStore(config.artifacts or Path(config.out) / "artifacts")
+    store = open_store(config, artifacts)
+    split = make_split(store, config.split)
+    hierarchy = Hierarchy.build(
+        store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
+    )
+    return Cell(config, store, split, artifacts, hierarchy)
+
+
+def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
+    """The named store, or the embedded default: simulated movies and the patches cut from them, made once."""
+    if config.data.store is not None:
+        return PatchStore.open(config.data.store)
+    from stemcell_lit.data.extraction import extract
+    from stemcell_lit.data.simulate import simulate
+
+    simulation = config.data.simulation
+
+    def make(folder: Path) -> None:
+        simulate(simulation, folder / "movies")
+        extract(
+            folder / "movies",
+            folder / "store",
+            patch_size=simulation.patch_size,
+            patches_per_movie=simulation.patches_per_movie,
+            purity=simulation.purity,
+            foreground=simulation.foreground,
+            seed=simulation.seed,
+        )
+
+    key = {k: v for k, v in asdict(simulation).items() if k != "threads"}
+    return PatchStore.open(artifacts.get_or_make("simulation", key, make) / "store")
+
+
+def run(config: RunCommand) -> Path:
+    """Makes one cell and returns its folder; a finished one is returned at once.
+
+    The folder holds result.json, predictions.parquet (a row per test patch) and model/ (the trained hierarchy).
+
+    Raises:
+        UserError: settings or data that do not fit together.
+    """
+    quiet()
+    cell = prepare(config)
+    if cell.finished:
+        return cell.folder
+    start = time.monotonic()
+    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
+    with tracking.wandb_run(cell.hash, cell.name, config) as board:
+        hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
+        stages, trained, generator = {}, [], None
+        if config.method.network:
+            generator = make_generated(cell, hierarchy)
+            generated = PatchStore.open(generator["generated"]) if generator else None
+            for node in hierarchy.nodes:
+                module, about, _ = make_stage(cell, node, generated, board)
+                stages[node.name] = module
+                trained.append(about)
+        size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+        um = cell.store.info["um_per_px"]
+        um = um * cell.store.pixels.shape[1] / size if um else None
+        model = TrainedHierarchy(hierarchy, stages, size, um)
+        facts = _facts(cell, cell.split.val)
+        if len(cell.split.val) and config.method.network:
+            p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
+            model.hierarchy = hierarchy.tune(p, **facts)
+        table, result = evaluate(model, cell.store, cell.split.test)
+        result = {
+            "format": FORMAT,
+            "hash": cell.hash,
+            "method": config.method.name,
+            "fold": config.split.fold,
+            "seed": config.seed,
+            **result,
+            "data": _data_facts(cell),
+            "stages": [_with_test_confusion(about, model, cell) for about in trained],
+            "generator": generator
+            and {k: os.path.relpath(v, config.out) for k, v in generator.items()},
+            "store": str(cell.store.path),
+            "split": {
+                "kind": cell.split.kind,
+                **{part: cell.split.groups(cell.store, part) for part in ("train", "val", "test")},
+            },
+            "temporal": {
+                "kind": model.hierarchy.temporal,
+                "windows": model.hierarchy.to_dict()["windows"],
+                "strength": model.hierarchy.strength,
+            },
+            "config": asdict(config),
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        result["data"]["generated"] = _generated_counts(trained)
+        with whole_or_absent(cell.folder) as folder:
+            (folder / "model").mkdir()
+            model.save(folder / "model")
+            table.to_parquet(folder / PREDICTIONS, index=False)
+            text = json.dumps(_finite(result), indent=1, allow_nan=False)
+            (folder / RESULT).write_text(text + "\n", encoding="utf-8")
+        tracking.log_result(board, result, table)
+    return cell.folder
+
+
+def evaluate(
+    model: TrainedHierarchy, store: PatchStore, rows: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Predictions and scores of a trained hierarchy on rows of a store.
+
+    Returns:
+        the table of predictions.parquet; classes, metrics and confusion of result.json.
+
+    Raises:
+        UserError: the store has other classes.
+    """
+    classes = model.hierarchy.classes
+    if set(store.classes) != set(classes):
+        raise UserError(
+            f"{store.path}: has classes {store.classes}, the model {classes}; they must be the same"
+        )
+    manifest = store.manifest.iloc[rows]
+    p, predicted = model.predict(store.pixels[rows], manifest)
+    table = pd.DataFrame(
+        {
+            "patch": rows,
+            **{c: manifest[c].to_numpy() for c in ("group", "track", "time_h", "frame", "label")},
+            "predicted": np.array(classes)[predicted],
+            **{f"p/{c}": p[:, i].astype(np.float32) for i, c in enumerate(classes)},
+        }
+    )
+    truth = table["label"].to_numpy()
+    return table, {
+        "classes": classes,
+        "metrics": scores(truth, table["predicted"].to_numpy(), classes),
+        "confusion": confusion(truth, table["predicted"].to_numpy(), classes).tolist(),
+    }
+
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+def make_generator(cell: Cell) -> Path:
+    """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
+
+    Returns:
+        a folder with generator.ckpt, generator.json (what it has seen) and grids/.
+    """
+    config, store = cell.config, cell.store
+    gan, size = asdict(config.gan), config.data.patch_size or store.pixels.shape[1]
+    key = {
+        "data": store.content_hash,
+        "train": _rows_hash(cell.split.train),
+        "val": _rows_hash(cell.split.val),
+        "size": size,
+        "gan": gan,
+        "seed": config.generator_seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(config.generator_seed)
+        data = PatchDataModule(
+            store,
+            cell.split,
+            View.of_classes(store.classes),
+            epoch_images=gan["validate_every_images"],
+            batch_size=gan["batch_size"],
+            augment="none",  # the generator's module augments by itself, differentiably
+            patch_size=size,
+            seed=config.generator_seed,
+            min_class_patches=config.data.min_class_patches,
+        )
+        module = GANModule(gan, store.classes, size, config.generator_seed)
+        fit(
+            module,
+            data,
+            config.trainer,
+            folder,
+            f"generator of fold {config.split.fold}",
+            gan["images"],
+        )
+        save_weights(module, folder / "generator.ckpt")
+        (folder / "last.ckpt").unlink(missing_ok=True)
+        um = store.info["um_per_px"]
+        about = {
+            "format": FORMAT,
+            "hash": key_hash(key),
+            "classes": store.classes,
+            "seen_groups": sorted(cell.split.units(store, "train")),
+            "um_per_px": um * store.pixels.shape[1] / size if um else None,
+            "images": int(module.images_seen),
+        }
+        (folder / "generator.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    return cell.artifacts.get_or_make("generator", key, make, resumable=True)
+
+
+def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
+    """Generated patches enough for every stage of this cell, or None where the recipe wants none."""
+    wanted = _pool(cell, hierarchy)
+    if not any(wanted.values()):
+        return None
+    generator = make_generator(cell)
+    about = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+    key = {"generator": about["hash"], "per_class": wanted, "seed": cell.config.generator_seed}
+
+    def make(folder: Path) -> None:
+        synthesize(
+            generator / "generator.ckpt",
+            wanted,
+            folder / "store",
+            seed=cell.config.generator_seed,
+            generator_hash=about["hash"],
+            seen_groups=about["seen_groups"],
+            um_per_px=about["um_per_px"],
+        )
+
+    return {
+        "path": generator,
+        "generated": cell.artifacts.get_or_make("generated", key, make) / "store",
+    }
+
+
+def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
+    """Generated patches per class that the hungriest stage asks for."""
+    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
+    times = cell.store.manifest["time_h"].to_numpy()[cell.split.train]
+    most = dict.fromkeys(cell.store.classes, 0)
+    for node in hierarchy.nodes:
+        inside = node.view.learns_at(times)
+        real = {
+            group: int((np.isin(labels, members) & inside).sum())
+            for group, members in node.groups.items()
+        }
+        for group, n in generated_quota(real, cell.config.mix).items():
+            members = node.groups[group]
+            for c, part in zip(members, share_out(n, [n] * len(members)), strict=True):
+                most[c] = max(most[c], part)
+    return most
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def make_stage(
+    cell: Cell, node: Node, generated: PatchStore | None, board: Any = None
+) -> tuple[StageModule, dict[str, Any], Path]:
+    """A trained stage of this cell, or the same one from the artifacts, what is known of its training, and its file.
+
+    A stage that sees only part of the patches gets that part of the budget, but at least half of it.
+    """
+    config, store = cell.config, cell.store
+    stage = asdict(config.stage)
+    share = np.isin(store.manifest["label"].to_numpy()[cell.split.train], node.classes).mean()
+    stage["images"] = round(stage["images"] * max(0.5, float(share)))
+    key = {
+        "data": store.content_hash,
+        "train": _rows_hash(cell.split.train),
+        "val": _rows_hash(cell.split.val),
+        "node": {"name": node.name, "groups": node.groups, "window": [str(v) for v in node.window]},
+        "generated": generated.content_hash if generated else None,
+        "mix": asdict(config.mix) if generated else None,
+        "stage": stage,
+        "size": config.data.patch_size,
+        "augment": config.data.augment,
+        "pixels": config.data.pixels,
+        "seed": config.seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
+
+    def make(folder: Path) -> None:
+        data = PatchDataModule(
+            store,
+            cell.split,
+            node.view,
+            generated=generated,
+            mix=config.mix,
+            sampler=stage["sampler"],
+            batch_size=stage["batch_size"],
+            augment=config.data.augment,
+            pixels=config.data.pixels,
+            workers=config.data.workers,
+            patch_size=config.data.patch_size,
+            seed=config.seed,
+        )
+        counts = [sum(data.counts[g]) for g in node.groups]
+        torch.manual_seed(config.seed)
+        module = StageModule(stage, node.name, node.groups, counts, data.size, config.seed)
+        fit(module, data, config.trainer, folder, f"stage {node.name}", stage["images"], board)
+        save_weights(module, folder / "stage.ckpt")
+        (folder / "last.ckpt").unlink(missing_ok=True)
+        about = {
+            "node": node.name,
+            "groups": list(node.groups),
+            "images": module.images_seen,
+            "train": {g: list(n) for g, n in data.counts.items()},
+            "curve": module.curve,
+        }
+        (folder / "stage.json").write_text(json.dumps(_finite(about)) + "\n", encoding="utf-8")
+
+    folder = cell.artifacts.get_or_make("stage", key, make, resumable=True)
+    about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    module: pl.LightningModule,
+    data: PatchDataModule,
+    trainer: TrainerConfig,
+    folder: Path,
+    title: str,
+    images: int,
+    board: Any = None,
+) -> None:
+    """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
+    per_epoch = sum(data.batches().quotas)
+    every = max(1, round(_validate_every(module) / per_epoch))
+    checkpoint = ModelCheckpoint(
+        folder, save_last=True, save_top_k=0, every_n_epochs=every, save_on_train_epoch_end=True
+    )
+    several = trainer.devices > 1
+    lightning = pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        # A GAN leaves one network's parameters unused in each backward pass; plain ddp raises then.
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        precision=trainer.precision,  # type: ignore[arg-type]
+        max_epochs=math.ceil(images / per_epoch)
+        + 1,  # the module stops by itself when its budget is spent
+        check_val_every_n_epoch=every,
+        num_sanity_val_steps=0,
+        callbacks=[checkpoint, ImagesProgress(title, images)],
+        logger=tracking.lightning_logger(board, title),
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=20,
+    )
+    last = folder / "last.ckpt"
+    lightning.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+
+
+def _validate_every(module: pl.LightningModule) -> int:
+    plan = module.stage if isinstance(module, StageModule) else module.hparams["gan"]
+    return int(plan["validate_every_images"])  # type: ignore[index,call-overload]
+
+
+def quiet() -> None:
+    """Silences what Lightning says of things that are meant."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.`.*")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    names = [
+        "stemcell-lit",
+        "torch",
+        "pytorch-lightning",
+        "torchmetrics",
+        "albumentations",
+        "numpy",
+        "scikit-learn",
+    ]
+    return {
+        "python": platform.python_version(),
+        **{n: importlib.metadata.version(n) for n in names},
+    }
+
+
+def typed(config: Any, kind: type = RunCommand) -> Any:
+    """A composed configuration as its dataclass, every key set.
+
+    Raises:
+        UserError: a key that must be given was not.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}= is missing; see `stemcell-lit --help` for an example")
+    merged = OmegaConf.merge(OmegaConf.structured(kind), config)
+    return OmegaConf.to_object(merged)
+
+
+def _facts(cell: Cell, rows: np.ndarray) -> dict[str, np.ndarray]:
+    manifest = cell.store.manifest.iloc[rows]
+    return {
+        "labels": cell.store.labels[rows],
+        "times": manifest["time_h"].to_numpy(),
+        "tracks": manifest["track"].to_numpy(),
+        "frames": manifest["frame"].to_numpy(),
+    }
+
+
+def _data_facts(cell: Cell) -> dict[str, Any]:
+    labels = cell.store.manifest["label"].to_numpy()
+    return {
+        "store": str(cell.store.path),
+        "content_hash": cell.store.content_hash,
+        "simulated": cell.store.info["made_by"].get("command") == "simulate",
+        "real": {c: int((labels[cell.split.train] == c).sum()) for c in cell.store.classes},
+        "val": {c: int((labels[cell.split.val] == c).sum()) for c in cell.store.classes},
+        "test": {c: int((labels[cell.split.test] == c).sum()) for c in cell.store.classes},
+    }
+
+
+def _generated_counts(trained: list[dict[str, Any]]) -> dict[str, int]:
+    """Generated patches per stage and group."""
+    return {f"{about['node']}/{g}": n[1] for about in trained for g, n in about["train"].items()}
+
+
+def _with_test_confusion(
+    about: dict[str, Any], model: TrainedHierarchy, cell: Cell
+) -> dict[str, Any]:
+    """Adds the stage's own confusion matrix on the test patches that belong to it."""
+    stage = model.stages[about["node"]]
+    node = next(n for n in model.hierarchy.nodes if n.name == about["node"])
+    target = {c: i for i, members in enumerate(node.groups.values()) for c in members}
+    test = cell.store.manifest.iloc[cell.split.test]
+    inside = test["label"].isin(list(target)).to_numpy() & node.view.learns_at(
+        test["time_h"].to_numpy()
+    )
+    rows = cell.split.test[inside]
+    found = stage.probabilities(reduce_pixels(cell.store.pixels[rows], model.image_size)).argmax(1)
+    truth = test["label"][inside].map(target).to_numpy(np.int64)
+    return {**about, "confusion": confusion(truth, found, list(node.groups)).tolist()}
+
+
+def _rows_hash(rows: np.ndarray) -> str:
+    return key_hash({"rows": rows.tolist()})
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- the other commands on the same parts -----------------------------------------------------------------------------
+
+
+def train(config: TrainCommand) -> Path:
+    """Trains one module of a cell and returns its file.
+
+    Raises:
+        UserError: an unknown task or node.
+    """
+    quiet()
+    cell = prepare(config)
+    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
+    if config.task == "gan":
+        return make_generator(cell) / "generator.ckpt"
+    if config.task != "stage":
+        raise UserError(f"task={config.task}: expected gan or stage")
+    hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
+    node = next((n for n in hierarchy.nodes if n.name == config.node), None)
+    if node is None:
+        raise UserError(f"node={config.node}: expected one of {[n.name for n in hierarchy.nodes]}")
+    generator = make_generated(cell, hierarchy)
+    return make_stage(cell, node, PatchStore.open(generator["generated"]) if generator else None)[2]
+
+
+def generate(config: GenerateCommand) -> PatchStore:
+    """Writes a store of generated patches, equally many per class, with their provenance.
+
+    Raises:
+        UserError: no generator there.
+    """
+    checkpoint = Path(config.checkpoint)
+    about = checkpoint.with_name("generator.json")
+    for file in (checkpoint, about):
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such file; `stemcell-lit train task=gan` makes and names one"
+            )
+    facts = json.loads(about.read_text(encoding="utf-8"))
+    return synthesize(
+        checkpoint,
+        dict.fromkeys(facts["classes"], config.per_class),
+        Path(config.store),
+        seed=config.seed,
+        generator_hash=facts["hash"],
+        seen_groups=facts["seen_groups"],
+        um_per_px=facts["um_per_px"],
+    )
+
+
+def evaluate_store(config: EvaluateCommand) -> Path:
+    """Classifies every patch of a store with a cell's trained hierarchy; writes result.json and predictions.parquet.
+
+    Raises:
+        UserError: no trained hierarchy there, or a store of other classes.
+    """
+    store, model = PatchStore.open(config.store), TrainedHierarchy.load(config.checkpoint)
+    table, result = evaluate(model, store, np.arange(len(store)))
+    out = Path(config.out)
+    if (out / "cells").exists():
+        raise UserError(f"{out}: holds the results of a run; give another out=")
+    with whole_or_absent(out) as folder:
+        table.to_parquet(folder / PREDICTIONS, index=False)
+        text = json.dumps(_finite({"format": FORMAT, **result, "versions": versions()}), indent=1)
+        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
+    return out / RESULT
