@@ -161,19 +161,21 @@ class ReturnValue(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Writes the value, if it is plain, from the first rank."""
-        from stemcell_lit.data.patches import write_whole
-
-        if job_return.status == JobStatus.COMPLETED and os.environ.get("RANK", "0") == "0":
-            try:
-                text = json.dumps(job_return.return_value)
-            except TypeError:
-                return
-            write_whole(Path(config.hydra.runtime.output_dir) / RETURN, text + "\n")
+        if job_return.status != JobStatus.COMPLETED or os.environ.get("RANK", "0") != "0":
+            return
+        try:
+            text = json.dumps(job_return.return_value)
+        except TypeError:
+            return
+        file = Path(config.hydra.runtime.output_dir) / RETURN
+        part = file.with_suffix(".part")
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(file)
 
 
 def _name(cells: Sequence[_Cell]) -> None:
     """Names each job by the overrides in which it differs from the others."""
-    common = set(cells[0].overrides).intersection(*(cell.overrides for cell in cells))
+    common = set.intersection(*(set(cell.overrides) for cell in cells)) if cells[1:] else set()
     names = [
         " ".join(filter_overrides([o for o in cell.overrides if o not in common])) for cell in cells
     ]

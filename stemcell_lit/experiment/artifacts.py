@@ -151,7 +151,8 @@ class ArtifactStore:
 
         If another job is making it, waits for that and says so. Where `torch.distributed` is
         initialised, this is a collective call: all ranks take it together, the first one holds the
-        lock, and `make` runs on each of them with the same folder.
+        lock, and `make` runs on each of them with the same folder. The group's timeout must then
+        allow for a making by another job.
 
         Args:
             kind: what it is, such as `generator`.

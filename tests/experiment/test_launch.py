@@ -257,7 +257,6 @@ def test_a_slot_holds_one_job_at_a_time_in_a_clean_environment(tmp_path, monkeyp
 
 
 DDP = """
-import sys
 import torch
 import pytorch_lightning as pl
 
@@ -272,9 +271,7 @@ class Module(pl.LightningModule):
     def on_train_start(self):
         total = torch.tensor([self.global_rank + 1])
         torch.distributed.all_reduce(total)
-        print(sys.argv[1], "rank", self.global_rank, "of", self.trainer.world_size, int(total))
-        if sys.argv[1] == "bad" and self.global_rank == 1:
-            raise SystemExit(5)
+        print("rank", self.global_rank, "of", self.trainer.world_size, "sum", int(total))
 
 data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 1)))
 pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False,
@@ -282,16 +279,28 @@ pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=Fa
 ).fit(Module(), data)
 """
 
+LOST = """
+    import os, time
+    if os.environ["RANK"] == "1":
+        raise SystemExit("out of memory")
+    time.sleep(60)  # as in a collective operation that never completes
+"""
+
 
 def test_ranks_of_a_job_form_one_group_and_a_lost_one_ends_its_job_alone(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(DDP)
-    jobs = [Job(n, [sys.executable, script, n], out=tmp_path / n) for n in ("bad", "good")]
-    outcomes = run_jobs(jobs, slots=2, devices_per_job=2, console=quiet(), grace_s=5)
-    good = [(tmp_path / "good" / f).read_text() for f in ("job.log", "job.rank1.log")]
-    assert [o.status for o in outcomes] == ["failed", "done"], good
-    assert "good rank 0 of 2 3" in good[0] and "good rank 1 of 2 3" in good[1]
-    assert "bad rank 1 of 2 3" in (tmp_path / "bad" / "job.rank1.log").read_text()
+    jobs = [
+        job("lost", LOST, out=tmp_path / "lost"),
+        Job("good", [sys.executable, script], out=tmp_path / "good"),
+    ]
+    lost, good = run_jobs(jobs, slots=2, devices_per_job=2, console=quiet())
+    logs = [(tmp_path / "good" / f).read_text() for f in ("job.log", "job.rank1.log")]
+    assert good.ok, logs
+    assert "rank 0 of 2 sum 3" in logs[0] and "rank 1 of 2 sum 3" in logs[1]
+    assert lost.status == "failed" and lost.returncode == 1
+    assert lost.tail == "out of memory" and lost.log == tmp_path / "lost" / "job.rank1.log"
+    assert lost.seconds < good.seconds
 
 
 # --- ends -----------------------------------------------------------------------------------------
