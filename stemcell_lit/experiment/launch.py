@@ -424,7 +424,7 @@ class _View:
         line = f"[{ended}/{self.total}] {outcome.name}: {how} in {_clock(outcome.seconds)}"
         ran = sum(o.status != "skipped" for o in self.outcomes.values())
         rate = 60 * ran / (time.monotonic() - self.begun)
-        line += f", {rate:.2g} jobs/min"
+        line += f", {rate:.1f} jobs/min"
         left = self._left(elapsed)
         if left is not None and ended < self.total:
             line += f", about {_clock(left)} left"
