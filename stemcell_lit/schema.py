@@ -70,9 +70,8 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
-    norm: str = (
-        "batch"  # batch (conditional batch norm, spectral norm) | none (residual, needs r1, r2)
-    )
+    norm: str = "batch"  # batch (conditional batch norm) | none (residual, without norms)
+    spectral: bool = True  # spectral norm of the critic; without it set r1
     latent: int = 64
     embedding: int = 32  # width of the class embedding
     channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up
@@ -89,12 +88,8 @@ class GANConfig:
     batch_size: int = 48  # per device
     images: int = 48_000  # budget, real images shown to the critic, over all devices
     validate_every_images: int = 9_600  # a sample grid and a checkpoint
-    precision: str = (
-        "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware computes in it)
-    )
-    collapse_below: float = (
-        0.2  # least diversity of a class, as a share of that of its real patches
-    )
+    precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
+    collapse_below: float = 0.2  # least diversity of a class, over that of its real patches
     collapse_checks: int = 3  # validations in a row below it that stop the training
 
 

@@ -215,7 +215,11 @@ class GANModule(pl.LightningModule):
                 norm=gan["norm"],
             )
             self.critic = Critic(
-                len(classes), image_size, channels=gan["critic_channels"], norm=gan["norm"]
+                len(classes),
+                image_size,
+                channels=gan["critic_channels"],
+                norm=gan["norm"],
+                spectral=gan["spectral"],
             )
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.images_seen = 0

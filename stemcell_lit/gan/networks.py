@@ -211,7 +211,7 @@ class Generator(nn.Module):
         super().__init__()
         count = levels(image_size)
         width = widths(channels, count)
-        self.latent, self.image_size, self.norm = latent, image_size, norm
+        self.latent, self.image_size, self.norm, self.width = latent, image_size, norm, width[0]
         condition = latent + embedding
         self.embedding = nn.Embedding(classes, embedding)
         self.start = nn.Linear(condition, 16 * width[0])
@@ -238,7 +238,7 @@ class Generator(nn.Module):
         condition = torch.cat([latent, self.embedding(label)], dim=1)
         # rows of (4, 4, channels) seen as an image are in channels-last order, which the
         # convolutions keep: it is faster
-        x = self.start(condition).view(len(latent), 4, 4, -1).permute(0, 3, 1, 2)
+        x = self.start(condition).unflatten(1, (4, 4, self.width)).permute(0, 3, 1, 2)
         for block in self.blocks:
             x = block(x, condition)
         x = self.last_modulate(self.last_norm(x), condition)
@@ -247,13 +247,13 @@ class Generator(nn.Module):
 
 
 class _CriticBlock(nn.Module):
-    """Halving of the size; without spectral norm a residual branch follows."""
+    """Halving of the size; in the residual family a branch follows."""
 
-    def __init__(self, inputs: int, outputs: int, norm: str):
+    def __init__(self, inputs: int, outputs: int, norm: str, spectral: bool):
         super().__init__()
-        conv = SpectralConv2d if norm == "batch" else nn.Conv2d
+        conv = SpectralConv2d if spectral else nn.Conv2d
         self.down = conv(inputs, outputs, 4, stride=2, padding=1)
-        self.branch = nn.Conv2d(outputs, outputs, 3, padding=1) if norm == "none" else None
+        self.branch = conv(outputs, outputs, 3, padding=1) if norm == "none" else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x).contiguous(memory_format=torch.channels_last)
@@ -270,7 +270,8 @@ class Critic(nn.Module):
         image_size: px, a power of two of at least 8.
         channels: from full size down; for other sizes the coarse end is kept and the fine end
             fitted, see `widths`.
-        norm: `batch` (spectral norm here) or `none`.
+        norm: `batch` (plain blocks) or `none` (residual blocks); the critic itself has no batch norm.
+        spectral: spectral norm on every weight.
     """
 
     def __init__(
@@ -280,16 +281,16 @@ class Critic(nn.Module):
         *,
         channels: Sequence[int] = (32, 64, 96, 128),
         norm: str = "batch",
+        spectral: bool = True,
     ):
         super().__init__()
         width = [1, *reversed(widths(list(reversed(channels)), levels(image_size)))]
         pairs = itertools.pairwise(width)
-        self.blocks = nn.ModuleList(_CriticBlock(a, b, norm) for a, b in pairs)
-        self.score = (SpectralLinear if norm == "batch" else nn.Linear)(width[-1], 1)
-        self.embedding = (SpectralEmbedding if norm == "batch" else nn.Embedding)(
-            classes, width[-1]
-        )
-        _initialise(self, norm)
+        self.blocks = nn.ModuleList(_CriticBlock(a, b, norm, spectral) for a, b in pairs)
+        self.score = (SpectralLinear if spectral else nn.Linear)(width[-1], 1)
+        self.embedding = (SpectralEmbedding if spectral else nn.Embedding)(classes, width[-1])
+        _initialise(self, "batch" if spectral else "none")
+        nn.init.normal_(self.embedding.weight, std=width[-1] ** -0.5)  # scores start near 1
 
     def forward(self, pixels: Tensor, label: Tensor) -> Tensor:
         """Scores images.
@@ -320,15 +321,15 @@ def _initialise(network: nn.Module, norm: str) -> None:
             if norm == "batch":
                 nn.init.orthogonal_(layer.weight)
             else:
-                nn.init.kaiming_normal_(layer.weight, a=1.0)
+                nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for layer in network.modules():
         if isinstance(layer, _Modulation):
             nn.init.normal_(layer.affine.weight, std=0.05)
         branch = getattr(layer, "branch", None)
-        if isinstance(branch, nn.Conv2d):
-            nn.init.zeros_(branch.weight)
+        if isinstance(branch, nn.Conv2d) and not isinstance(branch, _Spectral):
+            nn.init.zeros_(branch.weight)  # a spectral norm of zero cannot be divided by
 
 
 def count_macs(network: nn.Module, *inputs: Tensor) -> int:

@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+
+from stemcell_lit.gan import objectives
+
+REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.25, 1.5])
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "critic", "generator"),
+    [
+        (
+            "hinge",
+            mean(max(0, 1 - r) for r in REAL.tolist()) + mean(max(0, 1 + f) for f in FAKE.tolist()),
+            -mean(FAKE.tolist()),
+        ),
+        (
+            "non_saturating",
+            mean(softplus(-r) for r in REAL.tolist()) + mean(softplus(f) for f in FAKE.tolist()),
+            mean(softplus(-f) for f in FAKE.tolist()),
+        ),
+        (
+            "relativistic",
+            mean(softplus(f - r) for r, f in zip(REAL.tolist(), FAKE.tolist(), strict=True)),
+            mean(softplus(r - f) for r, f in zip(REAL.tolist(), FAKE.tolist(), strict=True)),
+        ),
+    ],
+)
+def test_losses_equal_their_formulas(name, critic, generator):
+    assert objectives.critic_loss(name, REAL, FAKE).item() == pytest.approx(critic, rel=1e-6)
+    assert objectives.generator_loss(name, FAKE, REAL).item() == pytest.approx(generator, rel=1e-6)
+
+
+def test_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="wasserstein"):
+        objectives.critic_loss("wasserstein", REAL, FAKE)
+    with pytest.raises(ValueError, match="real"):
+        objectives.generator_loss("relativistic", FAKE)
+
+
+def test_penalty_of_a_known_function():
+    # f(x) = sum a x^2 has the gradient 2 a x, so the penalty is the mean of sum (2 a x)^2 / 2
+    weight = torch.rand(1, 4, 4, requires_grad=True)
+    pixels = torch.randn(3, 1, 4, 4)
+    label = torch.tensor([0, 1, 2])
+    penalty = objectives.gradient_penalty(
+        lambda x, y: (weight * x**2).sum(dim=(1, 2, 3)), pixels, label
+    )
+    expected = ((2 * weight * pixels) ** 2).sum(dim=(1, 2, 3)).mean() / 2
+    torch.testing.assert_close(penalty, expected)
+    (found,) = torch.autograd.grad(penalty, weight)
+    (wanted,) = torch.autograd.grad(expected, weight)
+    torch.testing.assert_close(
+        found, wanted
+    )  # it can be trained on: the second derivative is there
+
+
+def test_penalty_is_float32_under_autocast():
+    conv = torch.nn.Conv2d(1, 1, 3)
+    pixels, label = torch.randn(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+
+    def critic(x, y):
+        return conv(x).sum(dim=(1, 2, 3))
+
+    plain = objectives.gradient_penalty(critic, pixels, label)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = objectives.gradient_penalty(critic, pixels, label)
+    assert cast.dtype == torch.float32
+    assert torch.equal(plain, cast)
+
+
+@pytest.mark.parametrize("name", objectives.AUGMENTATIONS)
+def test_augmentation_is_seeded_differs_between_images_and_passes_gradients(name):
+    image = torch.randn(1, 1, 16, 16).expand(8, -1, -1, -1).clone().requires_grad_()
+    made = [objectives.augment(image, [name], torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(made[0], made[1])
+    assert made[0].shape == image.shape
+    assert len(made[0].flatten(1).unique(dim=0)) > 1
+    made[0].square().sum().backward()
+    assert image.grad.abs().sum(dim=(1, 2, 3)).min() > 0
+
+
+def test_augmentation_stays_in_its_ranges():
+    draw = torch.Generator().manual_seed(0)
+    flat = torch.zeros(2000, 1, 8, 8)
+    shift = objectives.augment(flat, ["brightness"], draw)[:, 0, 0, 0]
+    assert -0.5 <= shift.min() < -0.45
+    assert 0.45 < shift.max() <= 0.5
+    wave = torch.tensor([-1.0, 1.0]).repeat(32).reshape(1, 1, 8, 8).expand(2000, -1, -1, -1)
+    gain = objectives.augment(wave, ["contrast"], draw).amax(dim=(1, 2, 3))
+    assert 0.5 <= gain.min() < 0.55
+    assert 1.45 < gain.max() <= 1.5
+
+
+def test_translation_moves_at_most_an_eighth_and_repeats_the_border():
+    ramp = torch.arange(16.0).expand(500, 1, 16, 16)
+    moved = objectives.augment(ramp, ["translation"], torch.Generator().manual_seed(0))
+    shift = ramp[:, 0, 0, 8] - moved[:, 0, 0, 8]
+    assert set(shift.tolist()) == {-2.0, -1.0, 0.0, 1.0, 2.0}
+    assert torch.equal(moved, (ramp - shift[:, None, None, None]).clamp(0, 15))
+
+
+def test_turns_are_the_eight_of_the_square():
+    image = torch.arange(9.0).reshape(1, 1, 3, 3).expand(400, -1, -1, -1)
+    turned = objectives.turn(image, torch.Generator().manual_seed(0))
+    found = {tuple(x) for x in turned.flatten(1).tolist()}
+    base = image[0, 0]
+    wanted = {
+        tuple(torch.rot90(side, k).flatten().tolist())
+        for side in (base, base.flip(1))
+        for k in range(4)
+    }
+    assert found == wanted
