@@ -65,17 +65,20 @@ def track_order(tracks: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
 def reachable(classes: Sequence[str], moves: Mapping[str, Sequence[str]] | None) -> np.ndarray:
     """(classes, classes) bool: which class may be seen after which, in any number of moves.
 
-    Frames are missing from tracks, so steps may be skipped but never gone back. A class may always stay.
+    Frames are missing from tracks, so steps may be skipped but never gone back. A class may always stay. A class whose
+    moves are `any` (debris that floats by) may come between any two others, and links none of them.
     """
     n = len(classes)
     if moves is None:
         return np.ones((n, n), bool)
     allowed = np.eye(n, dtype=bool)
+    anytime = [classes.index(c) for c, targets in moves.items() if targets == "any"]
     for source, targets in moves.items():
-        for target in targets:
+        for target in [] if targets == "any" else targets:
             allowed[classes.index(source), classes.index(target)] = True
     for _ in range(n):
         allowed = allowed | (allowed.astype(int) @ allowed.astype(int) > 0)
+    allowed[anytime, :] = allowed[:, anytime] = True
     return allowed
 
 

@@ -78,7 +78,7 @@ class Hierarchy:
     tree: dict[str, Any]
     temporal: str = "none"
     settings: dict[str, Any] = field(default_factory=dict)
-    moves: dict[str, list[str]] | None = None
+    moves: dict[str, Any] | None = None
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     edges: list[float] = field(default_factory=list)
     prior: list[list[float]] = field(default_factory=list)
@@ -111,18 +111,12 @@ class Hierarchy:
         if kind not in KINDS:
             raise UserError(f"temporal.kind={kind}: expected one of {', '.join(KINDS)}")
         tree = {} if flat else _plain(config.tree)
-        moves = None if config.moves is None else {c: list(m) for c, m in config.moves.items()}
+        moves = None if config.moves is None else _plain(config.moves)
         made = cls(
             list(classes),
             tree or {c: c for c in classes},
             kind,
-            {
-                k: v
-                for k, v in _plain(
-                    asdict(temporal) if not isinstance(temporal, dict) else temporal
-                ).items()
-                if k != "kind"
-            },
+            {k: v for k, v in _plain(asdict(temporal)).items() if k != "kind"},
             moves,
         )
         held = sorted(set(_classes_of(made.tree)))
@@ -132,7 +126,7 @@ class Hierarchy:
                 "write a tree over exactly these classes in conf/hierarchy/"
             )
         for c, allowed in (moves or {}).items():
-            strange = [m for m in [c, *allowed] if m not in classes]
+            strange = [m for m in [c, *([] if allowed == "any" else allowed)] if m not in classes]
             if strange:
                 raise UserError(
                     f"hierarchy={config.name}: moves name {strange}, which are no classes of the patches"
@@ -391,6 +385,8 @@ def _mapping(below: Any) -> dict[str, Any]:
     if isinstance(below, str):
         return {below: below}
     if isinstance(below, Sequence):
+        if len(set(below)) < len(below):
+            raise UserError(f"hierarchy: {list(below)} names a class twice")
         return {name: name for name in below}
     return dict(below)
 

@@ -202,9 +202,7 @@ class StageModule(pl.LightningModule):
         self.eval()
         parts = [
             F.softmax(
-                self(
-                    to_float(torch.from_numpy(np.ascontiguousarray(chunk)).to(self.device))
-                ).float(),
+                self(to_float(torch.from_numpy(np.array(chunk)).to(self.device))).float(),
                 1,
             ).cpu()
             for chunk in (pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size))

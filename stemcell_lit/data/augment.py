@@ -72,8 +72,8 @@ def augment_batch(images: torch.Tensor, policy: Policy, random: torch.Generator)
             uniform(1 - policy.light, 1 + policy.light),
             uniform(-policy.light, policy.light),
         )
-        mean = images.mean((2, 3), keepdim=True)
-        images = ((images - mean) * gain + mean + 2 * offset).clamp(-1, 1)
+        # in 0 to 1, as albumentations has it: gray x gain + offset
+        images = ((images + 1) * gain + 2 * offset - 1).clamp(-1, 1)
     if policy.hole > 0:
         side = round(policy.hole * size)
         top, left = (uniform(0, size - side).round() for _ in range(2))

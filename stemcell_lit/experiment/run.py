@@ -435,7 +435,11 @@ def fit(
     per_epoch = sum(data.batches().quotas)
     every = max(1, round(_validate_every(module) / per_epoch))
     checkpoint = ModelCheckpoint(
-        folder, save_last=True, save_top_k=0, every_n_epochs=every, save_on_train_epoch_end=True
+        folder,
+        filename="last",
+        every_n_epochs=every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
     several = trainer.devices > 1
     lightning = pl.Trainer(

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+
+from stemcell_lit.classify.networks import NETWORKS, build
+from stemcell_lit.classify.stage import StageModule, class_weights, focal_loss
+from stemcell_lit.classify.trained import load_stage, save_weights
+from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.splits import make_split
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.run import fit
+from stemcell_lit.schema import SplitConfig, StageConfig, TrainerConfig
+from tests.conftest import CLASSES, make_store
+
+GROUPS = {c: [c] for c in CLASSES}
+CPU = TrainerConfig(accelerator="cpu")
+
+
+def plan(**changes):
+    small = dict(width=4, batch_size=16, images=400, validate_every_images=200)
+    return {**StageConfig().__dict__, **small, **changes}
+
+
+def module(**changes):
+    return StageModule(plan(**changes), "root", GROUPS, [4, 20, 16, 8], 16, seed=1)
+
+
+def data_of(store, seed=0):
+    return PatchDataModule(
+        store,
+        make_split(store, SplitConfig(folds=3)),
+        View.of_classes(CLASSES),
+        batch_size=16,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("size", [32, 64])
+def test_networks_map_patches_of_any_used_size_to_logits(name, size):
+    network = build(name, 3, 4, 0.1, seed=0).eval()
+    assert network(torch.zeros(2, 1, size, size)).shape == (2, 3)
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    a = build("small", 3, 4, 0.0, seed=5)
+    torch.manual_seed(2)
+    b, c = build("small", 3, 4, 0.0, seed=5), build("small", 3, 4, 0.0, seed=6)
+    same = [torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(next(a.parameters()), next(c.parameters()))
+    with pytest.raises(UserError, match="small, vgg"):
+        build("resnet", 3, 4, 0.0, seed=0)
+
+
+def test_losses_follow_their_formulas():
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([0, 1, 2, 3, 1, 1])
+    p = logits.softmax(1)[torch.arange(6), target]
+    assert focal_loss(logits, target, 0.0).item() == pytest.approx(
+        F.cross_entropy(logits, target).item()
+    )
+    assert focal_loss(logits, target, 2.0).item() == pytest.approx(
+        (-((1 - p) ** 2) * p.log()).mean().item()
+    )
+    prior = torch.tensor([4, 20, 16, 8.0]) / 48
+    adjusted = module(loss="logit_adjusted").loss(logits, target)
+    assert adjusted.item() == pytest.approx(F.cross_entropy(logits + prior.log(), target).item())
+    weights = class_weights([4, 20, 16, 8])
+    assert (weights * torch.tensor([4, 20, 16, 8.0])).std() < 1e-6
+    picked = weights[target]
+    expected = -(picked * p.log()).sum() / picked.sum()
+    assert module(loss="weighted").loss(logits, target).item() == pytest.approx(expected.item())
+    with pytest.raises(UserError, match=r"stage\.loss=hinge"):
+        module(loss="hinge").loss(logits, target)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero():
+    m = module(lr=1.0)
+    assert m.learning_rate(0) == pytest.approx(0.1) and m.learning_rate(0.05) == pytest.approx(1)
+    assert m.learning_rate(1) == pytest.approx(0) and m.learning_rate(0.525) == pytest.approx(0.5)
+
+
+def weights_of(m):
+    return torch.cat([v.flatten().float() for v in m.state_dict().values()])
+
+
+def test_training_learns_and_spends_its_budget_in_images(store, tmp_path):
+    m, data = module(images=1500), data_of(store)
+    fit(m, data, CPU, tmp_path / "a", "stage", 1500)
+    assert 1500 <= m.images_seen < 1516
+    assert m.curve[-1]["loss"] < 0.7 * m.curve[0]["loss"]
+    rows = make_split(store, SplitConfig(folds=3)).test
+    p = m.probabilities(store.pixels[rows])
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    assert (p.argmax(1) == store.labels[rows]).mean() > 0.6  # 0.45 for the largest class alone
+
+
+def test_the_same_seed_gives_the_same_weights(store, tmp_path):
+    found = []
+    for i in range(2):
+        torch.manual_seed(7)
+        m = module()
+        fit(m, data_of(store), CPU, tmp_path / str(i), "stage", 400)
+        found.append(weights_of(m))
+    assert torch.equal(*found)
+
+
+def test_resume_is_bit_exact(store, tmp_path):
+    """A run cut off after any checkpoint ends as if it had not been."""
+
+    class Cut(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                raise KeyboardInterrupt
+
+    torch.manual_seed(7)
+    whole = module()
+    fit(whole, data_of(store), CPU, tmp_path / "whole", "stage", 400)
+
+    torch.manual_seed(7)
+    first = module()
+    original = pl.Trainer.__init__
+
+    def with_cut(self, *args, **kwargs):
+        kwargs["callbacks"] = [*kwargs["callbacks"], Cut()]
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl.Trainer, "__init__", with_cut)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(first, data_of(store), CPU, tmp_path / "cut", "stage", 400)
+    assert (tmp_path / "cut" / "last.ckpt").is_file() and first.images_seen < 400
+
+    torch.manual_seed(99)  # a new process has another random state
+    second = module()
+    fit(second, data_of(store), CPU, tmp_path / "cut", "stage", 400)
+    assert second.images_seen == whole.images_seen
+    assert torch.equal(weights_of(second), weights_of(whole))
+    assert second.curve == whole.curve
+
+
+def test_weights_come_back_without_unpickling_code(store, tmp_path):
+    m = module().eval()
+    save_weights(m, tmp_path / "stage.ckpt")
+    again = load_stage(tmp_path / "stage.ckpt")
+    assert again.groups == m.groups and again.node == "root"
+    np.testing.assert_array_equal(
+        m.probabilities(store.pixels[:5]), again.probabilities(store.pixels[:5])
+    )
+    (tmp_path / "bad.ckpt").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not a readable stage"):
+        load_stage(tmp_path / "bad.ckpt")
+
+
+def test_lightning_checkpoints_reload_with_weights_only(store, tmp_path):
+    m = module()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+    )
+    trainer.fit(m, data_of(make_store(tmp_path / "s2")))
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    again = StageModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    assert torch.equal(weights_of(again), weights_of(m))

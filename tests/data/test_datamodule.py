@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+
+from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak, reduce_pixels
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.splits import Split
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import MixConfig
+from tests.conftest import CLASSES
+
+
+def split_of(store, train=(0, 1), val=(2,), test=(3, 4, 5)):
+    movie = store.manifest["group"].str[-2:].astype(int).to_numpy()
+    return Split(*(np.flatnonzero(np.isin(movie, part)) for part in (train, val, test)))
+
+
+def test_generated_patches_join_per_class_and_only_in_training(store, generated):
+    data = PatchDataModule(
+        store,
+        split_of(store),
+        View.of_classes(CLASSES),
+        generated=generated,
+        mix=MixConfig("balance"),
+    )
+    totals = {sum(n) for n in data.counts.values()}
+    assert len(totals) == 1
+    assert data.counts["dense"][1] == 0 and data.counts["debris"][1] > 0
+    labels = data.labels["train"].numpy()
+    assert np.bincount(labels).tolist() == [sum(n) for n in data.counts.values()]
+    assert len(data.bank["val"]) == len(split_of(store).val)
+    real = {p.tobytes() for p in store.pixels}
+    assert all(p.numpy().tobytes() in real for p in data.bank["val"])
+    assert sum(p.numpy().tobytes() not in real for p in data.bank["train"]) == sum(
+        n[1] for n in data.counts.values()
+    )
+
+
+def test_a_stage_mixes_by_its_own_groups_evenly_over_their_classes(store, generated):
+    view = View({"debris": ["debris"], "cells": ["dense", "spread", "differentiated"]})
+    data = PatchDataModule(
+        store, split_of(store), view, generated=generated, mix=MixConfig("extra_k", 6)
+    )
+    real = {name: n[0] for name, n in data.counts.items()}
+    assert (
+        data.counts["cells"][1] == 6
+        and data.counts["debris"][1] == real["cells"] - real["debris"] + 6
+    )
+
+
+def test_the_window_hides_patches_of_other_hours(store):
+    view = View({"dense": ["dense"], "spread": ["spread"]}, (0.0, 12.0))
+    data = PatchDataModule(store, split_of(store), view)
+    assert (store.manifest["time_h"].iloc[data.rows["train"]] <= 12).all()
+    assert set(store.manifest["label"].iloc[data.rows["train"]]) == {"dense", "spread"}
+
+
+@pytest.mark.parametrize("held", ["val", "test"])
+def test_patches_of_a_generator_that_saw_a_held_out_group_are_refused(store, generated, held):
+    parts = {"train": (0,), "val": (2,), "test": (3, 4, 5)}
+    parts[held] = (1,)
+    with pytest.raises(UserError, match="has seen 1 validation or test groups.*movie_01"):
+        check_no_leak(store, split_of(store, **parts), generated)
+
+
+def test_patches_of_unknown_provenance_are_refused(store, tmp_path):
+    with pytest.raises(UserError, match="does not say which generator"):
+        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), generated=store)
+
+
+def test_the_leak_guard_holds_under_the_leaky_split_too(store, generated, tmp_path):
+    split = Split(np.arange(0, 40), np.arange(40, 60), np.arange(60, len(store)), "leaky")
+    seen = [f"patch-{i}" for i in range(41)]
+    other = PatchStore.write(
+        tmp_path / "g",
+        np.asarray(generated.pixels),
+        generated.manifest,
+        classes=CLASSES,
+        made_by={"generator": "x", "seen_groups": seen},
+    )
+    with pytest.raises(UserError, match="patch-40"):
+        check_no_leak(store, split, other)
+
+
+def test_too_few_generated_patches_say_so(store, generated):
+    with pytest.raises(UserError, match="holds 80 generated patches of debris"):
+        PatchDataModule(
+            store,
+            split_of(store),
+            View.of_classes(CLASSES),
+            generated=generated,
+            mix=MixConfig("extra_k", 500),
+        )
+    with pytest.raises(UserError, match="none were given"):
+        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), mix=MixConfig("balance"))
+
+
+def test_a_target_without_patches_says_so(store):
+    with pytest.raises(
+        UserError, match="no training patches of .'differentiated'.* in hours 0 to 1"
+    ):
+        PatchDataModule(
+            store,
+            split_of(store),
+            View.of_classes(["dense", "differentiated"]).__class__(
+                {"dense": ["dense"], "differentiated": ["differentiated"]}, (0.0, 1.0)
+            ),
+        )
+
+
+def test_a_rare_class_warns(store):
+    with pytest.warns(UserWarning, match="class debris has 8 real training patches"):
+        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), min_class_patches=10)
+
+
+@pytest.mark.parametrize("pixels", ["resident", "workers"])
+def test_an_epoch_serves_every_patch_once_in_the_stated_range(store, pixels):
+    data = PatchDataModule(
+        store,
+        split_of(store),
+        View.of_classes(CLASSES),
+        batch_size=7,
+        pixels=pixels,
+        augment="none",
+    )
+    batches = list(data.train_dataloader())
+    served = torch.cat([b["pixels"] for b in batches])
+    assert served.shape[1:] == (1, 16, 16) and served.min() >= -1 and served.max() <= 1
+    assert sum(b["images"] for b in batches) == len(data.labels["train"])
+    back = ((served.squeeze(1) + 1) * 127.5).round().byte().numpy()
+    assert sorted(p.tobytes() for p in back) == sorted(
+        p.numpy().tobytes() for p in data.bank["train"]
+    )
+
+
+def test_balanced_draws_every_target_equally_often(store):
+    data = PatchDataModule(
+        store, split_of(store), View.of_classes(CLASSES), sampler="balanced", batch_size=7
+    )
+    labels = torch.cat([b["label"] for b in data.train_dataloader()])
+    assert len(set(np.bincount(labels).tolist())) == 1
+    data = PatchDataModule(store, split_of(store), View.of_classes(CLASSES), epoch_images=200)
+    assert (
+        np.bincount(torch.cat([b["label"] for b in data.train_dataloader()])).tolist() == [50] * 4
+    )
+
+
+def test_the_same_seed_serves_the_same_batches(store):
+    def first(seed):
+        data = PatchDataModule(store, split_of(store), View.of_classes(CLASSES), seed=seed)
+        return next(iter(data.train_dataloader()))["pixels"]
+
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+
+
+def test_patches_are_reduced_by_averaging_whole_blocks():
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    small = reduce_pixels(pixels, 2)
+    assert small[0, 0, 0] == round((0 + 1 + 4 + 5) / 4)
+    assert small.shape == (2, 2, 2) and reduce_pixels(pixels, None) is not None
+    with pytest.raises(UserError, match="data.patch_size=3"):
+        reduce_pixels(pixels, 3)
