@@ -245,6 +245,16 @@ def test_table_has_a_row_for_each_method_metric_and_class():
     assert table.equals(again), "the same seed gives the same table"
 
 
+def test_the_question_asked_beforehand_is_not_made_harder_by_other_methods():
+    rng = np.random.default_rng(13)
+    counts = simulate(rng, 9, gain=1.2)
+    counts |= {f"other {i}": simulate(rng, 9, gain=0.1)["full"] for i in range(10)}
+    alone = compare({m: counts[m] for m in ("flat", "full")}, "flat", CLASSES, primary="full")
+    among = compare(counts, "flat", CLASSES, primary="full")
+    macro = [t[(t["method"] == "full") & (t["class"] == "")]["p"].to_list() for t in (alone, among)]
+    assert macro[0] == macro[1] == pytest.approx([2 * 2 / 2**9] * 2)
+
+
 def test_a_missing_baseline_is_named():
     counts = simulate(np.random.default_rng(11), 5)
     with pytest.raises(UserError, match=r"nothing.*\['flat', 'full'\]"):
