@@ -49,7 +49,7 @@ DEBRIS, DENSE, SPREAD, DIFFERENTIATED = 1, 2, 3, 4  # values in a class map
 LOOK = {
     "pitch": (12.5, 22.0, 40.0),  # mean distance to the next cell
     "aspect": (1.1, 1.5, 2.6),  # long to short axis
-    "height": (0.165, 0.115, 0.11),  # phase at the centre
+    "height": (0.165, 0.108, 0.11),  # phase at the centre
     "gap": (1.3, 2.6, 2.0),  # width of the cleft at the border
     "reach": (3.0, 1.25, 1.5),  # how far a body reaches, in radii; beyond it lies bare ground
     "flat": (0.9, 0.45, 0.2),  # phase at the border over that at the centre: the soft gradient
@@ -363,8 +363,8 @@ class _Movie:
         depth = self.rho / self._radii(self.config.hours)[self.owner]  # 0 centre, 1 rim at the end
         patchy = [_noise(rng, self.shape, scale / self.um) for scale in (38.0, 70.0)]
         spread = 84 + self.condition.shift_h + late[self.owner] - 52 * depth + 7 * patchy[0]
-        # Half of the patchiness is shared by both turns, so that differentiation takes hold in spread regions.
-        differentiated = 83 + self.condition.shift_h + fate[self.owner] + 13 * patchy[1]
+        # In patches, a little earlier far out, and never before a place has been spread for a while.
+        differentiated = 81.5 + self.condition.shift_h + fate[self.owner] + 13 * patchy[1]
         differentiated -= 10 * (depth - 0.5)
         self.turns = (spread, np.maximum(differentiated, spread + 12))
 
@@ -412,10 +412,12 @@ class _Movie:
                     born = float(rng.uniform(58, 92)) + shift
                     gone = born + float(rng.uniform(8, 40))
                 n = int(np.clip(rng.lognormal(2.0 if kind == "early" else 2.6, 0.75), 1, 60))
-                width = 3.2 * math.sqrt(n)
+                width = 3.8 * math.sqrt(n)
                 y, x = centre[:, None] + rng.normal(0, width, (2, n))
                 radius = np.clip(rng.lognormal(1.35, 0.35, n), 1.8, 8.5)
-                height = rng.uniform(2.2, 4.0, n)
+                # Some bodies have lost what made them refract: gray ghosts among the bright ones.
+                ghost = rng.random(n) < 0.3
+                height = np.where(ghost, rng.uniform(0.15, 0.8, n), rng.uniform(1.7, 3.6, n))
                 times = np.full(n, born), gone + rng.normal(0, 2, n)
                 drift = rng.normal(0, 0.25, (2, 1)) * np.ones((2, n))  # um an hour
                 bodies.append(np.stack([y, x, radius, height, *times, *drift]))
@@ -466,7 +468,7 @@ class _Movie:
         at = (self.centres[self.colony] + self.place * scale).astype(np.float32)
         margin = 60.0
         near = ((at > -margin) & (at < size * self.um + margin)).all(1)
-        # The most crowded state first: it spares the look-ups of cells that no state would show.
+        # A bound that no state exceeds: it spares the look-ups of cells that cannot be there yet.
         crowd = 4 * (1.6 * radii) ** 2 / (0.7 * LOOK["pitch"][0] * self.condition.pitch) ** 2
         chosen = np.flatnonzero(near & (self.rank < crowd))
         row, column = np.clip((at[chosen] / self.um).astype(int), 0, size - 1).T
@@ -550,7 +552,7 @@ class _Movie:
         phase[inner] = body
         edge = 1.2 + 2.0 * np.minimum(look, 1)
         # Colonies, and regions of one, lie thicker or flatter: the same class at another contrast.
-        thickness = np.exp(self.thickness[self.owner] + 0.24 * _turned(self.vigour, hour / 60))
+        thickness = np.exp(self.thickness[self.owner] + 0.21 * _turned(self.vigour, hour / 60))
         return phase * thickness * _step(inward / edge)
 
     def _add_debris(self, hour: float, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -564,14 +566,14 @@ class _Movie:
             since = hour - max(born[i], 0)
             cy, cx = y[i] + vy[i] * since, x[i] + vx[i] * since
             reach = radius[i] + rim
-            wide = 2 * reach
+            wide = 2.8 * reach  # where the dust around it ends
             rows = slice(max(0, int((cy - wide) / self.um)), int((cy + wide) / self.um) + 2)
             columns = slice(max(0, int((cx - wide) / self.um)), int((cx + wide) / self.um) + 2)
             if rows.stop <= 0 or columns.stop <= 0:
                 continue
             distance = np.hypot(self.y[rows] - cy, self.x[:, columns] - cx)
             # Blebs and fragments around the body.
-            dust = np.exp(-((distance / (radius[i] + rim)) ** 2)) * 0.2
+            dust = np.exp(-((distance / (1.4 * reach)) ** 2)) * 0.3
             phase[rows, columns] += dust * np.abs(grain[rows, columns])
             body = height[i] * np.sqrt(np.clip(1 - (distance / radius[i]) ** 2, 0, 1))
             phase[rows, columns] = np.maximum(phase[rows, columns], body)
