@@ -192,7 +192,7 @@ class ColoniesConfig:
     grow_um: float = 1.6  # outlines lie outside the bright body
     join_um: float = 0.0  # gaps up to this width are closed: cells to colonies
     max_hole_um2: float | None = 80.0  # larger holes stay; None: all are filled
-    min_area_um2: float = 100.0  # smaller ones are dropped
+    min_area_um2: float = 200.0  # smaller ones are dropped
     margin_um: float = 0.0  # dropped if the centre is nearer to the frame's border
 
 

@@ -1,0 +1,527 @@
+"""Colonies: where cells are in a frame, and which colony is which over time.
+
+Three maps of the foreground behind one function, chosen by `ColoniesConfig.method`:
+
+- `contrast` (default): brightness relative to its surroundings at the scale of a cell, two
+thresholds; - `paper`: blur, local entropy, opening, Otsu, filled holes (Witmer and Bhanu 2022);
+- `forest`: boosted trees on multi-scale pixel features, trained on a few annotated frames.
+
+Lengths are in micrometres and areas in square micrometres, so settings hold for other
+magnifications.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage as ndi
+from skimage.feature import multiscale_basic_features
+from skimage.filters import apply_hysteresis_threshold, threshold_otsu
+from skimage.filters.rank import entropy
+from skimage.morphology import disk
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from stemcell_lit.data.frames import Frames
+from stemcell_lit.errors import UserError
+from stemcell_lit.schema import ColoniesConfig
+
+METHODS = ("contrast", "paper", "forest")
+EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong together
+DARKEST, BRIGHTEST = (
+    -0.3,
+    1.0,
+)  # relative brightness is clipped: a round dying cell outshines ten others
+FLOOR = 1 / 255  # of a background, in units of full scale: dark corners must not be divided by zero
+
+TABLE_COLUMNS = {
+    "frame": np.int64,
+    "track": np.int64,  # from 1, unique in the movie
+    "label": np.int64,  # in `label_colonies` of that frame's mask
+    "area_px": np.int64,
+    "area_um2": np.float64,  # NaN where the pixel size is unknown
+    "time_h": np.float64,  # NaN where the frame interval is unknown
+    "y": np.float64,  # centre of mass, px
+    "x": np.float64,
+    "top": np.int64,  # bounding box, px; bottom and right excluded
+    "left": np.int64,
+    "bottom": np.int64,
+    "right": np.int64,
+    "cut": np.bool_,  # touches the border of the frame: its true area is larger
+}
+EVENT_COLUMNS = {
+    "frame": np.int64,  # in which it is seen first
+    "kind": object,  # merge | split
+    "track": np.int64,  # the one that ends (merge) or begins (split)
+    "other": np.int64,  # the one that it joins or comes from
+}
+
+
+# --- foreground ---------------------------------------------------------------------------------
+
+
+def foreground(
+    frame: np.ndarray,
+    config: ColoniesConfig,
+    um_per_px: float | None,
+    background: np.ndarray | None = None,
+    classifier: PixelClassifier | None = None,
+) -> np.ndarray:
+    """Where cells or colonies are.
+
+    Args:
+        frame: (height, width), float in [0, 1] or uint8.
+        config: method and its settings.
+        um_per_px: size of a pixel in micrometres.
+        background: (height, width), the field without cells, such as `median_background` gives; the
+            frame is divided by it. None: only what a method does by itself.
+        classifier: a fitted one for method `forest`.
+
+    Returns:
+        bool (height, width).
+
+    Raises:
+        UserError: a setting is out of range, or the pixel size is unknown.
+    """
+    scale = _checked_scale(config, um_per_px)
+    image = _flat(frame, background)
+    if config.method == "paper":
+        mask = _entropy_map(image, config, scale)
+    elif config.method == "contrast":
+        mask = _contrast_map(image, config, scale)
+    else:
+        if classifier is None:
+            raise UserError(
+                "colonies.method=forest needs a classifier trained on annotated frames; fit a "
+                "PixelClassifier, or use colonies.method=contrast"
+            )
+        mask = classifier.probability(image) > config.probability
+    return _tidy(mask, config, scale)
+
+
+def median_background(frames: Frames, count: int = 25) -> np.ndarray:
+    """The field without cells: the median over frames spread over the movie.
+
+    Right where no pixel is covered for half of the movie; not for confluent or resting colonies.
+
+    Args:
+        frames: a movie.
+        count: of frames, all held in memory as uint8.
+
+    Returns:
+        float32 (height, width) in [0, 1].
+    """
+    positions = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
+    stack = np.stack([frames.read(int(i)) for i in positions])
+    rows = [np.median(stack[:, y : y + 64], axis=0) for y in range(0, stack.shape[1], 64)]
+    return (np.concatenate(rows) / 255).astype(np.float32)
+
+
+def label_colonies(mask: np.ndarray) -> np.ndarray:
+    """Numbers the connected parts of a mask (8 neighbours) from 1, in reading order.
+
+    Args:
+        mask: bool (height, width).
+
+    Returns:
+        int32 (height, width), 0 outside.
+    """
+    labels = np.empty(mask.shape, np.int32)
+    ndi.label(mask, structure=EIGHT, output=labels)
+    return labels
+
+
+def drop_near_border(mask: np.ndarray, margin_px: float) -> np.ndarray:
+    """Leaves out colonies whose centre of mass is nearer than `margin_px` to the frame's border.
+
+    Args:
+        mask: bool (height, width).
+        margin_px: px.
+
+    Returns:
+        bool (height, width).
+    """
+    labels = label_colonies(mask)
+    y, x = _centres(labels, np.bincount(labels.ravel()))
+    height, width = mask.shape
+    keep = (y >= margin_px) & (y < height - margin_px)
+    keep &= (x >= margin_px) & (x < width - margin_px)
+    keep[0] = False
+    return keep[labels]
+
+
+class PixelClassifier:
+    """Gradient-boosted trees on multi-scale features: for labs that can annotate a few frames.
+
+    Features (scikit-image): brightness, edges and Hessian eigenvalues after Gaussian blurs that
+    double from `forest_min_um` to `forest_max_um`, of the frame relative to its surroundings.
+    """
+
+    def __init__(self, config: ColoniesConfig, um_per_px: float | None):
+        self.scale = _checked_scale(config, um_per_px)
+        self.config = config
+        self._model: HistGradientBoostingClassifier | None = None
+
+    def fit(
+        self, examples: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+    ) -> PixelClassifier:
+        """Trains on annotated frames.
+
+        Args:
+            examples: (frame, mask, where): frame as for `foreground`; mask bool, the annotation;
+                where bool, the pixels that may be learned from, None: all.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: no pixels, or only foreground or only background in them.
+        """
+        rng = np.random.default_rng(self.config.forest_seed)
+        inputs, targets = [], []
+        for frame, mask, where in examples:
+            usable = np.flatnonzero(np.ones(mask.shape, bool) if where is None else where)
+            count = min(self.config.forest_pixels, len(usable))
+            chosen = rng.choice(usable, count, replace=False)
+            inputs.append(self._features(_flat(frame, None)).reshape(mask.size, -1)[chosen])
+            targets.append(np.asarray(mask, bool).ravel()[chosen])
+        if not targets or np.unique(np.concatenate(targets)).size < 2:
+            raise UserError(
+                "the annotated frames hold no pixels of one kind; expected foreground and "
+                "background; annotate at least one frame with cells"
+            )
+        self._model = HistGradientBoostingClassifier(
+            max_iter=self.config.forest_trees,
+            early_stopping=False,
+            random_state=self.config.forest_seed,
+        ).fit(np.concatenate(inputs), np.concatenate(targets))
+        return self
+
+    def probability(self, frame: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+        """The probability of foreground.
+
+        Args:
+            frame: as in `foreground`.
+            where: bool (height, width), the pixels wanted; None: all.
+
+        Returns:
+            float32 (height, width), 0 where not wanted.
+        """
+        if self._model is None:
+            raise UserError("this PixelClassifier was not fitted; call fit with annotated frames")
+        wanted = np.ones(frame.shape, bool) if where is None else where
+        result = np.zeros(frame.shape, np.float32)
+        if wanted.any():
+            values = self._features(_flat(frame, None))[wanted]
+            result[wanted] = self._model.predict_proba(values)[:, 1]
+        return result
+
+    def _features(self, image: np.ndarray) -> np.ndarray:
+        low, high = self.config.forest_min_um / self.scale, self.config.forest_max_um / self.scale
+        return multiscale_basic_features(
+            _relative(image, self.config.background_um / self.scale),
+            sigma_min=low,
+            sigma_max=high,
+            num_sigma=max(1, round(math.log2(high / low)) + 1),
+        )
+
+
+def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
+    if um_per_px is None or not (math.isfinite(um_per_px) and um_per_px > 0):
+        raise UserError(
+            f"um_per_px={um_per_px}: the movie does not tell the size of a pixel, and colonies are "
+            "found in micrometres; give um_per_px (micrometres per pixel)"
+        )
+    if config.method not in METHODS:
+        raise UserError(f"colonies.method={config.method}: expected one of {', '.join(METHODS)}")
+    if config.polarity not in ("bright", "dark", "both"):
+        raise UserError(f"colonies.polarity={config.polarity}: expected bright, dark or both")
+    if config.low > config.high:
+        raise UserError(
+            f"colonies.low={config.low} is above colonies.high={config.high}; a seed must pass both"
+        )
+    for name in ("background_um", "cell_um", "entropy_radius_um", "forest_min_um", "forest_max_um"):
+        if getattr(config, name) <= 0:
+            raise UserError(f"colonies.{name}={getattr(config, name)}: expected a positive length")
+    for name in ("blur_um", "opening_um", "grow_um", "join_um", "min_area_um2", "margin_um"):
+        if getattr(config, name) < 0:
+            raise UserError(f"colonies.{name}={getattr(config, name)}: expected 0 or more")
+    return float(um_per_px)
+
+
+def _flat(frame: np.ndarray, background: np.ndarray | None) -> np.ndarray:
+    """float32 in units of full scale; divided by the background, whose mean brightness it keeps."""
+    if frame.ndim != 2 or frame.size == 0:
+        raise UserError(f"found a frame of shape {frame.shape}; expected (height, width)")
+    image = frame.astype(np.float32)
+    if frame.dtype == np.uint8:
+        image /= 255
+    if background is not None:
+        if background.shape != frame.shape:
+            raise UserError(
+                f"the background is {background.shape}, the frame {frame.shape} px; make the "
+                "background from the same movie"
+            )
+        empty = _flat(background, None).clip(FLOOR)
+        image *= np.float32(empty.mean()) / empty
+    return image
+
+
+def _relative(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Brightness against the surroundings: 0 where equal, 1 at twice their brightness."""
+    ratio = image / _wide_blur(image, sigma).clip(FLOOR) - 1
+    return np.clip(ratio, DARKEST, BRIGHTEST, out=ratio)
+
+
+def _wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur; a wide one on a reduced image, where it costs little and looks the same."""
+    step = max(1, int(sigma / 8))  # 8 px of sigma are left: linear interpolation errs below 1 %
+    if step == 1:
+        return ndi.gaussian_filter(image, sigma, mode="nearest")
+    height, width = image.shape
+    padded = np.pad(image, ((0, -height % step), (0, -width % step)), mode="edge")
+    rows, columns = padded.shape[0] // step, padded.shape[1] // step
+    small = padded.reshape(rows, step, columns, step).mean((1, 3))
+    small = ndi.gaussian_filter(small, sigma / step, mode="nearest")
+    wide = ndi.zoom(small, step, order=1, mode="nearest", grid_mode=True)
+    return wide[:height, :width]
+
+
+def _contrast_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
+    """Relative brightness less its mean over a cell's surroundings, then two thresholds.
+
+    The second subtraction separates cells that touch: the dim line between two bright bodies lies
+    below the mean of both.
+    """
+    if config.blur_um:
+        image = ndi.gaussian_filter(image, config.blur_um / scale, mode="nearest")
+    value = _relative(image, config.background_um / scale)
+    value -= _wide_blur(value, config.cell_um / scale)
+    if config.polarity == "dark":
+        value = -value
+    elif config.polarity == "both":  # root mean square over half a cell: texture of either sign
+        squared = ndi.gaussian_filter(value * value, config.cell_um / 2 / scale, mode="nearest")
+        value = np.sqrt(squared.clip(0))
+    return apply_hysteresis_threshold(value, config.low, config.high)
+
+
+def _entropy_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
+    """Local entropy of the blurred frame, opened, above a threshold (see docs of the paper)."""
+    blurred = ndi.gaussian_filter(image, config.blur_um / scale, mode="nearest")
+    radius = max(1, round(config.entropy_radius_um / scale))
+    local = entropy(np.rint(blurred.clip(0, 1) * 255).astype(np.uint8), disk(radius))
+    opening = round(config.opening_um / scale)
+    if opening:
+        local = ndi.grey_opening(local, footprint=disk(opening))
+    low, high = float(local.min()), float(local.max())
+    if high - low < 1e-9:
+        return np.zeros(image.shape, bool)  # a blank frame has no foreground
+    local = (local - low) / (high - low)
+    return local > (threshold_otsu(local) if config.threshold is None else config.threshold)
+
+
+def _tidy(mask: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
+    """Grows, joins, fills and drops what is small or near the border."""
+    for _ in range(round(config.grow_um / scale)):
+        mask = ndi.binary_dilation(mask, EIGHT)
+    if (reach := config.join_um / 2 / scale) >= 0.5:
+        # distances, not a large footprint: the cost does not grow with the reach
+        wide = ndi.distance_transform_edt(~np.pad(mask, math.ceil(reach))) <= reach
+        closed = ndi.distance_transform_edt(wide) > reach
+        edge = math.ceil(reach)
+        mask = mask | closed[edge:-edge, edge:-edge]
+    if config.max_hole_um2 is None:
+        mask = ndi.binary_fill_holes(mask)
+    elif config.max_hole_um2 > 0:
+        holes, count = ndi.label(~mask)
+        small = np.bincount(holes.ravel(), minlength=count + 1) * scale**2 <= config.max_hole_um2
+        small[0] = False
+        mask = mask | small[holes]
+    labels = label_colonies(mask)
+    area = np.bincount(labels.ravel())
+    keep = area * scale**2 >= config.min_area_um2
+    keep[0] = False
+    mask = keep[labels]
+    return drop_near_border(mask, config.margin_um / scale) if config.margin_um else mask
+
+
+def _centres(labels: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Centres of mass, (2, labels); those of label 0 and of empty labels mean nothing."""
+    y, x = np.nonzero(labels)
+    owner = labels[y, x]
+    sums = [np.bincount(owner, weights=p, minlength=len(area)) for p in (y, x)]
+    return np.stack(sums) / np.maximum(area, 1)
+
+
+# --- tracks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Colonies over time.
+
+    Attributes:
+        table: a row per colony and frame, columns as in `TABLE_COLUMNS`.
+        events: a row per merge or split, columns as in `EVENT_COLUMNS`.
+    """
+
+    table: pd.DataFrame
+    events: pd.DataFrame
+    _ids: list[np.ndarray] = field(repr=False)
+
+    def paint(self, labels: np.ndarray, frame: int) -> np.ndarray:
+        """Labels of a frame replaced by the numbers of their tracks, int32 (height, width)."""
+        return self._ids[frame][labels]
+
+
+def track(
+    masks: Iterable[np.ndarray],
+    *,
+    um_per_px: float | None = None,
+    hours_per_frame: float | None = None,
+    min_overlap: float = 0.1,
+    max_gap: int = 1,
+) -> Tracks:
+    """Links colonies over frames by overlap.
+
+    Two colonies of consecutive frames are linked if they share at least `min_overlap` of the
+    smaller one. Of all links the largest overlaps continue a track, each colony in at most one;
+    what is left tells merges (a colony of the frame before ends in one that is another's
+    continuation) and splits (a new colony lies where a track that goes on was). A colony that
+    vanishes without merging is looked for at its last place for `max_gap` more frames.
+
+    Args:
+        masks: per frame, bool (height, width), or integers numbering its colonies. Only two frames
+            are held at a time, so that a generator over a large movie works.
+        um_per_px: size of a pixel in micrometres, for areas.
+        hours_per_frame: time between frames, for times.
+        min_overlap: share of the smaller colony, above 0, to 1.
+        max_gap: frames.
+
+    Returns:
+        Tracks.
+
+    Raises:
+        UserError: the masks differ in shape, or a setting is out of range.
+    """
+    if not 0 < min_overlap <= 1:
+        raise UserError(f"min_overlap={min_overlap}: expected a share above 0, to 1")
+    if max_gap < 0:
+        raise UserError(f"max_gap={max_gap}: expected 0 or more frames")
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in TABLE_COLUMNS}
+    events: list[tuple[int, str, int, int]] = []
+    ids: list[np.ndarray] = []
+    before: np.ndarray | None = None  # numbers of the tracks at their last places
+    missing: dict[int, int] = {}  # track -> frames since it was seen
+    created = 0
+    for number, mask in enumerate(masks):
+        labels = label_colonies(mask) if mask.dtype == bool else mask.astype(np.int32, copy=False)
+        if before is not None and labels.shape != before.shape:
+            raise UserError(
+                f"the mask of frame {number} is {labels.shape}, those before it {before.shape}; "
+                "expected masks of one movie"
+            )
+        area = np.bincount(labels.ravel())
+        owner = np.zeros(len(area), np.int32)  # label -> track
+        found: list[tuple[int, int]] = []  # (track, label), the largest overlap first
+        if before is not None:
+            found = _links(before, labels, area, min_overlap)
+        continued: set[int] = set()
+        for old, label in found:
+            if old not in continued and owner[label] == 0:
+                owner[label] = old
+                continued.add(old)
+        fresh = np.flatnonzero((area > 0) & (owner == 0))
+        fresh = fresh[fresh > 0]
+        began = dict(zip(fresh.tolist(), range(created + 1, created + 1 + len(fresh)), strict=True))
+        owner[fresh] = list(began.values())
+        created += len(fresh)
+        ended: set[int] = set()
+        explained: set[int] = set()
+        for old, label in found:
+            if label in began and label not in explained:
+                # its overlap went to another colony, or it would be that track's continuation
+                events.append((number, "split", began[label], old))
+                explained.add(label)
+            elif old not in continued and old not in ended and old not in missing:
+                events.append((number, "merge", old, int(owner[label])))
+                ended.add(old)
+        ids.append(owner)
+        _append(rows, number, labels, area, owner, um_per_px, hours_per_frame)
+        now = owner[labels]
+        if before is not None:
+            alive = set(np.unique(before).tolist()) - {0} - continued - ended
+            missing = {t: missing.get(t, 0) + 1 for t in alive if missing.get(t, 0) < max_gap}
+            if missing:
+                ghost = np.isin(before, list(missing)) & (now == 0)
+                now[ghost] = before[ghost]
+        before = now
+    table = pd.DataFrame({n: _column(rows[n], t) for n, t in TABLE_COLUMNS.items()})
+    log = pd.DataFrame(events, columns=list(EVENT_COLUMNS)).astype(EVENT_COLUMNS)
+    return Tracks(table, log, ids)
+
+
+def _links(
+    before: np.ndarray, labels: np.ndarray, area: np.ndarray, min_overlap: float
+) -> list[tuple[int, int]]:
+    """(track, label) pairs that share enough, by falling overlap, ties by age of the track."""
+    both = (before > 0) & (labels > 0)
+    width = np.int64(len(area))
+    keys, shared = np.unique(
+        before[both].astype(np.int64) * width + labels[both], return_counts=True
+    )
+    old, new = keys // width, keys % width
+    sizes = np.bincount(before.ravel())
+    enough = shared >= min_overlap * np.minimum(sizes[old], area[new])
+    old, new, shared = old[enough], new[enough], shared[enough]
+    order = np.lexsort((new, old, -shared))
+    return list(zip(old[order].tolist(), new[order].tolist(), strict=True))
+
+
+def _append(
+    rows: dict[str, list[np.ndarray]],
+    number: int,
+    labels: np.ndarray,
+    area: np.ndarray,
+    owner: np.ndarray,
+    um_per_px: float | None,
+    hours_per_frame: float | None,
+) -> None:
+    present = np.flatnonzero(area)
+    present = present[present > 0]
+    count = len(present)
+    boxes = ndi.find_objects(labels)
+    box = np.array(
+        [
+            (s[0].start, s[1].start, s[0].stop, s[1].stop)
+            for s in (boxes[i - 1] for i in present)
+            if s is not None
+        ],
+        np.int64,
+    ).reshape(count, 4)
+    y, x = _centres(labels, area)[:, present]
+    height, width = labels.shape
+    values: dict[str, np.ndarray] = {
+        "frame": np.full(count, number),
+        "track": owner[present],
+        "label": present,
+        "area_px": area[present],
+        "area_um2": area[present] * (np.nan if um_per_px is None else um_per_px**2),
+        "time_h": np.full(count, np.nan if hours_per_frame is None else number * hours_per_frame),
+        "y": y,
+        "x": x,
+        "top": box[:, 0],
+        "left": box[:, 1],
+        "bottom": box[:, 2],
+        "right": box[:, 3],
+        "cut": (box[:, :2].min(1, initial=1) == 0) | (box[:, 2] == height) | (box[:, 3] == width),
+    }
+    for name, value in values.items():
+        rows[name].append(value)
+
+
+def _column(parts: list[np.ndarray], kind: type) -> np.ndarray:
+    return (np.concatenate(parts) if parts else np.empty(0)).astype(kind)
