@@ -64,9 +64,12 @@ METHODS = {
     "temporal_gan": "the full method: tree, constraint in time and generated patches",
 }
 TITLES = {"tpr": "TPR", "f1": "F1"}
-# Okabe and Ito's palette: told apart under every common colour blindness. Grey is the baseline.
-GREY = "#8a8f98"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#111111")
+# Okabe and Ito's palette, then Tol's muted one: told apart under every common colour blindness.
+GREY = "#8a8f98"  # the baseline
+PALETTE = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#332288", "#882255", "#999933", "#117733", "#aa4499", "#111111"),
+)
 
 # What does not make another row of the table: fold and seed are averaged over, the rest is where
 # and how fast a cell was computed.
@@ -107,7 +110,7 @@ class Result:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row per test patch, see `Results`."""
+        """A row per test patch: patch (row of the store), group, label, predicted, p/<class>."""
         file = self.folder / "predictions.parquet"
         needed = ["patch", "group", "label", "predicted", *(f"p/{name}" for name in self.classes)]
         try:
@@ -192,6 +195,33 @@ class Results:
                 for part in (tested[tested["seed"] == seed] for seed in self.seeds)
             ]
         )
+
+    def real(self) -> PatchStore:
+        """The patches of these results.
+
+        Raises:
+            UserError: the store has moved, or changed since the runs.
+        """
+        info = self.cells[0].info
+        path = Path(info["store"])
+        # a relative path was written from where the run was started, perhaps above `out`
+        places = [path, *(place / path for place in (self.out, *self.out.resolve().parents))]
+        store = PatchStore.open(next((p for p in places if p.exists()), path))
+        if store.content_hash != info["data"]["content_hash"]:
+            raise UserError(f"{store.path}: has changed since the runs")
+        return store
+
+    def generated(self) -> tuple[Result, PatchStore] | None:
+        """A cell with generated patches, of the full method where it has some, and these patches.
+
+        Raises:
+            UserError: the store has moved.
+        """
+        cells = [cell for cell in self.cells if cell.info.get("generator")]
+        if not cells:
+            return None
+        cell = min(cells, key=lambda c: (c.method != self.full, c.seed, c.fold))
+        return cell, PatchStore.open(self.out / cell.info["generator"]["generated"])
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -557,11 +587,12 @@ class _Pictures:
             axis.set_title(f"macro {TITLES[metric]}, points against {self.results.baseline}")
         return figure
 
-    def class_difference(self) -> Figure | None:
-        others, classes = self.results.methods[1:], self.results.classes
+    def class_difference(self, most: int = 5) -> Figure | None:
+        """The last methods of the table, which are the most complete: more would not be legible."""
+        others, classes = self.results.methods[1:][-most:], self.results.classes
         if not others:
             return None
-        height = 1.2 + len(classes) * (0.24 + 0.16 * len(others))
+        height = 1.2 + len(classes) * (0.24 + 0.14 * len(others))
         figure, axes = _figure(9, height, 1, 2, sharey=True)
         for axis, metric in zip(axes.flat, METRICS, strict=True):
             for j, name in enumerate(classes):
@@ -596,7 +627,7 @@ class _Pictures:
 
     def confusion(self) -> Figure:
         classes, methods = self.results.classes, self.results.methods
-        side = max(2.6, 0.62 * len(classes) + 1.2)
+        side = max(2.8, 0.5 * len(classes) + 1.1)
         rows = math.ceil(len(methods) / max(1, min(4, int(11 // side))))
         columns = math.ceil(len(methods) / rows)  # four methods stand two by two, not three and one
         figure, axes = _figure(side * columns, (side + 0.2) * rows, rows, columns, sharey=True)
@@ -691,40 +722,25 @@ class _Pictures:
 
     @cached_property
     def _store(self) -> PatchStore | None:
-        """The real patches, None (and a note) where they have moved or changed."""
-        info = self.results.cells[0].info
+        """The real patches; None (and a note) where they have moved or changed."""
         try:
-            store = PatchStore.open(self._find(info["store"]))
+            return self.results.real()
         except UserError as error:
             self.facts["notes"].append(f"Pictures of patches are left out: {error}.")
             return None
-        if store.content_hash != info["data"]["content_hash"]:
-            self.facts["notes"].append(
-                f"Pictures of patches are left out: {store.path} has changed since the runs."
-            )
-            return None
-        return store
 
     @cached_property
     def _generator(self) -> tuple[Result, PatchStore] | None:
-        """A cell with generated patches, of the full method where it has some, and these."""
-        cells = [c for c in self.results.cells if c.info.get("generator")]
-        if not cells:
-            return None
-        cell = min(cells, key=lambda c: (c.method != self.results.full, c.seed, c.fold))
+        """A cell with generated patches and these; None where there are none or they have moved."""
         try:
-            store = PatchStore.open(self.results.out / cell.info["generator"]["generated"])
+            found = self.results.generated()
         except UserError as error:
             self.facts["notes"].append(f"Generated patches are left out: {error}.")
             return None
-        self.facts["generator"] = {"method": cell.method, "fold": cell.fold, "seed": cell.seed}
-        return cell, store
-
-    def _find(self, path: str) -> Path:
-        """A store's path as it was written, or the same seen from the folder of results."""
-        direct = Path(path)
-        beside = self.results.out / path
-        return beside if not direct.exists() and beside.exists() else direct
+        if found is not None:
+            cell = found[0]
+            self.facts["generator"] = {"method": cell.method, "fold": cell.fold, "seed": cell.seed}
+        return found
 
     def _training(self, cell: Result, store: PatchStore) -> np.ndarray:
         """Rows of the training patches: of the training groups, and never a test patch."""
