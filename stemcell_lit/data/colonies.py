@@ -309,7 +309,7 @@ def _contrast_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np
 
 
 def _entropy_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
-    """Local entropy of the blurred frame, opened, above a threshold (see docs of the paper)."""
+    """Local entropy of the blurred frame, opened, above a threshold."""
     blurred = ndi.gaussian_filter(image, config.blur_um / scale, mode="nearest")
     radius = max(1, round(config.entropy_radius_um / scale))
     local = entropy(np.rint(blurred.clip(0, 1) * 255).astype(np.uint8), disk(radius))
