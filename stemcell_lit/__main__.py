@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,9 @@ def compose(command: str, overrides: list[str]) -> Any:
     from stemcell_lit.errors import UserError
 
     register()
+    added = [o for o in overrides if o.startswith(("+", "~"))]
+    if added:
+        raise UserError(f"{added[0]}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose(command, overrides=overrides)
@@ -119,6 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     command, overrides = args[0], args[1:]
     from stemcell_lit.errors import UserError
 
+    warnings.showwarning = _note  # type: ignore[assignment]
+
     try:
         if command not in COMMANDS:
             raise UserError(f"no command {command!r}; `stemcell-lit --help` lists them")
@@ -140,6 +146,11 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing to say, and nobody to say it to
+
+
+def _note(message: Any, category: type, filename: str, lineno: int, *rest: Any) -> None:
+    """A warning as a sentence; where in the code it arose means nothing to a user."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def _help(command: str) -> None:

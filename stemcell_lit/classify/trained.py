@@ -14,7 +14,7 @@ import torch
 
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
-from stemcell_lit.data.datamodule import reduce_pixels
+from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.errors import UserError
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
-from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import MixConfig
@@ -42,27 +42,6 @@ class View:
     def learns_at(self, times: np.ndarray) -> np.ndarray:
         """(patches,) bool: inside the window, or of unknown time."""
         return np.isnan(times) | ((times >= self.window[0]) & (times <= self.window[1]))
-
-
-def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
-    """Uint8 patches averaged down to `size` px, by whole factors so that no interpolation blurs the texture.
-
-    Args:
-        pixels: (patches, height, width).
-        size: wanted height and width; None: as they are.
-
-    Raises:
-        UserError: the size does not divide that of the patches.
-    """
-    have = pixels.shape[1]
-    if size is None or size == have:
-        return np.asarray(pixels)
-    if size > have or have % size:
-        fits = [s for s in range(8, have + 1) if have % s == 0]
-        raise UserError(f"data.patch_size={size}: patches are {have} px; expected one of {fits}")
-    factor = have // size
-    blocks = pixels.reshape(len(pixels), size, factor, size, factor)
-    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 class PatchDataModule(pl.LightningDataModule):

@@ -235,6 +235,27 @@ class PatchStore:
             )
 
 
+def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    """Uint8 patches averaged down to `size` px, by whole factors so that no interpolation blurs the texture.
+
+    Args:
+        pixels: (patches, height, width).
+        size: wanted height and width; None: as they are.
+
+    Raises:
+        UserError: the size does not divide that of the patches.
+    """
+    have = pixels.shape[1]
+    if size is None or size == have:
+        return np.asarray(pixels)
+    if size > have or have % size:
+        fits = [s for s in range(8, have + 1) if have % s == 0]
+        raise UserError(f"data.patch_size={size}: patches are {have} px; expected one of {fits}")
+    factor = have // size
+    blocks = pixels.reshape(len(pixels), size, factor, size, factor)
+    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+
+
 def _content_hash(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str]) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps([list(pixels.shape), list(classes), list(manifest)]).encode())

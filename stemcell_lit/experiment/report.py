@@ -752,7 +752,7 @@ class _Pictures:
         """Per class: real training patches, generated ones, and what in training is nearest."""
         if self._store is None or self._generator is None:
             return self._real_only()
-        from stemcell_lit.data.datamodule import reduce_pixels
+        from stemcell_lit.data.patches import reduce_pixels
 
         (cell, fake), store, shown = self._generator, self._store, 10
         size = fake.pixels.shape[1]
@@ -825,7 +825,7 @@ class _Pictures:
             from stemcell_lit.gan.quality import entropy, entropy_intersection
         except ImportError:
             return None
-        from stemcell_lit.data.datamodule import reduce_pixels
+        from stemcell_lit.data.patches import reduce_pixels
 
         (cell, fake), store, most = self._generator, self._store, 2000
         size = fake.pixels.shape[1]
@@ -917,7 +917,7 @@ def nearest(
     Returns:
         (n,) rows of the nearest, and (n,) root mean square distances in gray levels.
     """
-    from stemcell_lit.data.datamodule import reduce_pixels
+    from stemcell_lit.data.patches import reduce_pixels
 
     n = len(queries)
     turned = [np.rot90(q, k, (1, 2)) for q in (queries, queries[:, :, ::-1]) for k in range(4)]

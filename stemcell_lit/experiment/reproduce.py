@@ -84,10 +84,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
             file=sys.stderr,
         )
         return 1
-    wanted = [cell.name for cell in cells]
-    make_report(
-        Path(config.out), baseline=config.baseline, resamples=config.resamples, cells=wanted
-    )
+    make_report(Path(config.out), baseline=config.baseline, resamples=config.resamples)
     print_table(Path(config.out))
     return 0
 

@@ -25,9 +25,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from stemcell_lit.classify.hierarchy import Hierarchy, Node
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy, load_stage, save_weights
-from stemcell_lit.data.datamodule import PatchDataModule, View, reduce_pixels
+from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.mixing import generated_quota, share_out
-from stemcell_lit.data.patches import PatchStore, whole_or_absent
+from stemcell_lit.data.patches import PatchStore, reduce_pixels, whole_or_absent
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
@@ -285,15 +285,9 @@ def make_generator(cell: Cell) -> Path:
             min_class_patches=config.data.min_class_patches,
         )
         module = GANModule(gan, store.classes, size, config.generator_seed)
-        fit(
-            module,
-            data,
-            config.trainer,
-            folder,
-            f"generator of fold {config.split.fold}",
-            gan["images"],
-        )
-        save_weights(module, folder / "generator.ckpt")
+        title = f"generator of fold {config.split.fold}"
+        trainer = fit(module, data, config.trainer, folder, title, gan["images"])
+        trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
         (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
         about = {
@@ -430,7 +424,7 @@ def fit(
     title: str,
     images: int,
     board: Any = None,
-) -> None:
+) -> pl.Trainer:
     """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
     per_epoch = sum(data.batches().quotas)
     every = max(1, round(_validate_every(module) / per_epoch))
@@ -462,6 +456,7 @@ def fit(
     )
     last = folder / "last.ckpt"
     lightning.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    return lightning
 
 
 def _validate_every(module: pl.LightningModule) -> int:
@@ -475,6 +470,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.`.*")
 
@@ -524,7 +521,7 @@ def _data_facts(cell: Cell) -> dict[str, Any]:
     return {
         "store": str(cell.store.path),
         "content_hash": cell.store.content_hash,
-        "simulated": cell.store.info["made_by"].get("command") == "simulate",
+        "simulated": cell.store.info["made_by"].get("origin") == "simulated",
         "real": {c: int((labels[cell.split.train] == c).sum()) for c in cell.store.classes},
         "val": {c: int((labels[cell.split.val] == c).sum()) for c in cell.store.classes},
         "test": {c: int((labels[cell.split.test] == c).sum()) for c in cell.store.classes},

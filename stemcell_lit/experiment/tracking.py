@@ -85,7 +85,9 @@ def log_result(board: Any, result: dict[str, Any], table: pd.DataFrame) -> None:
         for name, value in result["metrics"].items():
             board.summary[f"test/{name}"] = value
         classes = result["classes"]
-        rows: list[Any] = [[c, *counts] for c, counts in zip(classes, result["confusion"], strict=True)]
+        rows: list[Any] = [
+            [c, *counts] for c, counts in zip(classes, result["confusion"], strict=True)
+        ]
         board.log(
             {
                 "confusion": wandb.Table(columns=["true", *classes], data=rows),

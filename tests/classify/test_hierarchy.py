@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_windows_do_not_look_beyond_training_patches():
 
 def test_the_prior_moves_probability_to_the_classes_of_that_hour():
     h = build("prior", smoothing=0.1).fit(**facts(LABELS, HOURS))
-    p, predicted = h.constrain(
+    p, _predicted = h.constrain(
         np.full((2, 4), 0.25), np.array([5.0, 95.0]), np.array(["", ""]), np.zeros(2)
     )
     dense, differentiated = CLASSES.index("dense"), CLASSES.index("differentiated")
@@ -163,7 +164,7 @@ def test_path_never_goes_back():
     p = rng.dirichlet(np.ones(4), 200)
     _, path = h.constrain(p, np.full(200, np.nan), np.array(["one"] * 200), np.arange(200))
     debris = CLASSES.index("debris")
-    steps = [(a, b) for a, b in zip(path, path[1:], strict=False) if debris not in (a, b)]
+    steps = [(a, b) for a, b in itertools.pairwise(path) if debris not in (a, b)]
     assert len(steps) > 50 and all(a <= b for a, b in steps)
 
 

@@ -19,7 +19,7 @@ CPU = TrainerConfig(accelerator="cpu")
 
 
 def plan(**changes):
-    small = dict(width=4, batch_size=16, images=400, validate_every_images=200)
+    small = {"width": 4, "batch_size": 16, "images": 400, "validate_every_images": 200}
     return {**StageConfig().__dict__, **small, **changes}
 
 

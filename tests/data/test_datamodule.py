@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak, reduce_pixels
-from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak
+from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import MixConfig

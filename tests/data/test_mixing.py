@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -61,7 +62,7 @@ strata_of = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 @given(strata_of, st.integers(1, 4), st.integers(1, 16), st.integers(0, 99), st.integers(0, 3))
 def test_the_union_over_ranks_is_exactly_the_epoch(sizes, world, batch, seed, epoch):
     starts = np.cumsum([0, *sizes])
-    strata = [np.arange(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    strata = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
     samplers = [
         QuotaSampler(strata, sizes, batch, seed=seed, rank=r, world=world) for r in range(world)
     ]
@@ -85,7 +86,7 @@ def test_the_union_over_ranks_is_exactly_the_epoch(sizes, world, batch, seed, ep
 def test_every_stratum_gives_exactly_its_quota_as_evenly_as_possible(sizes, data):
     quotas = [data.draw(st.integers(0, 100)) for _ in sizes]
     starts = np.cumsum([0, *sizes])
-    strata = [np.arange(a, b) for a, b in zip(starts, starts[1:], strict=False)]
+    strata = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
     drawn = Counter(QuotaSampler(strata, quotas, 8).draws().tolist())
     for indices, quota in zip(strata, quotas, strict=True):
         times = [drawn[int(i)] for i in indices]

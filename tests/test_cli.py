@@ -1,0 +1,168 @@
+import itertools
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stemcell_lit import __main__ as cli
+from stemcell_lit import schema
+from stemcell_lit.experiment.run import typed
+from tests.conftest import make_store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "stemcell_lit", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+def test_help_lists_every_command_with_a_sentence_and_an_example(capsys):
+    for args in ([], ["--help"]):
+        cli.main(args)
+        shown = capsys.readouterr().out
+        for name, (sentence, example) in cli.COMMANDS.items():
+            assert f"  {name}" in shown and sentence in shown and f"$ {example}" in shown
+            assert example.startswith(f"stemcell-lit {name}")
+    assert set(cli.ACTIONS) | {"artifacts"} == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(cli.ACTIONS))
+def test_examples_compose(name):
+    example = cli.COMMANDS[name][1]
+    typed(cli.compose(name, example.split()[2:]), schema.COMMANDS[name])
+
+
+def test_help_of_a_command_lists_its_keys_and_choices(capsys):
+    cli.main(["run", "--help"])
+    shown = capsys.readouterr().out
+    assert "temporal_gan" in shown and "lr: 0.00" in shown and "mitosis" in shown
+
+
+def choices():
+    for group in sorted(
+        p for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name not in ("hydra", "colonies")
+    ):
+        for file in sorted(group.glob("*.yaml")):
+            yield group.name, file.stem
+
+
+@pytest.mark.parametrize(("group", "name"), list(choices()))
+def test_every_config_composes_into_the_schema(group, name):
+    config = typed(cli.compose("run", [f"{group}={name}"]))
+    if group == "method":
+        assert config.method.name == name
+
+
+def test_methods_differ_only_in_what_their_names_say():
+    def parts(name):
+        c = typed(cli.compose("run", [f"method={name}"]))
+        return c.mix.recipe, c.temporal.kind, c.method.tree
+
+    assert parts("flat") == ("real", "none", False)
+    assert parts("flat_gan") == ("balance", "none", False)
+    assert parts("temporal") == ("real", "hierarchy", True)
+    assert parts("temporal_gan") == ("balance", "hierarchy", True)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["dance"], "no command 'dance'"),
+        (["run", "stage.lrr=1"], "stage.lrr"),
+        (["run", "stage.lr=fast"], "could not be converted to Float"),
+        (["run", "method=magic"], "flat_gan"),
+        (["run", "+new=1"], "new"),
+        (["run", "data.store=nowhere"], "nowhere: no such folder; expected a patch store"),
+        (["import", "source=nowhere", "store=x"], "nowhere: no such folder"),
+        (["import", "store=x"], "source= is missing"),
+        (["report", "out=nowhere"], "nowhere"),
+        (["artifacts", "list"], "artifacts list DIR"),
+        (["artifacts", "list", "nowhere"], "no such folder"),
+        (["reproduce", "methods=[flat]", "baseline=temporal"], "expected one of methods"),
+        (["simulate", "-m", "out=x"], "-m goes with `run`"),
+    ],
+)
+def test_a_users_mistake_gets_one_message_and_status_2(args, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main(args)
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert says in message and "Traceback" not in message and message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_module_and_bare_command_list_the_commands():
+    done = call()
+    assert done.returncode == 0 and "reproduce" in done.stdout
+
+
+def test_import_of_the_package_is_light():
+    code = "import sys, stemcell_lit; print([m for m in ('torch', 'wandb', 'matplotlib') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )
+    import stemcell_lit
+
+    assert all(getattr(stemcell_lit, name) for name in stemcell_lit.__all__)
+
+
+def test_reproduce_ends_with_a_table_and_a_report(tmp_path):
+    """The main job in small: two methods, two folds, two seeds, and again without work."""
+    make_store(tmp_path / "store", movies=8)
+    args = [
+        "reproduce",
+        "profile=smoke",
+        "trainer=cpu",
+        "data.store=store",
+        "out=res",
+        "resamples=200",
+    ]
+    methods = "methods=[flat,temporal_gan]"
+    first = call(*args, methods, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "report.html" in first.stdout and "temporal_gan" in first.stdout
+    names = {p.name for p in (tmp_path / "res").iterdir()}
+    assert {"table.csv", "table.md", "report.html", "figures", "cells", "artifacts"} <= names
+    header = (tmp_path / "res" / "table.csv").read_text().splitlines()[0]
+    assert header == "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict"
+    cells = sorted((tmp_path / "res" / "cells").iterdir())
+    assert len(cells) == 2 * 2 * 2
+    times = [(c / "result.json").stat().st_mtime_ns for c in cells]
+    again = call(*args, methods, cwd=tmp_path)
+    assert again.returncode == 0 and times == [
+        (c / "result.json").stat().st_mtime_ns for c in cells
+    ]
+
+
+def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
+    make_store(tmp_path / "store", movies=8)
+    args = ["run", "-m", "profile=smoke", "trainer=cpu", "data.store=store", "out=res"]
+    done = call(*args, "method=flat,time_only", "split.fold=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = sorted(p.name[:-9] for p in (tmp_path / "res" / "cells").iterdir())
+    assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
+    failed = call(*args, "method=flat,time_only", "split.fold=0,7", cwd=tmp_path)
+    assert failed.returncode == 1 and "expected 0 to 1" in failed.stdout + failed.stderr
+
+
+def test_the_wheel_carries_the_configuration(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert (
+        "stemcell_lit/conf/run.yaml" in names and "stemcell_lit/conf/hierarchy/colony.yaml" in names
+    )
+    assert any(n.startswith("hydra_plugins/stemcell_lit_launcher/") for n in names)
