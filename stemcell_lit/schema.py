@@ -71,23 +71,24 @@ class GANConfig:
 
     name: str = "tiny"
     norm: str = "batch"  # batch (conditional batch norm) | none (residual, without norms)
-    spectral: bool = True  # spectral norm of the critic; without it set r1
+    spectral: bool = False  # spectral norm of the critic; without it set r1
     latent: int = 64
     embedding: int = 32  # width of the class embedding
     channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up
     critic_channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])  # down to 2x2
-    loss: str = "hinge"  # non_saturating | relativistic | hinge
-    r1: float = 0.0  # weight of the penalty on real patches (0: none)
-    r2: float = 0.0  # weight of the penalty on generated patches
+    loss: str = "relativistic"  # relativistic | non_saturating | hinge
+    r1: float = 0.05  # weight of the penalty on real patches (0: none)
+    r2: float = 0.05  # weight of the penalty on generated patches
     penalty_every: int = 8  # batches between two penalties; the weight is scaled by it
-    augment: list[str] = field(default_factory=lambda: ["brightness", "contrast", "translation"])
-    lr: float = 4e-4
+    augment: list[str] = field(default_factory=lambda: ["translation"])  # + brightness, contrast
+    lr: float = 1.5e-3  # of the generator
+    critic_lr: float = 1.5e-3
     betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
     ema_halflife_images: int = 17_000  # images after which an old weight counts half
     ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
     batch_size: int = 48  # per device
-    images: int = 48_000  # budget, real images shown to the critic, over all devices
-    validate_every_images: int = 9_600  # a sample grid and a checkpoint
+    images: int = 96_000  # budget, real images shown to the critic, over all devices
+    validate_every_images: int = 19_200  # a sample grid and a checkpoint
     precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
     collapse_below: float = 0.2  # least diversity of a class, over that of its real patches
     collapse_checks: int = 3  # validations in a row below it that stop the training

@@ -232,11 +232,11 @@ class GANModule(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and for the critic."""
-        lr, betas = self.gan["lr"], tuple(self.gan["betas"])
+        betas = tuple(self.gan["betas"])
         fused = self.device.type in ("cpu", "cuda")  # one kernel instead of a dozen per weight
         return [
-            torch.optim.Adam(net.parameters(), lr=lr, betas=betas, fused=fused)
-            for net in (self.generator, self.critic)
+            torch.optim.Adam(net.parameters(), lr=self.gan[lr], betas=betas, fused=fused)
+            for net, lr in ((self.generator, "lr"), (self.critic, "critic_lr"))
         ]
 
     def train(self, mode: bool = True) -> GANModule:
@@ -251,7 +251,8 @@ class GANModule(pl.LightningModule):
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
         real = objectives.turn(batch["pixels"], draw)
-        latent = torch.randn((len(real), gan["latent"]), generator=draw, device=self.device)
+        shape = (len(real), self.generator.inputs)
+        latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
 
         with self._autocast():
@@ -324,7 +325,7 @@ class GANModule(pl.LightningModule):
             raise GANDiverged(
                 f"the GAN diverged: after {self.images_seen} images its losses are "
                 f"{float(loss_g.detach())} (generator) and {float(loss_d.detach())} (critic), "
-                f"expected finite numbers. Lower gan.lr (now {self.gan['lr']}), or "
+                f"expected finite numbers. Lower gan.lr and gan.critic_lr, or "
                 "set gan.r1 above 0; check that the patches hold no constant images"
             )
 
@@ -414,21 +415,21 @@ class GANModule(pl.LightningModule):
             uint8 (n, image_size, image_size).
         """
         draw = torch.Generator().manual_seed(seed)
-        latent = torch.randn((len(labels), self.gan["latent"]), generator=draw)
-        parts = [
-            to_uint8(self.generator_ema(z.to(self.device), y.to(self.device)))
-            for z, y in zip(latent.split(batch_size), labels.split(batch_size), strict=True)
-        ]
-        if not parts:
-            return np.empty((0, self.image_size, self.image_size), np.uint8)
-        return np.concatenate(parts)
+        made = np.empty((len(labels), self.image_size, self.image_size), np.uint8)
+        for start in range(0, len(labels), batch_size):
+            label = labels[start : start + batch_size]
+            latent = torch.randn((len(label), self.generator_ema.inputs), generator=draw)
+            images = self.generator_ema(latent.to(self.device), label.to(self.device))
+            made[start : start + len(label)] = to_uint8(images)
+        return made
 
     @torch.no_grad()
     def _fixed_samples(self) -> tuple[Tensor, Tensor]:
         """The same latents at every validation, `_PER_CLASS` a class; classes in order."""
         label = torch.arange(len(self.classes)).repeat_interleave(_PER_CLASS)
         draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 1))
-        latent = torch.randn((len(label), self.gan["latent"]), generator=draw).to(self.device)
+        shape = (len(label), self.generator_ema.inputs)
+        latent = torch.randn(shape, generator=draw).to(self.device)
         label = label.to(self.device)
         parts = zip(latent.split(256), label.split(256), strict=True)
         return torch.cat([self.generator_ema(z, y) for z, y in parts]), label

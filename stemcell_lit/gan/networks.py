@@ -159,40 +159,61 @@ class _Modulation(nn.Module):
         return torch.addcmul(x + shift, x, scale)
 
 
+class _Noise(nn.Module):
+    """Adds noise, one strength a channel: texture and camera noise need no latent of their own."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.strength = nn.Parameter(torch.full((1, channels, 1, 1), 0.1))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return torch.addcmul(x, self.strength.to(x.dtype), noise.to(x.dtype))
+
+
 class _NormBlock(nn.Module):
-    """Conditional batch norm, ReLU, doubling of the size."""
+    """Conditional batch norm, ReLU, doubling of the size, noise."""
 
     def __init__(self, inputs: int, outputs: int, condition: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs, affine=False)
         self.modulate = _Modulation(condition, inputs)
         self.up = UpsampleConv(inputs, outputs, bias=False)  # the next batch norm removes a bias
+        self.noise = _Noise(outputs)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.up(F.relu(self.modulate(self.norm(x), condition)))
+    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        return self.noise(self.up(F.relu(self.modulate(self.norm(x), condition))), noise)
 
 
 class _ResidualBlock(nn.Module):
-    """Doubling of the size, then a residual branch that the condition modulates; no norm."""
+    """Doubling of the size, noise, then a residual branch that the condition modulates; no norm."""
 
     def __init__(self, inputs: int, outputs: int, condition: int):
         super().__init__()
         self.up = UpsampleConv(inputs, outputs)
+        self.noise = _Noise(outputs)
         self.modulate = _Modulation(condition, outputs)
         self.branch = nn.Conv2d(outputs, outputs, 3, padding=1)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = self.up(x)
+    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        x = self.noise(self.up(x), noise)
         return x + self.branch(F.leaky_relu(self.modulate(x, condition), _SLOPE))
 
 
 class Generator(nn.Module):
-    """Latent and class to an image; both enter at every resolution.
+    """Latent and class to an image; both enter at every resolution, and so does noise.
+
+    The noise (after StyleGAN, Karras et al. 2019, arXiv:1812.04948) is one image at full size,
+    averaged down for the coarser resolutions and scaled back to variance 1. It is a part of the
+    input, so that an image depends on its input alone.
+
+    Attributes:
+        inputs: numbers that make an image beside its class: the latent, then a noise pixel for each
+            pixel.
 
     Args:
         classes: number of classes.
         image_size: px, a power of two of at least 8.
-        latent: width of the latent.
+        latent: width of the latent proper.
         channels: from 4x4 up, see `widths`.
         embedding: width of the class embedding.
         norm: `batch` or `none`.
@@ -212,6 +233,7 @@ class Generator(nn.Module):
         count = levels(image_size)
         width = widths(channels, count)
         self.latent, self.image_size, self.norm, self.width = latent, image_size, norm, width[0]
+        self.inputs = latent + image_size**2
         condition = latent + embedding
         self.embedding = nn.Embedding(classes, embedding)
         self.start = nn.Linear(condition, 16 * width[0])
@@ -229,18 +251,22 @@ class Generator(nn.Module):
         """Draws images.
 
         Args:
-            latent: (batch, latent), standard normal.
+            latent: (batch, inputs), standard normal.
             label: (batch,) int64.
 
         Returns:
             (batch, 1, image_size, image_size) float32 in [-1, 1].
         """
+        latent, pixels = latent.split([self.latent, self.image_size**2], dim=1)
+        noise = [pixels.view(-1, 1, self.image_size, self.image_size)]
+        for _ in self.blocks[1:]:  # the mean of four has half their standard deviation
+            noise.append(F.avg_pool2d(noise[-1], 2) * 2)
         condition = torch.cat([latent, self.embedding(label)], dim=1)
         # rows of (4, 4, channels) seen as an image are in channels-last order, which the
         # convolutions keep: it is faster
         x = self.start(condition).unflatten(1, (4, 4, self.width)).permute(0, 3, 1, 2)
         for block in self.blocks:
-            x = block(x, condition)
+            x = block(x, condition, noise.pop())
         x = self.last_modulate(self.last_norm(x), condition)
         x = F.relu(x) if self.norm == "batch" else F.leaky_relu(x, _SLOPE)
         return torch.tanh(self.to_pixels(x).float()).contiguous()
@@ -270,7 +296,8 @@ class Critic(nn.Module):
         image_size: px, a power of two of at least 8.
         channels: from full size down; for other sizes the coarse end is kept and the fine end
             fitted, see `widths`.
-        norm: `batch` (plain blocks) or `none` (residual blocks); the critic itself has no batch norm.
+        norm: `batch` (plain blocks) or `none` (residual blocks); the critic itself has no batch
+            norm.
         spectral: spectral norm on every weight.
     """
 

@@ -19,7 +19,7 @@ from stemcell_lit.gan.networks import (
 def test_networks_fit_the_image_size(size, norm):
     generator = Generator(3, size, latent=8, channels=[8, 8, 8, 8], embedding=4, norm=norm)
     critic = Critic(3, size, channels=[8, 8, 8, 8], norm=norm)
-    latent, label = torch.randn(6, 8), torch.arange(6) % 3
+    latent, label = torch.randn(6, generator.inputs), torch.arange(6) % 3
     image = generator(latent, label)
     assert image.shape == (6, 1, size, size)
     assert image.abs().max() <= 1
@@ -58,9 +58,12 @@ def test_latent_and_class_enter_at_every_resolution(norm):
     torch.nn.init.zeros_(generator.start.weight)  # nothing enters at the start
     torch.nn.init.normal_(generator.start.bias)
     generator.eval()
-    latent = torch.randn(1, 4)
+    latent = torch.randn(1, generator.inputs)
     first = generator(latent, torch.tensor([0]))
-    assert not torch.allclose(first, generator(torch.randn(1, 4), torch.tensor([0])))
+    other = torch.cat([torch.randn(1, 4), latent[:, 4:]], dim=1)
+    assert not torch.allclose(first, generator(other, torch.tensor([0])))
+    other = torch.cat([latent[:, :4], torch.randn(1, 16 * 16)], dim=1)
+    assert not torch.allclose(first, generator(other, torch.tensor([0])))
     assert not torch.allclose(first, generator(latent, torch.tensor([1])))
 
 
@@ -87,6 +90,6 @@ def test_critic_scores_are_float32_under_autocast():
 def test_default_size_stays_tiny():
     generator, critic = Generator(8, 32), Critic(8, 32)
     label = torch.zeros(2, dtype=torch.int64)
-    macs = count_macs(generator, torch.randn(2, 64), label)
+    macs = count_macs(generator, torch.randn(2, generator.inputs), label)
     macs += count_macs(critic, torch.randn(2, 1, 32, 32), label)
     assert macs < 0.03e9  # per patch, forward: what two CPU cores can train within minutes
