@@ -32,7 +32,9 @@ lint: setup ## format check, lint, types
 	$(BIN)/mypy
 
 bench: setup ## run the benchmarks and keep their figures
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script --save; done
+	$(BIN)/python benchmarks/big_movie.py --save
+	@if [ -n "$(MOVIE)" ]; then $(BIN)/python benchmarks/colonies.py --movie "$(MOVIE)" --save; \
+	else echo "skipped colonies.py: give MOVIE=a folder with frames.tif and foreground.tif"; fi
 
 clean: ## remove what the targets made, results and stores excepted
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
