@@ -1,7 +1,9 @@
 # Two commands do all the set-up: `make reproduce` and `make test`. A second call repeats none of it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs and is new enough; 3.11 first, since constraints.txt was made with it.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 OUT ?= results/default
 ARGS ?=
@@ -15,7 +17,7 @@ help: ## list the targets
 setup: $(VENV)/.ready ## make .venv with exact versions, once
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"Python 3.11 or later is needed, found {v[0]}.{v[1]}; give make PYTHON=python3.11")'
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and was not found; give make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,slurm]'
 	@touch $@
