@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
@@ -29,6 +29,7 @@ _PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
 _GRID_COLUMNS = 16
 _REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
 _RECENT = 4  # training batches whose scores are compared with those of held-out patches
+_REFRESH_BATCHES, _REFRESH_BATCH = 4, 256  # images that batch-norm statistics are measured on
 _FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream
 
 
@@ -188,8 +189,7 @@ class GANModule(pl.LightningModule):
 
     Attributes:
         generator, critic: in training.
-        generator_ema: moving average of the generator's weights, with its current buffers; the one
-            that samples.
+        generator_ema: moving average of the generator's weights; the one that samples.
         images_seen: real images shown to the critic so far, over all devices.
         batches_seen: batches so far on each device.
     """
@@ -224,6 +224,7 @@ class GANModule(pl.LightningModule):
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.images_seen = 0
         self.batches_seen = 0
+        self._stale = True  # the batch-norm statistics of generator_ema, see _refresh
         self._low_checks = [0] * len(classes)  # validations in a row that found a class collapsed
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._held_out: dict[str, Any] = {}
@@ -317,8 +318,32 @@ class GANModule(pl.LightningModule):
         torch._foreach_lerp_(
             list(averaged.parameters()), list(current.parameters()), weight=1 - decay
         )
-        for to, now in zip(averaged.buffers(), current.buffers(), strict=True):
-            to.copy_(now)
+        self._stale = True
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Measures the batch-norm statistics of the averaged generator, unless they are up to date.
+
+        Averaged weights make other activations than the current ones do: with copied statistics a
+        classifier trained on the samples lost 7 points of TPR. They follow from the weights alone,
+        by fixed latents and equally many of each class, as in a training batch.
+        """
+        if not self._stale:
+            return
+        self._stale = False
+        norms = [m for m in self.generator_ema.modules() if isinstance(m, nn.BatchNorm2d)]
+        if not norms:
+            return
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over the batches that follow
+        draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 2))
+        label = torch.arange(_REFRESH_BATCH, device=self.device) % len(self.classes)
+        self.generator_ema.train()
+        for _ in range(_REFRESH_BATCHES):
+            latent = torch.randn((_REFRESH_BATCH, self.generator_ema.inputs), generator=draw)
+            self.generator_ema(latent.to(self.device), label)
+        self.generator_ema.eval()
 
     def _check_losses(self, loss_g: Tensor, loss_d: Tensor) -> None:
         if not bool(torch.isfinite(loss_g + loss_d)):
@@ -414,6 +439,7 @@ class GANModule(pl.LightningModule):
         Returns:
             uint8 (n, image_size, image_size).
         """
+        self._refresh()
         draw = torch.Generator().manual_seed(seed)
         made = np.empty((len(labels), self.image_size, self.image_size), np.uint8)
         for start in range(0, len(labels), batch_size):
@@ -426,6 +452,7 @@ class GANModule(pl.LightningModule):
     @torch.no_grad()
     def _fixed_samples(self) -> tuple[Tensor, Tensor]:
         """The same latents at every validation, `_PER_CLASS` a class; classes in order."""
+        self._refresh()
         label = torch.arange(len(self.classes)).repeat_interleave(_PER_CLASS)
         draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 1))
         shape = (len(label), self.generator_ema.inputs)
@@ -450,13 +477,14 @@ class GANModule(pl.LightningModule):
             "images_seen": self.images_seen,
             "batches_seen": self.batches_seen,
             "low_checks": list(self._low_checks),
+            "stale": self._stale,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the counters back."""
         state = checkpoint["gan_state"]
         self.images_seen, self.batches_seen = state["images_seen"], state["batches_seen"]
-        self._low_checks = list(state["low_checks"])
+        self._low_checks, self._stale = list(state["low_checks"]), state["stale"]
 
 
 def _macro(scores: Tensor, counts: Tensor) -> Tensor:

@@ -151,7 +151,6 @@ def test_ema_follows_its_formula():
         with torch.no_grad():
             for weight in module.generator.parameters():
                 weight.add_(step)
-        module.generator.blocks[0].norm.running_mean.add_(1)
         module.images_seen = 12 * step
         module._update_ema(12)
         decay = 0.5 ** (12 / min(100, 0.5 * 12 * step))
@@ -160,8 +159,23 @@ def test_ema_follows_its_formula():
     for name, weight in module.generator_ema.named_parameters():
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5)
         assert not weight.requires_grad
-    now, averaged = module.generator.blocks[0].norm, module.generator_ema.blocks[0].norm
-    assert torch.equal(now.running_mean, averaged.running_mean)
+
+
+def test_statistics_belong_to_the_averaged_weights():
+    module = GANModule(TINY, CLASSES, SIDE)
+    with torch.no_grad():
+        module.generator_ema.start.bias.add_(3)  # moves the input of the first norm
+    label = torch.arange(300) % 3
+    seen = []
+    first = module.generator_ema.blocks[0].norm
+    module.sample(label, 0)
+    first.register_forward_hook(lambda layer, given, made: seen.append(made))
+    made = module.sample(label, 1, batch_size=300)
+    assert seen[0].mean(dim=(0, 2, 3)).abs().max() < 0.2
+    assert (seen[0].std(dim=(0, 2, 3)) - 1).abs().max() < 0.2
+    assert not module.generator_ema.training
+    module._stale = True
+    assert np.array_equal(made, module.sample(label, 1, batch_size=300))  # measured alike again
 
 
 def test_halflife_means_what_it_says():
