@@ -325,8 +325,9 @@ class GANModule(pl.LightningModule):
         """Measures the batch-norm statistics of the averaged generator, unless they are up to date.
 
         Averaged weights make other activations than the current ones do: with copied statistics a
-        classifier trained on the samples lost 3 to 7 points of TPR (four generators). They follow from the weights alone,
-        by fixed latents and equally many of each class, as in a training batch.
+        classifier trained on the samples lost 3 to 7 points of TPR (four generators). They follow
+        from the weights alone, by fixed latents and equally many of each class, as in a training
+        batch.
         """
         if not self._stale:
             return
