@@ -90,7 +90,7 @@ def compose(command: str, overrides: list[str]) -> Any:
     from stemcell_lit.errors import UserError
 
     register()
-    added = [o for o in overrides if o.startswith(("+", "~"))]
+    added = [o for o in overrides if o[0] in "+~" and not o.lstrip("+~").startswith("hydra.")]
     if added:
         raise UserError(f"{added[0]}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)")
     try:

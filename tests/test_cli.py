@@ -166,3 +166,23 @@ def test_the_wheel_carries_the_configuration(tmp_path):
         "stemcell_lit/conf/run.yaml" in names and "stemcell_lit/conf/hierarchy/colony.yaml" in names
     )
     assert any(n.startswith("hydra_plugins/stemcell_lit_launcher/") for n in names)
+
+
+def test_two_ranks_train_one_cell_together(tmp_path):
+    """Three cells on two CPU ranks each, of which one fails: the others finish, the failure is named."""
+    make_store(tmp_path / "store", movies=8)
+    args = ["run", "-m", "profile=smoke", "trainer=cpu", "trainer.devices=2", "data.store=store"]
+    done = call(*args, "out=res", "method=flat_gan", "split.fold=0,7,1", cwd=tmp_path)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1 and "1 of 3 jobs failed" in output, output
+    cells = sorted(p.name[:14] for p in (tmp_path / "res" / "cells").iterdir())
+    assert cells == ["flat_gan-f0-s0", "flat_gan-f1-s0"]
+    log = (tmp_path / "res" / "artifacts" / "log.jsonl").read_text()
+    assert log.count('"event": "made", "kind": "generator"') == 2
+
+
+def test_several_devices_without_a_launcher_are_refused(tmp_path, capsys):
+    make_store(tmp_path / "store")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", f"data.store={tmp_path / 'store'}", "trainer.devices=2", f"out={tmp_path}"])
+    assert end.value.code == 2 and "run -m" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,13 @@ def run(config: RunCommand) -> Path:
         UserError: settings or data that do not fit together.
     """
     quiet()
+    first = _join_ranks(config.trainer)
     cell = prepare(config)
     if cell.finished:
         return cell.folder
     start = time.monotonic()
     torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
-    with tracking.wandb_run(cell.hash, cell.name, config) as board:
+    with tracking.wandb_run(cell.hash, cell.name, config, first) as board:
         hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
         stages, trained, generator = {}, [], None
         if config.method.network:
@@ -204,6 +206,8 @@ def run(config: RunCommand) -> Path:
             "seconds": round(time.monotonic() - start, 1),
         }
         result["data"]["generated"] = _generated_counts(trained)
+        if not first:
+            return cell.folder
         with whole_or_absent(cell.folder) as folder:
             (folder / "model").mkdir()
             model.save(folder / "model")
@@ -212,6 +216,37 @@ def run(config: RunCommand) -> Path:
             (folder / RESULT).write_text(text + "\n", encoding="utf-8")
         tracking.log_result(board, result, table)
     return cell.folder
+
+
+def finished(config: Any) -> bool:
+    """Whether a composed configuration's cell has its result; asked by sweeps before they start a process."""
+    try:
+        return prepare(typed(config)).finished
+    except UserError:
+        return False  # its own process says what is wrong, and the other cells go on
+
+
+def _join_ranks(trainer: TrainerConfig) -> bool:
+    """Joins the other ranks of this cell, where it has any, before they share artifacts.
+
+    Returns:
+        True on the first rank, which alone writes and logs.
+
+    Raises:
+        UserError: several devices, but nobody started the ranks. (Lightning would start them by running the same
+            command again, each waiting for the artifact that the first one makes.)
+    """
+    if trainer.devices <= 1:
+        return True
+    if "RANK" not in os.environ:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: a single `run` has one process; use `run -m` or `reproduce`, which "
+            "start one per device"
+        )
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(hours=24))
+    return int(os.environ["RANK"]) == 0
 
 
 def evaluate(

@@ -23,10 +23,10 @@ MODES = ("offline", "online", "disabled")
 
 
 @contextmanager
-def wandb_run(hash: str, name: str, config: RunCommand) -> Iterator[Any]:
+def wandb_run(hash: str, name: str, config: RunCommand, first: bool = True) -> Iterator[Any]:
     """Opens the W&B run of a cell, or yields None where W&B is disabled or does not start.
 
-    The run's id comes from the cell's hash, so a resumed cell goes on in its run.
+    Only the first rank has one. The run's id comes from the cell's hash, so a resumed cell goes on in its run.
 
     Raises:
         UserError: an unknown mode.
@@ -35,7 +35,7 @@ def wandb_run(hash: str, name: str, config: RunCommand) -> Iterator[Any]:
     if mode not in MODES:
         raise UserError(f"logger.wandb={mode}: expected one of {', '.join(MODES)}")
     board = None
-    if mode != "disabled":
+    if mode != "disabled" and first:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         folder = Path(config.out)
