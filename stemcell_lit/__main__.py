@@ -92,7 +92,9 @@ def compose(command: str, overrides: list[str]) -> Any:
     register()
     added = [o for o in overrides if o[0] in "+~" and not o.lstrip("+~").startswith("hydra.")]
     if added:
-        raise UserError(f"{added[0]}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)")
+        raise UserError(
+            f"{added[0]}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)"
+        )
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose(command, overrides=overrides)

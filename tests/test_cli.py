@@ -184,5 +184,7 @@ def test_two_ranks_train_one_cell_together(tmp_path):
 def test_several_devices_without_a_launcher_are_refused(tmp_path, capsys):
     make_store(tmp_path / "store")
     with pytest.raises(SystemExit) as end:
-        cli.main(["run", f"data.store={tmp_path / 'store'}", "trainer.devices=2", f"out={tmp_path}"])
+        cli.main(
+            ["run", f"data.store={tmp_path / 'store'}", "trainer.devices=2", f"out={tmp_path}"]
+        )
     assert end.value.code == 2 and "run -m" in capsys.readouterr().err
