@@ -33,9 +33,12 @@ def browse(page, tmp_path, *options):
 def test_the_report_fits_the_window_and_asks_the_network_for_nothing(tmp_path, width):
     write_results(tmp_path / "res")
     page = make_report(tmp_path / "res", resamples=200)
-    probe = "<script>document.title = [document.documentElement.scrollWidth, document.images.length, [...document.images]"
-    probe += ".filter(i => i.naturalWidth === 0).length, performance.getEntriesByType('resource').filter(r => "
-    probe += "!r.name.startsWith('data:')).length].join(' ')</script></body>"
+    probe = (
+        "<script>const broken = [...document.images].filter(i => i.naturalWidth === 0);"
+        "const asked = performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:'));"
+        "document.title = [document.documentElement.scrollWidth, document.images.length, broken.length, "
+        "asked.length].join(' ')</script></body>"
+    )
     seen = tmp_path / "seen.html"
     seen.write_text(page.read_text().replace("</body>", probe))
     dom = browse(seen, tmp_path, "--dump-dom", f"--window-size={width},2000").stdout
