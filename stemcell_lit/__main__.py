@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -199,17 +200,7 @@ def _simulate(overrides: list[str]) -> None:
     simulate(c.simulation, Path(c.out))
     print(f"movies: {c.out}")
     if c.store:
-        s = c.simulation
-        store = extract(
-            Path(c.out),
-            Path(c.store),
-            patch_size=s.patch_size,
-            patches_per_movie=s.patches_per_movie,
-            purity=s.purity,
-            foreground=s.foreground,
-            seed=s.seed,
-        )
-        print(store)
+        print(extract(Path(c.out), Path(c.store), **asdict(c.extraction)))
 
 
 def _import(overrides: list[str]) -> None:
@@ -220,16 +211,7 @@ def _import(overrides: list[str]) -> None:
 
     c = typed(compose("import", overrides), ImportCommand)
     if (Path(c.source) / "manifest.json").is_file():  # movies with class maps
-        s = c.extract
-        store = extract(
-            Path(c.source),
-            Path(c.store),
-            patch_size=c.size or s.patch_size,
-            patches_per_movie=s.patches_per_movie,
-            purity=s.purity,
-            foreground=s.foreground,
-            seed=s.seed,
-        )
+        store = extract(Path(c.source), Path(c.store), **asdict(c.extraction))
     else:
         store = import_crops(
             c.source,

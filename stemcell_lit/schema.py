@@ -23,11 +23,18 @@ class SimulationConfig:
     um_per_px: float = 1.2
     hours: float = 96.0  # length of a movie
     seed: int = 0
+    threads: int = 0  # 0: all cores
+
+
+@dataclass
+class ExtractionConfig:
+    """Patches cut from frames by their class maps (`data/extraction`)."""
+
     patch_size: int = 64  # px
     patches_per_movie: int = 150
     purity: float = 0.7  # least share of a patch's labelled pixels that its class must hold
     foreground: float = 0.5  # least share of a patch that is not background
-    threads: int = 0  # 0: all cores
+    seed: int = 0
 
 
 @dataclass
@@ -36,6 +43,7 @@ class DataConfig:
 
     store: str | None = None  # a PatchStore; None: the embedded default, simulated
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     patch_size: int | None = 32  # px; patches are reduced to it by averaging; None: as stored
     pixels: str = "resident"  # resident | workers
     workers: int = 0  # loader processes when pixels=workers
@@ -205,6 +213,7 @@ class SimulateCommand:
     """`stemcell-lit simulate`."""
 
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     out: str = MISSING
     store: str | None = None  # also cut patches into this store
 
@@ -217,11 +226,13 @@ class ImportCommand:
     store: str = MISSING
     table: str | None = None  # CSV; None: patches.csv in the source, else a folder per class
     group: str | None = None  # column to split by; None: the first of group, track, movie
-    size: int | None = None  # px; None: that of the crops, which must then agree
+    size: int | None = None  # px of crops; None: as they are, they must then agree
     um_per_px: float | None = None
     hours_per_frame: float | None = None
     classes: list[str] | None = None  # order of the classes; None: alphabetical
-    extract: SimulationConfig = field(default_factory=SimulationConfig)
+    extraction: ExtractionConfig = field(
+        default_factory=ExtractionConfig
+    )  # of movies with class maps
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 
 from stemcell_lit import __main__ as cli
 from stemcell_lit import schema
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.run import typed
 from tests.conftest import make_store
 
@@ -188,3 +189,20 @@ def test_several_devices_without_a_launcher_are_refused(tmp_path, capsys):
             ["run", f"data.store={tmp_path / 'store'}", "trainer.devices=2", f"out={tmp_path}"]
         )
     assert end.value.code == 2 and "run -m" in capsys.readouterr().err
+
+
+def test_simulated_movies_import_to_the_same_patches(tmp_path, capsys):
+    small = [
+        "simulation.movies=2",
+        "simulation.frames=3",
+        "simulation.size=256",
+        "simulation.threads=1",
+    ]
+    movies, cut = tmp_path / "movies", ["extraction.patches_per_movie=20", "extraction.seed=3"]
+    cli.main(["simulate", f"out={movies}", f"store={tmp_path / 'a'}", *small, *cut])
+    cli.main(["import", f"source={movies}", f"store={tmp_path / 'b'}", *cut])
+    shown = capsys.readouterr().out
+    assert "split by movie: 2 groups" in shown
+    one, two = (PatchStore.open(tmp_path / name) for name in "ab")
+    assert one.content_hash == two.content_hash and 0 < len(one) <= 40
+    assert one.info["made_by"]["origin"] == "simulated"

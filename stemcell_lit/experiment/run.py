@@ -98,7 +98,9 @@ def relevant(config: RunCommand) -> dict[str, Any]:
     for key in ("out", "artifacts", "logger"):
         plain.pop(key, None)
     plain["data"] = {
-        k: v for k, v in plain["data"].items() if k not in ("store", "simulation", "workers")
+        k: v
+        for k, v in plain["data"].items()
+        if k not in ("store", "simulation", "extraction", "workers", "min_class_patches")
     }
     # Precision, and the number of devices and threads, change the order of sums and so the last digits.
     plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
@@ -127,21 +129,16 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
     from stemcell_lit.data.extraction import extract
     from stemcell_lit.data.simulate import simulate
 
-    simulation = config.data.simulation
+    simulation, extraction = config.data.simulation, config.data.extraction
 
     def make(folder: Path) -> None:
         simulate(simulation, folder / "movies")
-        extract(
-            folder / "movies",
-            folder / "store",
-            patch_size=simulation.patch_size,
-            patches_per_movie=simulation.patches_per_movie,
-            purity=simulation.purity,
-            foreground=simulation.foreground,
-            seed=simulation.seed,
-        )
+        extract(folder / "movies", folder / "store", **asdict(extraction))
 
-    key = {k: v for k, v in asdict(simulation).items() if k != "threads"}
+    key = {
+        "simulation": {k: v for k, v in asdict(simulation).items() if k != "threads"},
+        "extraction": asdict(extraction),
+    }
     return PatchStore.open(artifacts.get_or_make("simulation", key, make) / "store")
 
 
