@@ -206,12 +206,22 @@ def _simulate(overrides: list[str]) -> None:
 def _import(overrides: list[str]) -> None:
     from stemcell_lit.data.crops import import_crops
     from stemcell_lit.data.extraction import extract
+    from stemcell_lit.data.tiles import import_tiles, is_tiles
     from stemcell_lit.experiment.run import typed
     from stemcell_lit.schema import ImportCommand
 
     c = typed(compose("import", overrides), ImportCommand)
     if (Path(c.source) / "manifest.json").is_file():  # movies with class maps
         store = extract(Path(c.source), Path(c.store), **asdict(c.extraction))
+    elif Path(c.source).is_file() or (c.table and is_tiles(Path(c.table))):  # one movie, tiles
+        store = import_tiles(
+            c.source,
+            c.table or Path(c.source).with_name("tiles.csv"),
+            c.store,
+            um_per_px=c.um_per_px,
+            hours_per_frame=c.hours_per_frame,
+            blocks=c.blocks,
+        )
     else:
         store = import_crops(
             c.source,

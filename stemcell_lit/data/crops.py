@@ -55,9 +55,10 @@ def import_crops(
         raise UserError(f"{source}: no such folder; expected a folder of labelled crops")
     if table is None and (source / "patches.csv").is_file():
         table = source / "patches.csv"
-    rows = _from_table(Path(table)) if table else _from_folders(source)
     if table is not None:
-        _check_columns(rows, Path(table), group)
+        rows = read_table(Path(table), ["path", "label", *([group] if group else [])])
+    else:
+        rows = _from_folders(source)
     group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
     names = list(classes) if classes else sorted(rows["label"].unique())
     rows = rows[rows["label"].isin(names)].reset_index(drop=True)
@@ -108,29 +109,30 @@ def _from_folders(source: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _from_table(table: Path) -> pd.DataFrame:
+def read_table(table: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV that has at least these columns, every row of them filled in.
+
+    Raises:
+        UserError: unreadable, a column missing, no rows, or an empty cell.
+    """
     try:
         rows = pd.read_csv(table, dtype={"label": str, "path": str, "group": str, "track": str})
     except (OSError, ValueError) as error:
         raise UserError(f"{table}: not a readable CSV ({error})") from error
-    return rows
-
-
-def _check_columns(rows: pd.DataFrame, table: Path, group: str | None) -> None:
-    wanted = ["path", "label", *([group] if group else [])]
-    missing = [c for c in wanted if c not in rows]
+    missing = [c for c in columns if c not in rows]
     if missing:
         raise UserError(
-            f"{table}: column {missing[0]!r} is missing, found {list(rows.columns)}; expected at least path and label"
+            f"{table}: column {missing[0]!r} is missing, found {list(rows.columns)}; expected {', '.join(columns)}"
         )
     if rows.empty:
-        raise UserError(f"{table}: no rows; expected one per crop")
-    used = [*wanted, *(c for c in GROUP_COLUMNS if c in rows)]
+        raise UserError(f"{table}: no rows; expected one per patch")
+    used = [*columns, *(c for c in GROUP_COLUMNS if c in rows)]
     empty = rows[used].isna().any(axis=1)
     if empty.any():
         line = int(np.flatnonzero(empty)[0]) + 2
         column = next(c for c in used if pd.isna(rows[c].iloc[line - 2]))
         raise UserError(f"{table}: line {line} has no {column}; fill it in or remove the line")
+    return rows
 
 
 def _numbers(rows: pd.DataFrame, column: str, table: Any) -> pd.Series:

@@ -1,0 +1,72 @@
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from stemcell_lit.data.tiles import import_tiles, is_tiles
+from stemcell_lit.errors import UserError
+
+
+@pytest.fixture
+def movie(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 64), np.uint8)
+    tifffile.imwrite(tmp_path / "m.tif", frames, photometric="minisblack")
+    rows = [
+        {"frame": t, "y": y, "x": x, "size": 8, "coverage": 0.5, "label": "ab"[(t + x) % 2]}
+        for t in (3, 0)
+        for y in (0, 32)
+        for x in range(0, 64, 8)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "tiles.csv", index=False)
+    return tmp_path, frames, pd.DataFrame(rows)
+
+
+def test_tiles_are_cut_where_the_table_says(movie):
+    folder, frames, rows = movie
+    store = import_tiles(folder / "m.tif", folder / "tiles.csv", folder / "s", hours_per_frame=0.5)
+    for i, r in rows.iterrows():
+        assert (store.pixels[i] == frames[r.frame, r.y : r.y + 8, r.x : r.x + 8]).all()
+    m = store.manifest
+    assert (m["label"] == rows["label"]).all() and (m["time_h"] == rows["frame"] * 0.5).all()
+    assert (m["foreground"] == 0.5).all() and m["track"].nunique() == 16
+    assert m["y"].iloc[0] == 4 and m["x"].iloc[1] == 12
+
+
+def test_a_place_stays_in_one_block_of_columns(movie):
+    folder, *_ = movie
+    m = import_tiles(folder / "m.tif", folder / "tiles.csv", folder / "s", blocks=4).manifest
+    assert m.groupby("track")["group"].nunique().max() == 1
+    assert m["group"].value_counts().to_dict() == {f"columns-{b}": 8 for b in range(4)}
+    spans = m.groupby("group")["x"].agg(["min", "max"]).sort_values("min").to_numpy()
+    assert (spans[1:, 0] > spans[:-1, 1]).all()
+
+
+def test_tables_of_tiles_and_of_files_are_told_apart(movie):
+    folder, _, rows = movie
+    assert is_tiles(folder / "tiles.csv")
+    rows.assign(path="a.png").to_csv(folder / "crops.csv", index=False)
+    assert not is_tiles(folder / "crops.csv")
+    with pytest.raises(UserError, match="no such file"):
+        is_tiles(folder / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"x": 60}, "line 2: tile at y 0, x 60 of frame 3 with 8 px lies outside m.tif"),
+        ({"frame": 9}, "lies outside"),
+        ({"y": -1}, "lies outside"),
+        ({"size": 9}, "expected one size"),
+        ({"y": 0.5}, "expected whole numbers"),
+        ({"label": None}, "line 2 has no label"),
+    ],
+)
+def test_a_wrong_tile_is_named_and_nothing_is_written(movie, change, says):
+    folder, _, rows = movie
+    for column, value in change.items():
+        rows[column] = rows[column].astype(object)
+        rows.loc[0, column] = value
+    rows.to_csv(folder / "tiles.csv", index=False)
+    with pytest.raises(UserError, match=says):
+        import_tiles(folder / "m.tif", folder / "tiles.csv", folder / "s")
+    assert not (folder / "s").exists()
