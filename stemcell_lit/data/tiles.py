@@ -80,7 +80,7 @@ def import_tiles(
             )
         pixels = np.empty((len(rows), size, size), np.uint8)
         for frame, tiles in rows.groupby("frame"):
-            image = frames.read(int(frame))  # type: ignore[call-overload]
+            image = frames.read(int(frame))  # type: ignore[call-overload,arg-type]
             for i, y, x in zip(tiles.index, tiles["y"], tiles["x"], strict=True):
                 pixels[i] = image[y : y + size, x : x + size]
         um, hours = frames.um_per_px, frames.hours_per_frame
