@@ -49,7 +49,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     if config.artifacts is None:
         base.append(f"artifacts={Path(config.out) / 'artifacts'}")
     # The data first: it is the same for all cells, and nothing is worse than 40 jobs that fail for one reason.
-    first = prepare(typed_run([*base, f"method={config.methods[0]}"]))
+    configs = {method: typed_run([*base, f"method={method}"]) for method in config.methods}
+    first = prepare(configs[config.methods[0]])
     folds = fold_count(first.store, config.split)
     jobs: list[Job] = []
     cells: list[Cell] = []
@@ -57,7 +58,9 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         for fold in range(folds):
             for method in config.methods:
                 argv = [*base, f"method={method}", f"split.fold={fold}", f"seed={seed}"]
-                cell = prepare(typed_run(argv))
+                of_method = configs[method]
+                split = replace(of_method.split, fold=fold)
+                cell = prepare(replace(of_method, split=split, seed=seed))
                 cells.append(cell)
                 jobs.append(
                     Job(
