@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Makes table and report.html again from the results that are there.",
         "stemcell-lit report out=results/mine",
     ),
+    "predict": (
+        "Maps the classes of a movie's frames with the trained hierarchy of a cell.",
+        "stemcell-lit predict movie=movie.tif checkpoint=results/mine/cells/NAME/model out=maps/movie",
+    ),
     "artifacts": (
         "Lists, shows or prunes what is made once and shared between cells.",
         "stemcell-lit artifacts list results/mine/artifacts",
@@ -287,6 +291,16 @@ def _report(overrides: list[str]) -> None:
     print_table(Path(c.out))
 
 
+def _predict(overrides: list[str]) -> None:
+    from stemcell_lit.experiment.run import typed
+    from stemcell_lit.predict import predict
+    from stemcell_lit.schema import PredictCommand
+
+    # `none` is no map with settings of its own, and so no file of the group
+    overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]
+    print(predict(typed(compose("predict", overrides), PredictCommand)))
+
+
 def _artifacts(args: list[str]) -> None:
     import json
 
@@ -332,6 +346,7 @@ ACTIONS: dict[str, Callable[[list[str]], Any]] = {
     "evaluate": _evaluate,
     "reproduce": _reproduce,
     "report": _report,
+    "predict": _predict,
 }
 
 if __name__ == "__main__":

@@ -308,6 +308,25 @@ class ReportCommand:
     seed: int = 0
 
 
+@dataclass
+class PredictCommand:
+    """`stemcell-lit predict`: class maps of a movie's frames."""
+
+    movie: str = MISSING  # a TIFF stack, or a folder of images
+    checkpoint: str = MISSING  # the `model` folder of a finished cell
+    out: str = MISSING
+    colonies: ColoniesConfig = field(
+        default_factory=ColoniesConfig
+    )  # none: every pixel has a class
+    um_per_px: float | None = None  # of the movie; None: what the file says
+    hours_per_frame: float | None = None
+    start_h: float = 0.0  # hours since the culture began, at the first frame
+    stride: int = 16  # px of the movie between windows
+    exact: bool = False  # cut every window out, as in training: much slower
+    panels: int = 5  # frames in the overlay
+    threads: int = 0  # of the networks; 0: torch's choice, all cores
+
+
 COMMANDS: dict[str, type] = {
     "simulate": SimulateCommand,
     "import": ImportCommand,
@@ -317,4 +336,5 @@ COMMANDS: dict[str, type] = {
     "run": RunCommand,
     "reproduce": ReproduceCommand,
     "report": ReportCommand,
+    "predict": PredictCommand,
 }
