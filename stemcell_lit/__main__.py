@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Turns labelled crops on disk (a folder per class, or a CSV) into a store of patches.",
         "stemcell-lit import source=my_crops store=stores/mine",
     ),
+    "annotate": (
+        "Shows patches of a movie, crops or a store in the browser to be sorted, a key per class.",
+        "stemcell-lit annotate source=movie.tif out=sorted classes=[debris,dense,spread,differentiated]",
+    ),
     "simulate": (
         "Writes phase-contrast time-lapses of growing colonies with a class map per frame.",
         "stemcell-lit simulate out=movies simulation.movies=3",
@@ -245,6 +249,14 @@ def _import(overrides: list[str]) -> None:
     )
 
 
+def _annotate(overrides: list[str]) -> None:
+    from stemcell_lit.data.annotate import annotate
+    from stemcell_lit.experiment.run import typed
+    from stemcell_lit.schema import AnnotateCommand
+
+    annotate(typed(compose("annotate", overrides), AnnotateCommand))
+
+
 def _run(overrides: list[str]) -> None:
     from stemcell_lit.experiment.run import run, typed
 
@@ -340,6 +352,7 @@ def _artifacts(args: list[str]) -> None:
 ACTIONS: dict[str, Callable[[list[str]], Any]] = {
     "simulate": _simulate,
     "import": _import,
+    "annotate": _annotate,
     "run": _run,
     "train": _train,
     "generate": _generate,

@@ -237,6 +237,26 @@ class ImportCommand:
 
 
 @dataclass
+class AnnotateCommand:
+    """`stemcell-lit annotate`: sort patches by hand."""
+
+    source: str = MISSING  # a movie, a folder of movies, of frames or of crops, or a patch store
+    out: str = MISSING  # the folder of answers; begun there, it goes on
+    classes: list[str] | None = None  # up to 9; None: the store's, or those it was begun with
+    kind: str = "auto"  # auto | movie | crops | store: what the source is
+    limit: int | None = None  # patches to ask, drawn at random; None: all
+    size: int = 64  # px of patches cut from a movie
+    per_frame: int = 4  # patches of a frame at most; no two share more than half
+    every: int = 1  # use each n-th frame of a movie
+    foreground: float = 0.5  # least share of a patch inside colonies
+    um_per_px: float | None = None  # None: what the file says
+    hours_per_frame: float | None = None
+    colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
+    seed: int = 0  # of places and order
+    port: int = 0  # of the page on 127.0.0.1; 0: any free one
+
+
+@dataclass
 class RunCommand:
     """`stemcell-lit run`: one cell of the table."""
 
@@ -330,6 +350,7 @@ class PredictCommand:
 COMMANDS: dict[str, type] = {
     "simulate": SimulateCommand,
     "import": ImportCommand,
+    "annotate": AnnotateCommand,
     "train": TrainCommand,
     "generate": GenerateCommand,
     "evaluate": EvaluateCommand,
