@@ -15,7 +15,8 @@ The figure is that of `each`; `batches` are reported beside it. The reference wa
 a part of the rows of patches, which are all alike (`--part`).
 
 With a checkpoint and a movie, also how far the two ways' answers are apart, window by window, and
-with the movie's class maps, which way is nearer to the truth. `context` is the check that nothing
+with the movie's class maps, which way is nearer to the truth, without and
+with adjusting the shared features to windows cut out of other frames of the movie. `context` is the check that nothing
 but what lies behind a window's border makes the difference: windows cut out with their
 surroundings, of whose features only the window's are averaged.
 """
@@ -41,13 +42,14 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.frames import open_frames
 from stemcell_lit.predict import DenseStage, Mapper, _leaves
-from stemcell_lit.schema import HierarchyConfig, StageConfig, TemporalConfig
+from stemcell_lit.schema import HierarchyConfig, PredictCommand, StageConfig, TemporalConfig
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
 UM_PER_PX = 1.2  # of the frame
 PATCH, STRIDE = 64, 16  # px of the frame
 GOAL = 20
-FRAMES = 6  # of a movie, spread, on which answers are compared
+COMPARED = (0, 4, 6, 9, 11, 13)  # frames of a movie of 16, none of them adjusted to
+ADJUST = PredictCommand().adjust  # windows
 PURITY = 0.7  # share of a patch's labelled pixels that its class must hold
 
 
@@ -130,15 +132,22 @@ def truth(class_map: np.ndarray, classes: int) -> np.ndarray:
     return np.where(sure, counts.argmax(-1), -1)
 
 
-def answers(model: TrainedHierarchy, movie: Path, maps: Path | None) -> dict[str, Any]:
+def answers(model: TrainedHierarchy, movie: Path, maps: Path | None, adjust: int) -> dict[str, Any]:
     """How far apart the answers are over frames spread over a movie, and which are right."""
     differences, same, colony, right = [], [], [], []
+    rng = np.random.default_rng(1)
     with open_frames(movie) as frames:
         um, hours = frames.um_per_px, frames.hours_per_frame or np.nan
         classes = open_frames(maps) if maps else None
         dense = Mapper(model, frames.shape[1:], um, STRIDE)
         exact = Mapper(model, frames.shape[1:], um, STRIDE, exact=True)
-        for i in np.linspace(0, len(frames) - 1, FRAMES).round().astype(int):
+        if adjust:  # to other frames than those compared
+            learned = np.linspace(1, len(frames) - 2, 8).round().astype(int)
+            share = adjust / len(learned) / (dense.grid[0] * dense.grid[1])
+            dense.adjust(
+                (frames.read(i), i * hours, rng.random(dense.grid) < share) for i in learned
+            )
+        for i in COMPARED:
             a, b = (m.probabilities(frames.read(i), i * hours) for m in (dense, exact))
             differences.append(np.abs(a - b).max(-1).ravel())
             same.append((a.argmax(-1) == b.argmax(-1)).ravel())
@@ -218,9 +227,9 @@ def main() -> None:
         part=given.part,
         seconds={name: round(float(np.median(t)), 3) for name, t in times.items()},
         times_faster={n: [round(min(r), 1), round(max(r), 1)] for n, r in ratios.items()},
-        answers=answers(model, given.movie, given.classes)
-        if given.checkpoint and given.movie
-        else None,
+        answers=None
+        if not (given.checkpoint and given.movie)
+        else {f"adjust={n}": answers(model, given.movie, given.classes, n) for n in (0, ADJUST)},
     )
 
 

@@ -3,8 +3,9 @@
 Every stage network sees a frame once. Its convolutions run over the whole frame, in tiles so that
 memory is bounded; then each window averages its part of the shared features and the last layers
 speak. A window that is cut out sees zeros behind its border where the shared features see what is
-really there: this, and nothing else, tells the two apart. Each run measures by how much, on windows
-of its own movie, and `exact=true` cuts every window out.
+really there: this, and nothing else, tells the two apart. So a few windows of the movie are cut out
+first, and a linear term of the last layer is fitted to them; what difference is left is measured on
+others. `exact=true` cuts every window out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,9 @@ OUTPUTS = (MAPS, "overlay.png", "colonies.csv", "shares.csv", "shares.png", RECO
 TILE_PX = 512  # of a tile's windows, model px: its features fit into a processor's cache
 BATCH = 256  # windows cut out at once
 WHOLE_FACTOR = 0.005  # a reduction this near to a whole factor averages whole blocks
+ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
+ADJUST_LEAST = 100  # windows; fewer cannot tell hundreds of features apart
+RIDGE = 0.01  # of the features' mean square; ten times more or less changes little
 COMPARED_FRAMES = 4  # in which shared features are compared with windows cut out
 COMPARED_WINDOWS = 64  # in each of them
 PANEL_PX = 480  # greatest side of a panel of the overlay
@@ -94,6 +98,7 @@ class DenseStage:
         self.body = nn.Sequential(*_fused(body))
         self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster here
         self.head = nn.Sequential(*head)
+        self._term: tuple[torch.Tensor, torch.Tensor] | None = None  # weights, offset
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -106,17 +111,68 @@ class DenseStage:
         Returns:
             float32 (rows, columns, groups), 0 where left out.
         """
-        out = np.zeros((*wanted.shape, self.groups), np.float32)
+        return self._passes(image, wanted, raw=False)
+
+    def raw(self, image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Logits and pooled features of the wanted windows, (windows, groups + features)."""
+        return self._passes(image, wanted, raw=True)[wanted]
+
+    def adjust(self, raw: np.ndarray, cut: np.ndarray) -> None:
+        """Adds to the logits the linear term of the features that brings them to windows cut out.
+
+        Fitted by ridge regression on three of four windows, and kept only if it brings the others nearer
+        too. Beside the mean over a window the term sees that over its middle, without the outermost
+        features: the two differ where a window's border matters.
+
+        Args:
+            raw: (windows, groups + features), from `raw`.
+            cut: (windows, groups) probabilities of the same windows cut out.
+        """
+        if len(raw) < ADJUST_LEAST:
+            return
+        logits, x = np.split(raw.astype(np.float64), [self.groups], axis=1)
+        target = np.log(np.maximum(cut.astype(np.float64), 1e-12))
+        y = (target - target.mean(1, keepdims=True)) - (logits - logits.mean(1, keepdims=True))
+        held = np.arange(len(x)) % 4 == 3
+        mean, offset = x[~held].mean(0), y[~held].mean(0)
+        centred = x[~held] - mean
+        square = centred.T @ centred
+        square += max(RIDGE * np.trace(square) / len(square), 1e-12) * np.eye(len(square))
+        weights = np.linalg.solve(square, centred.T @ (y[~held] - offset))
+        term = torch.from_numpy(weights).float(), torch.from_numpy(offset - mean @ weights).float()
+        errors = []
+        for self._term in (None, term):
+            p = self._answer(torch.from_numpy(raw[held])).numpy()
+            errors.append(np.abs(p - cut[held]).mean())
+        if errors[1] >= errors[0]:
+            self._term = None
+
+    @torch.inference_mode()
+    def _passes(self, image: np.ndarray, wanted: np.ndarray, *, raw: bool) -> np.ndarray:
+        out: np.ndarray | None = None
         # Windows nearer to each other than the pools' step: one pass for each of their offsets
         passes = max(1, self.pool // self.stride)
         for a in range(passes):
             for b in range(passes):
-                part = np.s_[a::passes, b::passes]
                 shifted = image[a * self.stride :, b * self.stride :]
-                self._tiles(shifted, wanted[part], out[part])
-        return out
+                part = np.s_[a::passes, b::passes]
+                for tile, values in self._tiles(shifted, wanted[part]):
+                    found = values if raw else self._answer(values)
+                    if out is None:
+                        out = np.zeros((*wanted.shape, found.shape[1]), np.float32)
+                    rows, columns = wanted[part][tile].shape
+                    out[part][tile] = found.numpy().reshape(rows, columns, -1)
+        return np.zeros((*wanted.shape, self.groups), np.float32) if out is None else out
 
-    def _tiles(self, image: np.ndarray, wanted: np.ndarray, out: np.ndarray) -> None:
+    def _answer(self, values: torch.Tensor) -> torch.Tensor:
+        """Probabilities from logits and features."""
+        logits, features = values[:, : self.groups], values[:, self.groups :]
+        if self._term is not None:
+            logits = logits + features @ self._term[0] + self._term[1]
+        return F.softmax(logits, 1)
+
+    def _tiles(self, image: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Tiles in which a window is wanted, with logits and features of all their windows."""
         step = max(1, self.stride // self.pool)  # features between windows
         count = max(1, TILE_PX // (step * self.pool))  # windows of a tile, per side
         for y in range(0, wanted.shape[0], count):
@@ -135,9 +191,12 @@ class DenseStage:
                 ]
                 features = self.body(to_float(torch.from_numpy(pixels.copy())[None]))
                 features = features[:, :, top - up : bottom - up, left - before : right - before]
-                means = F.avg_pool2d(features, self.span, stride=step)[0]
-                logits = self.head(means.flatten(1).T)
-                out[tile] = F.softmax(logits.float(), 1).numpy().reshape(rows, columns, -1)
+                means = F.avg_pool2d(features, self.span, stride=step)[0].flatten(1).T
+                parts = [self.head(means).float(), means]
+                if self.span > 2:
+                    inner = features[:, :, 1:-1, 1:-1]
+                    parts.append(F.avg_pool2d(inner, self.span - 2, stride=step)[0].flatten(1).T)
+                yield tile, torch.cat(parts, 1)
 
 
 def total_pool(stage: StageModule) -> int:
@@ -308,8 +367,33 @@ class Mapper:
             out[wanted] = self._decide(self.reduce(frame), hours, wanted, self.exact)
         return out
 
+    def adjust(self, examples: Iterable[tuple[np.ndarray, float, np.ndarray]]) -> None:
+        """Brings shared features nearer to windows cut out, stage by stage.
+
+        Args:
+            examples: (frame, hours, wanted): uint8 (height, width), its time, and bool (rows, columns),
+                the windows that are cut out.
+        """
+        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in self._dense}
+        for frame, hours, wanted in examples:
+            image, silent = self.reduce(frame), self._silent(hours)
+            for name, dense in self._dense.items():
+                if wanted.any() and name not in silent:
+                    stage = self.model.stages[name]
+                    cut = _cut_out(stage, image, self.size, self.stride, wanted)
+                    found[name].append((dense.raw(image, wanted), cut))
+        for name, pairs in found.items():
+            if pairs:
+                raw, cut = (np.concatenate(part) for part in zip(*pairs, strict=True))
+                self._dense[name].adjust(raw, cut)
+
     def deviation(
-        self, frame: np.ndarray, hours: float, p: np.ndarray, rng: np.random.Generator
+        self,
+        frame: np.ndarray,
+        hours: float,
+        p: np.ndarray,
+        rng: np.random.Generator,
+        known: np.ndarray | None = None,
     ) -> np.ndarray:
         """Compares probabilities with those of a few windows cut out.
 
@@ -318,12 +402,14 @@ class Mapper:
             hours: its time.
             p: as `probabilities` gave them.
             rng: draws the windows.
+            known: bool (rows, columns), windows that were adjusted to, and are left out.
 
         Returns:
             float (windows, 2): the greatest difference of a class's probability, and 1 where both
             choose the same class.
         """
-        rows, columns = np.nonzero(np.isfinite(p[..., 0]))
+        free = np.isfinite(p[..., 0])
+        rows, columns = np.nonzero(free if known is None else free & ~known)
         chosen = rng.permutation(len(rows))[:COMPARED_WINDOWS]
         wanted = np.zeros(self.grid, bool)
         wanted[rows[chosen], columns[chosen]] = True
@@ -340,6 +426,14 @@ class Mapper:
         nearest = np.floor((centre - self.size / 2) / self.stride + 0.5).astype(int)
         return nearest.clip(0, count - 1)
 
+    def _silent(self, hours: float) -> set[str]:
+        """Stages whose weight in the tree is 0 at a time."""
+        return {
+            node.name
+            for node in self.model.hierarchy.nodes
+            if hours < node.window[0] or hours > node.window[1]  # False for an unknown time
+        }
+
     def _decide(
         self, image: np.ndarray, hours: float, wanted: np.ndarray, exact: bool
     ) -> np.ndarray:
@@ -347,14 +441,10 @@ class Mapper:
         times = np.full(count, hours, np.float64)
         if not self.model.stages:
             return hierarchy.by_time_alone(times)
-        silent = {
-            node.name
-            for node in hierarchy.nodes
-            if hours < node.window[0] or hours > node.window[1]  # False for an unknown time
-        }
+        silent = self._silent(hours)
         p = {}
         for name, stage in self.model.stages.items():
-            if name in silent:  # its weight in the tree is 0 at this time
+            if name in silent:
                 p[name] = np.zeros((count, len(stage.groups)), np.float32)
             elif exact:
                 p[name] = _cut_out(stage, image, self.size, self.stride, wanted)
@@ -434,6 +524,7 @@ def _check(config: PredictCommand, out: Path) -> None:
     for key, value, least in (
         ("threads", config.threads, 0),
         ("panels", config.panels, 1),
+        ("adjust", config.adjust, 0),
         ("stride", config.stride, 1),
     ):
         if value < least:
@@ -465,9 +556,10 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
     notices = _notices(config, model, frames, mapper)
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
+    known = _adjust(config, frames, mapper, hours, movie_um)
     found = _Found()
     tracks = track(
-        _work(config, frames, mapper, hours, movie_um, found),
+        _work(config, frames, mapper, hours, movie_um, found, known),
         um_per_px=movie_um,
         hours_per_frame=frames.hours_per_frame,
     )
@@ -492,6 +584,7 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
             "temporal": hierarchy.temporal,
             "colonies": asdict(config.colonies),
             "exact": config.exact,
+            "adjust": config.adjust,
             "deviation": _deviation(found),
             "notices": notices,
         }
@@ -532,6 +625,39 @@ def _notices(
     return said
 
 
+def _adjust(
+    config: PredictCommand,
+    frames: Frames,
+    mapper: Mapper,
+    hours: np.ndarray,
+    movie_um: float | None,
+) -> dict[int, np.ndarray]:
+    """Adjusts the shared features to windows of frames spread over the movie.
+
+    Returns:
+        frame -> bool (rows, columns), the windows that were adjusted to.
+    """
+    if config.exact or not config.adjust or not mapper.model.stages:
+        return {}
+    chosen = sorted(_spaced(len(frames), ADJUST_FRAMES))
+    rng, known = np.random.default_rng(1), {}
+
+    def examples() -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
+        for i in chosen:
+            frame = frames.read(i)
+            inside = mapper.windows(_mask(frame, config.colonies, movie_um))
+            rows, columns = np.nonzero(inside)
+            # half at most: the other windows are to tell how well it went
+            count = min(math.ceil(config.adjust / len(chosen)), len(rows) // 2)
+            some = rng.permutation(len(rows))[:count]
+            known[i] = np.zeros(mapper.grid, bool)
+            known[i][rows[some], columns[some]] = True
+            yield frame, float(hours[i]), known[i]
+
+    mapper.adjust(examples())
+    return known
+
+
 def _work(
     config: PredictCommand,
     frames: Frames,
@@ -539,6 +665,7 @@ def _work(
     hours: np.ndarray,
     movie_um: float | None,
     found: _Found,
+    known: dict[int, np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
     total = len(frames)
@@ -553,7 +680,7 @@ def _work(
         mask = _mask(frame, config.colonies, movie_um)
         p = mapper.probabilities(frame, hours[i], mapper.windows(mask))
         if i in compared and mapper.model.stages:
-            found.differences.append(mapper.deviation(frame, hours[i], p, rng))
+            found.differences.append(mapper.deviation(frame, hours[i], p, rng, known.get(i)))
         chosen = np.where(np.isfinite(p[..., 0]), np.nan_to_num(p).argmax(2) + 1, 0)
         windows = chosen.astype(np.uint8)
         labels = label_colonies(mask)

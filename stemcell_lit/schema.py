@@ -343,6 +343,7 @@ class PredictCommand:
     start_h: float = 0.0  # hours since the culture began, at the first frame
     stride: int = 16  # px of the movie between windows
     exact: bool = False  # cut every window out, as in training: much slower
+    adjust: int = 1024  # windows cut out first, to which shared features are adjusted; 0: none
     panels: int = 5  # frames in the overlay
     threads: int = 0  # of the networks; 0: torch's choice, all cores
 

@@ -274,12 +274,23 @@ def test_a_prior_speaks_by_the_time_of_the_frame(tmp_path):
 def test_the_deviation_from_windows_cut_out_is_measured(tmp_path, checkpoint):
     make_model(stage=make_stage(groups=CLASSES)).save(checkpoint)
     movie = movie_of(tmp_path / "movie.ome.tif", noise(2, 96, 128))
-    record = json.loads((run(movie, checkpoint, tmp_path / "a") / "predict.json").read_text())
-    found = record["deviation"]
+    out = run(movie, checkpoint, tmp_path / "a", adjust=0)
+    found = json.loads((out / "predict.json").read_text())["deviation"]
     assert found["windows"] == 2 * 15
     assert 0 < found["mean_abs_probability"] <= found["max_abs_probability"] <= 1
     exact = run(movie, checkpoint, tmp_path / "b", exact=True)
     assert json.loads((exact / "predict.json").read_text())["deviation"] is None
+
+
+def test_adjusting_brings_the_shared_features_nearer_to_windows_cut_out(tmp_path, checkpoint):
+    make_model(stage=make_stage(groups=CLASSES)).save(checkpoint)
+    movie = movie_of(tmp_path / "movie.ome.tif", noise(4, 160, 176))
+    found = []
+    for adjust in (0, 1024):
+        out = run(movie, checkpoint, tmp_path / f"out{adjust}", adjust=adjust)
+        record = json.loads((out / "predict.json").read_text())
+        found.append(record["deviation"]["mean_abs_probability"])
+    assert found[1] < found[0]
 
 
 def test_the_same_movie_gives_the_same_maps(tmp_path, movie, checkpoint):
@@ -329,6 +340,7 @@ def test_outputs_are_whole_or_absent(tmp_path, checkpoint):
         (["um_per_px=0.5"], "24 x 32 at the model's 2 um/px; expected at least 32 x 32"),
         (["um_per_px=-1"], "um_per_px=-1.0: expected a positive number"),
         (["stride=0"], "stride=0: expected 1 or more"),
+        (["adjust=-1"], "adjust=-1: expected 0 or more"),
         (["panels=0"], "panels=0: expected 1 or more"),
         (["start_h=nan"], "start_h=nan: expected hours"),
         (["colonies=forest"], "colonies=forest needs annotated frames"),
