@@ -224,7 +224,9 @@ class ImportCommand:
 
     source: str = MISSING
     store: str = MISSING
-    table: str | None = None  # CSV; None: patches.csv in the source, tiles.csv beside a movie, else a folder per class
+    table: str | None = (
+        None  # CSV; None: patches.csv in the source, tiles.csv beside a movie, else a folder per class
+    )
     blocks: int = 10  # of columns, the groups of a movie's tiles
     group: str | None = None  # column to split by; None: the first of group, track, movie
     size: int | None = None  # px of crops; None: as they are, they must then agree
