@@ -16,7 +16,13 @@ IMAGES = 480  # ten epochs of 48
 
 
 def command(tmp_path, out, task):
-    settings = ["profile=smoke", "trainer=cpu", "method=flat", f"task={task}", f"gan.images={IMAGES}"]
+    settings = [
+        "profile=smoke",
+        "trainer=cpu",
+        "method=flat",
+        f"task={task}",
+        f"gan.images={IMAGES}",
+    ]
     settings += [f"stage.images={IMAGES}", "stage.validate_every_images=60"]
     settings += [f"data.store={tmp_path / 'store'}", f"out={tmp_path / out}"]
     return [sys.executable, "-m", "stemcell_lit", "train", *settings]
@@ -32,7 +38,9 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, task, name):
     make_store(tmp_path / "store", movies=8)
     subprocess.run(command(tmp_path, "whole", task), check=True, capture_output=True)
 
-    process = subprocess.Popen(command(tmp_path, "cut", task), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path, "cut", task), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not (found := list(Path(tmp_path / "cut").glob("artifacts/*/.*.partial/last.ckpt"))):
         assert time.monotonic() < deadline and process.poll() is None

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -7,15 +9,23 @@ from stemcell_lit.experiment.run import run, typed
 from tests.conftest import make_store
 
 
-def cell(tmp_path, *overrides):
+def settings(tmp_path, *overrides):
     make_store(tmp_path / "store", movies=8, frames=2, counts=(1, 3, 3, 1))
     base = ["profile=smoke", "trainer=cpu", "method=flat", f"data.store={tmp_path / 'store'}"]
-    return run(typed(compose("run", [*base, f"out={tmp_path / 'out'}", *overrides])))
+    return [*base, f"out={tmp_path / 'out'}", *overrides]
+
+
+def cell(tmp_path, *overrides):
+    return run(typed(compose("run", settings(tmp_path, *overrides))))
 
 
 def test_a_cell_logs_offline_under_the_id_of_its_hash(tmp_path):
     assert typed(compose("run", [])).logger.wandb == "offline"
-    result = json.loads((cell(tmp_path, "logger=offline") / "result.json").read_text())
+    # In a process of its own: W&B may write the last of its file when the process ends.
+    command = [sys.executable, "-m", "stemcell_lit", "run", *settings(tmp_path, "logger=offline")]
+    subprocess.run(command, check=True, capture_output=True)
+    (file,) = (tmp_path / "out" / "cells").glob("*/result.json")
+    result = json.loads(file.read_text())
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
     assert folder.name.endswith(result["hash"])
     (file,) = folder.glob("*.wandb")
