@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.networks import NORMS, Critic, Generator, levels
@@ -35,12 +36,6 @@ _FIXED = 2**31  # seed stream of the fixed latents, apart from every training st
 
 class GANDiverged(UserError):
     """The training went wrong for good: a loss is not a number, or a class has collapsed."""
-
-
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """[-1, 1] (batch, 1, h, w) -> uint8 (batch, h, w), the inverse of x / 127.5 - 1."""
-    scaled = (pixels.detach().float().squeeze(1) + 1) * 127.5
-    return scaled.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def seed_of(*parts: int) -> int:

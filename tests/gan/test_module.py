@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import module as gan_module
 from stemcell_lit.gan import objectives
@@ -15,7 +16,6 @@ from stemcell_lit.gan.module import (
     check_config,
     ema_decay,
     mean_distance,
-    to_uint8,
     trainer_settings,
 )
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of, fit
