@@ -3,7 +3,8 @@
 Three maps of the foreground behind one function, chosen by `ColoniesConfig.method`:
 
 - `contrast` (default): brightness relative to its surroundings at the scale of a cell, two
-thresholds; - `paper`: blur, local entropy, opening, Otsu, filled holes (Witmer and Bhanu 2022);
+  thresholds;
+- `paper`: blur, local entropy, opening, Otsu, filled holes (Witmer and Bhanu 2022);
 - `forest`: boosted trees on multi-scale pixel features, trained on a few annotated frames.
 
 Lengths are in micrometres and areas in square micrometres, so settings hold for other

@@ -168,17 +168,14 @@ class GANModule(pl.LightningModule):
     trainer then validates once more (see `trainer_settings`).
 
     Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen). The
-    counters in the
-    checkpoint are therefore the whole random state, on any number of devices: N + N images equal 2N
-        bit for bit, as long as
-    the loader resumes its order.
+    counters in the checkpoint are therefore the whole random state, on any number of devices: N + N
+    images equal 2N bit for bit, as long as the loader resumes its order.
 
     Several devices need the strategy `ddp_find_unused_parameters_true`: a backward pass reaches one
     of the two networks.
 
     Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented), at
-        validation `critic/train` and
-    `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
+    validation `critic/train` and `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
     critic) and `diversity` (mean over classes of the distance between two generated patches over
     that between two held-out real ones; 1 is ideal), `diversity_least` (its least class).
 
