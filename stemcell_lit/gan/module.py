@@ -175,7 +175,8 @@ class GANModule(pl.LightningModule):
     of the two networks.
 
     Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented), at
-    validation `critic/train` and `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
+    validation `critic/train` and `critic/held_out`
+    (plain real patches, mean over classes: a gap that grows is an over-fitted
     critic) and `diversity` (mean over classes of the distance between two generated patches over
     that between two held-out real ones; 1 is ideal), `diversity_least` (its least class).
 
