@@ -94,7 +94,7 @@ class GANConfig:
     betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
     ema_halflife_images: int = 17_000  # images after which an old weight counts half
     ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
-    batch_size: int = 48  # per device
+    batch_size: int = 48  # over all devices, which must divide it
     images: int = 96_000  # budget, real images shown to the critic, over all devices
     validate_every_images: int = 19_200  # a sample grid and a checkpoint
     precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
@@ -117,7 +117,7 @@ class StageConfig:
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.0
-    batch_size: int = 64
+    batch_size: int = 64  # over all devices, which must divide it
     images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/run
     validate_every_images: int = 6_000
 

@@ -89,7 +89,6 @@ class StageModule(pl.LightningModule):
         self.curve: list[dict[str, float]] = []
         self._loss_sum: torch.Tensor | float = 0.0
         self._loss_n = 0
-        self._rng: torch.Tensor | None = None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (batch, groups) of float patches (batch, 1, size, size) in -1 to 1."""
@@ -141,11 +140,16 @@ class StageModule(pl.LightningModule):
         rate = self.learning_rate(self.images_seen / self.stage["images"])
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
+        # Dropout draws from torch's own state: a resumed run repeats the draws, on every rank its own.
+        key = [self.hparams["seed"], self.global_rank, self.images_seen]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
         return None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One step on a mixed batch."""
         loss = self.loss(self(batch["pixels"]), batch["label"])
+        # DDP takes the plain mean over ranks; one with a patch more than another counts for more.
+        loss = loss * (len(batch["label"]) * self.trainer.world_size / batch["images"])
         self.images_seen += batch["images"]
         self._loss_sum = self._loss_sum + loss.detach()
         self._loss_n += 1
@@ -169,23 +173,15 @@ class StageModule(pl.LightningModule):
             self.curve.append({"images": self.images_seen, "loss": loss, **scores})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the curve and the random state, which dropout draws from."""
+        """Keeps the counter, from which every random choice follows, and the curve."""
         checkpoint["curve"] = self.curve
         checkpoint["images_seen"] = self.images_seen
         checkpoint["loss_state"] = [float(self._loss_sum), self._loss_n]
-        checkpoint["torch_rng"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them up again."""
         self.curve, self.images_seen = checkpoint["curve"], checkpoint["images_seen"]
         self._loss_sum, self._loss_n = checkpoint["loss_state"]
-        self._rng = checkpoint["torch_rng"]
-
-    def on_train_start(self) -> None:
-        """Sets the random state of a resumed run."""
-        if self._rng is not None:
-            torch.set_rng_state(self._rng.cpu())
-            self._rng = None
 
     @torch.inference_mode()
     def probabilities(self, pixels: np.ndarray, batch_size: int = 512) -> np.ndarray:

@@ -58,7 +58,7 @@ class PatchDataModule(pl.LightningDataModule):
         mix: recipe, applied to the targets of this view.
         sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
         epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
-        batch_size: per rank.
+        batch_size: over all ranks.
         augment: name of a policy in `augment.POLICIES`, applied to training patches.
         pixels: `resident` (all patches on the device) or `workers` (albumentations on the CPU).
         workers: loader processes of `workers`.
@@ -178,6 +178,8 @@ class PatchDataModule(pl.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         sampler = self.batches(rank, world)
+        if trainer:
+            sampler.set_epoch(trainer.current_epoch)  # loader processes draw before Lightning says so
         if self.served == "resident":
             return ResidentLoader(
                 self.bank["train"], self.labels["train"], sampler, self.policy, device
@@ -207,7 +209,8 @@ class PatchDataModule(pl.LightningDataModule):
 class ResidentLoader:
     """Batches cut from patches that lie on the device as a whole, augmented there.
 
-    Draws of the augmentation depend on (seed, epoch, batch, rank) alone, so a resumed run repeats them.
+    Draws of the augmentation depend on (seed, epoch, batch, rank) alone, so a resumed run repeats them, from the
+    middle of an epoch too: Lightning keeps `state_dict` in its checkpoints.
     """
 
     def __init__(
@@ -215,9 +218,20 @@ class ResidentLoader:
     ):
         self.bank, self.labels = bank.to(device), labels.to(device)
         self.batch_sampler, self.policy, self.device = batches, policy, device
+        self.given = 0  # batches of this epoch so far
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in the epoch it stands; the same on every rank."""
+        return {"epoch": getattr(self.batch_sampler, "epoch", 0), "position": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there."""
+        if isinstance(self.batch_sampler, QuotaSampler):
+            self.batch_sampler.set_epoch(state["epoch"])
+            self.batch_sampler.position = state["position"]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         sampler = self.batch_sampler
@@ -226,6 +240,7 @@ class ResidentLoader:
         for i, indices in enumerate(sampler, start=first):
             index = torch.as_tensor(indices, device=self.device)
             pixels = to_float(self.bank[index])
+            self.given = i + 1
             if drawn:
                 key = np.random.SeedSequence([sampler.seed, sampler.epoch, i, sampler.rank, 1])
                 random = torch.Generator().manual_seed(int(key.generate_state(1)[0]))

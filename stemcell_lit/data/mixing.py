@@ -71,7 +71,8 @@ class QuotaSampler(Sampler[list[int]]):
     Args:
         strata: arrays of indices.
         quotas: draws from each stratum per epoch.
-        batch_size: of one rank; batches may be one smaller where the epoch does not divide.
+        batch_size: over all ranks; batches may be one smaller where the epoch does not divide. The draws of a
+            batch do not depend on the number of ranks that share it.
         seed: of the order.
         rank: of this process, 0 to world - 1.
         world: number of processes.
@@ -103,7 +104,7 @@ class QuotaSampler(Sampler[list[int]]):
         if total < self.world:
             return 0
         # A batch more would leave a rank without a draw; then batches are a little larger instead.
-        return max(1, min(-(-total // (self.batch_size * self.world)), total // self.world))
+        return max(1, min(-(-total // self.batch_size), total // self.world))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it before each epoch."""

@@ -146,13 +146,13 @@ class ArtifactStore:
         make: Callable[[Path], None],
         *,
         resumable: bool = False,
+        together: bool = False,
     ) -> Path:
         """Returns the folder of an artifact and makes it first if nobody has.
 
         If another job is making it, waits for that and says so. Where `torch.distributed` is
-        initialised, this is a collective call: all ranks take it together, the first one holds the
-        lock, and `make` runs on each of them with the same folder. The group's timeout must then
-        allow for a making by another job.
+        initialised, this is a collective call: all ranks take it together and the first one holds
+        the lock. The group's timeout must then allow for a making by another job.
 
         Args:
             kind: what it is, such as `generator`.
@@ -160,6 +160,7 @@ class ArtifactStore:
             make: fills the folder that it is given. If it raises, nothing is stored.
             resumable: `make` can go on from what an interrupted call of it left in the folder.
                 Otherwise the folder is always empty at first.
+            together: `make` runs on all ranks with the same folder; otherwise on the first alone.
 
         Raises:
             UserError: the artifact has changed since it was made.
@@ -169,7 +170,8 @@ class ArtifactStore:
         if not ranks.first:
             partial = ranks.share(None)
             if partial is not None:
-                make(Path(partial))
+                if together:
+                    make(Path(partial))
                 ranks.wait()
         elif self._exists(folder):
             ranks.share(None)

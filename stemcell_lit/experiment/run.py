@@ -22,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from stemcell_lit.classify.hierarchy import Hierarchy, Node
 from stemcell_lit.classify.stage import StageModule
@@ -34,6 +35,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
+from stemcell_lit.experiment.interrupt import CheckpointOnSignal
 from stemcell_lit.experiment.progress import ImagesProgress
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.synthesis import synthesize
@@ -113,6 +115,7 @@ def prepare(config: RunCommand) -> Cell:
     Raises:
         UserError: settings or data that do not fit together.
     """
+    _check_batches(config)
     artifacts = ArtifactStore(config.artifacts or Path(config.out) / "artifacts")
     store = open_store(config, artifacts)
     split = make_split(store, config.split)
@@ -235,15 +238,46 @@ def _join_ranks(trainer: TrainerConfig) -> bool:
     """
     if trainer.devices <= 1:
         return True
-    if "RANK" not in os.environ:
+    slurm = SLURMEnvironment.detect()
+    if slurm and SLURMEnvironment(auto_requeue=False).world_size() != trainer.devices:
         raise UserError(
-            f"trainer.devices={trainer.devices}: a single `run` has one process; use `run -m` or `reproduce`, which "
+            f"trainer.devices={trainer.devices}, but Slurm has started {os.environ['SLURM_NTASKS']} tasks; a job needs "
+            "one node with a task per device (hydra.launcher.nodes=1, tasks_per_node=${trainer.devices})"
+        )
+    if not slurm and "RANK" not in os.environ:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: a single command has one process; use `run -m` or `reproduce`, which "
             "start one per device"
         )
     if not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, timeout=timedelta(hours=24))
-    return int(os.environ["RANK"]) == 0
+        where: dict[str, Any] = {}
+        if slurm:
+            srun = SLURMEnvironment(auto_requeue=False)
+            if os.environ.get("SLURM_NNODES") == "1" and platform.system() == "Linux":
+                os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # node names need not resolve
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            address, port = srun.main_address, srun.main_port  # sets MASTER_ADDR and MASTER_PORT
+            where = {
+                "init_method": f"tcp://{address}:{port}",
+                "rank": srun.global_rank(),
+                "world_size": srun.world_size(),
+            }
+        torch.distributed.init_process_group(backend, timeout=timedelta(hours=24), **where)
+    return torch.distributed.get_rank() == 0
+
+
+def _check_batches(config: RunCommand) -> None:
+    """Refuses a batch that the devices cannot share equally."""
+    sizes = {"stage": config.stage.batch_size}
+    if config.mix.recipe != "real":
+        sizes["gan"] = config.gan.batch_size
+    for group, size in sizes.items():
+        if size % config.trainer.devices:
+            raise UserError(
+                f"{group}.batch_size={size} is the batch over all devices, and trainer.devices="
+                f"{config.trainer.devices} does not divide it; give a multiple"
+            )
 
 
 def evaluate(
@@ -320,6 +354,8 @@ def make_generator(cell: Cell) -> Path:
         title = f"generator of fold {config.split.fold}"
         trainer = fit(module, data, config.trainer, folder, title, gan["images"])
         trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
+        if not trainer.is_global_zero:
+            return
         (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
         about = {
@@ -332,7 +368,7 @@ def make_generator(cell: Cell) -> Path:
         }
         (folder / "generator.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
-    return cell.artifacts.get_or_make("generator", key, make, resumable=True)
+    return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
 
 
 def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
@@ -428,7 +464,10 @@ def make_stage(
         counts = [sum(data.counts[g]) for g in node.groups]
         torch.manual_seed(config.seed)
         module = StageModule(stage, node.name, node.groups, counts, data.size, config.seed)
-        fit(module, data, config.trainer, folder, f"stage {node.name}", stage["images"], board)
+        title = f"stage {node.name}"
+        trainer = fit(module, data, config.trainer, folder, title, stage["images"], board)
+        if not trainer.is_global_zero:
+            return
         save_weights(module, folder / "stage.ckpt")
         (folder / "last.ckpt").unlink(missing_ok=True)
         about = {
@@ -440,7 +479,7 @@ def make_stage(
         }
         (folder / "stage.json").write_text(json.dumps(_finite(about)) + "\n", encoding="utf-8")
 
-    folder = cell.artifacts.get_or_make("stage", key, make, resumable=True)
+    folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
     about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
 
@@ -467,6 +506,7 @@ def fit(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    interrupt = CheckpointOnSignal(folder / "last.ckpt")
     several = trainer.devices > 1
     lightning = pl.Trainer(
         accelerator=trainer.accelerator,
@@ -478,7 +518,9 @@ def fit(
         + 1,  # the module stops by itself when its budget is spent
         check_val_every_n_epoch=every,
         num_sanity_val_steps=0,
-        callbacks=[checkpoint, ImagesProgress(title, images)],
+        callbacks=[checkpoint, interrupt, ImagesProgress(title, images)],
+        # Its own re-queueing stays off: it saves in the middle of a batch, and submitit queues the job again.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         logger=tracking.lightning_logger(board, title),
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -488,6 +530,7 @@ def fit(
     )
     last = folder / "last.ckpt"
     lightning.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    interrupt.deliver()
     return lightning
 
 
@@ -608,6 +651,7 @@ def train(config: TrainCommand) -> Path:
         UserError: an unknown task or node.
     """
     quiet()
+    _join_ranks(config.trainer)
     cell = prepare(config)
     torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
     if config.task == "gan":

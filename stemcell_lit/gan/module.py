@@ -135,7 +135,7 @@ def trainer_settings(gan: Mapping[str, Any], devices: int = 1) -> dict[str, Any]
         devices: over all nodes.
     """
     settings = check_config(gan)
-    batches = round(settings["validate_every_images"] / (settings["batch_size"] * devices))
+    batches = round(settings["validate_every_images"] / settings["batch_size"])
     return {
         "max_epochs": -1,
         "val_check_interval": max(1, batches),
@@ -277,7 +277,8 @@ class GANModule(pl.LightningModule):
         optimizer_g.step()
         self.critic.requires_grad_(True)
 
-        images = len(real) * self.trainer.world_size
+        # the same on every rank, even where one has a patch more: or they would not stop together
+        images = int(batch.get("images", len(real) * self.trainer.world_size))
         self.images_seen += images
         self.batches_seen += 1
         self._update_ema(images)
