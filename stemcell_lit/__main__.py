@@ -263,6 +263,11 @@ def _run(overrides: list[str]) -> None:
     print(run(typed(compose("run", overrides))) / "result.json")
 
 
+def run_cell(overrides: list[str]) -> None:
+    """Makes one cell of the table; what a task of a cluster calls."""
+    _run(overrides)
+
+
 def _train(overrides: list[str]) -> None:
     from stemcell_lit.experiment.run import train, typed
     from stemcell_lit.schema import TrainCommand

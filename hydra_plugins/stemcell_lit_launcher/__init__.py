@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,37 @@ class StemcellLocalConf:
     command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="stemcell_local", node=StemcellLocalConf, provider="stemcell_lit"
-)
+@dataclass
+class StemcellSlurmConf:
+    """`hydra/launcher=stemcell_slurm`: a Slurm cluster, through submitit. Values in conf/hydra/launcher/slurm.yaml."""
+
+    _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
+    task: str = "stemcell_lit.__main__.run_cell"  # function of a job's overrides, by dotted name
+    done: str | None = None  # function of a job's config, by dotted name: its result is there
+    fail_fast: bool = False  # the first failure cancels the sweep
+    accelerator: str = "auto"  # cpu: no GPUs are asked for
+    submitit_folder: str = "${hydra.sweep.dir}/.slurm/%j"
+    partition: str | None = None  # None, here and below: the cluster's default
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None  # of a node, for a job
+    timeout_min: int = 60  # of an attempt
+    array_parallelism: int = 32  # jobs at once
+    signal_delay_s: int = 120
+    max_num_timeout: int = 20  # attempts that may end at the time limit
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)  # shell lines before the job
+
+
+for _group_name, _node in (("stemcell_local", StemcellLocalConf), ("stemcell_slurm", StemcellSlurmConf)):
+    ConfigStore.instance().store(
+        group="hydra/launcher", name=_group_name, node=_node, provider="stemcell_lit"
+    )
 
 
 class JobsFailed(CompactHydraException):
@@ -75,13 +103,18 @@ class StemcellLocalLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Runs a batch of jobs and waits for all of them."""
+        from stemcell_lit.errors import UserError
         from stemcell_lit.experiment.launch import default_slots, run_jobs
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        slots = default_slots(self.accelerator, self.devices, self.slots)
+        try:
+            slots = default_slots(self.accelerator, self.devices, self.slots)
+        except UserError as error:
+            _refuse(error)
+        done = get_method(self.done) if self.done else None
         cells = [
-            _Cell(self, list(overrides), initial_job_idx + i)
+            _Cell(self, list(overrides), initial_job_idx + i, done)
             for i, overrides in enumerate(job_overrides)
         ]
         _name(cells)
@@ -95,20 +128,89 @@ class StemcellLocalLauncher(Launcher):
             )
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
-        bad = [f"{o.name} ({o.reason})" for o in outcomes if o.status == "failed"]
-        stopped = sum(o.status == "stopped" for o in outcomes)
-        message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
-        error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
-        return [
-            cell.result(None if outcome.ok else error)
-            for cell, outcome in zip(cells, outcomes, strict=True)
+        return _results(cells, outcomes)
+
+
+class StemcellSlurmLauncher(Launcher):
+    """Runs the jobs of a sweep through `cluster.run_on_slurm`."""
+
+    def __init__(self, **settings: Any):
+        plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+        self.settings: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Takes what Hydra knows; the tasks call the function named `task`."""
+        self.context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Submits a batch of jobs and waits for all of them."""
+        from stemcell_lit.errors import UserError
+        from stemcell_lit.experiment.cluster import run_on_slurm
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        given = dict(self.settings)
+        done = get_method(given.pop("done")) if given.get("done") else None
+        given.pop("done", None)
+        task, folder = given.pop("task"), Path(given.pop("submitit_folder")).absolute()
+        fail_fast, timeouts = given.pop("fail_fast"), given.pop("max_num_timeout")
+        if given.pop("accelerator") == "cpu":
+            given["gpus_per_node"] = None
+        memory = given.pop("mem_gb")
+        given["mem"] = f"{int(1024 * memory)}MB" if memory else None
+        given["time"], given["ntasks_per_node"] = given.pop("timeout_min"), given.pop("tasks_per_node")
+        cells = [
+            _Cell(self, list(overrides), initial_job_idx + i, done)
+            for i, overrides in enumerate(job_overrides)
         ]
+        _name(cells)
+        title = str(self.config.hydra.job.name)
+        try:
+            outcomes = run_on_slurm(
+                [cell.plain_job() for cell in cells],
+                function=task,
+                folder=folder,
+                parameters={
+                    "job_name": re.sub(r"\W+", "_", title),
+                    **{k: v for k, v in given.items() if v not in (None, [], {})},
+                },
+                max_num_timeout=timeouts,
+                fail_fast=fail_fast,
+                title=title,
+            )
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except UserError as error:
+            _refuse(error)
+        return _results(cells, outcomes)
+
+
+def _refuse(error: Exception) -> None:
+    """What the user gave cannot be used: a sentence and status 2, as without a sweep."""
+    print(f"stemcell-lit run: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _results(cells: "Sequence[_Cell]", outcomes: Sequence[Any]) -> Sequence[JobReturn]:
+    """What Hydra hears of the jobs; it raises the error of the first that failed."""
+    bad = [f"{o.name} ({o.reason})" for o in outcomes if o.status == "failed"]
+    stopped = sum(o.status == "stopped" for o in outcomes)
+    message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
+    error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
+    return [
+        cell.result(None if outcome.ok else error)
+        for cell, outcome in zip(cells, outcomes, strict=True)
+    ]
 
 
 class _Cell:
     """One job of a sweep, seen from Hydra's side."""
 
-    def __init__(self, launcher: StemcellLocalLauncher, overrides: list[str], number: int):
+    def __init__(self, launcher: Any, overrides: list[str], number: int, done: Any):
         self.launcher, self.overrides, self.number = launcher, overrides, number
         config = launcher.context.config_loader.load_sweep_config(launcher.config, overrides)
         with open_dict(config):
@@ -119,12 +221,19 @@ class _Cell:
             del config["hydra"]
         self.config = config
         self.name = ""
+        self.done = (lambda: done(self.config)) if done else None
+
+    def plain_job(self) -> Any:
+        """As Slurm takes it: overrides alone."""
+        from stemcell_lit.experiment.launch import Job
+
+        return Job(self.name, self.overrides, self.out, self.done)
 
     def job(self) -> Any:
+        """As a process of its own."""
         from stemcell_lit.experiment.launch import Job
 
         launcher = self.launcher
-        done = get_method(launcher.done) if launcher.done else None
         argv = [
             *(launcher.command or _running_program()),
             *self.overrides,
@@ -135,7 +244,7 @@ class _Cell:
             f"hydra.job.num={self.number}",
             f"++hydra.callbacks.stemcell_return._target_={__name__}.ReturnValue",
         ]
-        return Job(self.name, argv, self.out, (lambda: done(self.config)) if done else None)
+        return Job(self.name, argv, self.out, self.done)
 
     def result(self, error: Exception | None) -> JobReturn:
         result = JobReturn(

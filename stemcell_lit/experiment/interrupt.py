@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+POLL_S = 0.1  # between two looks for the second signal
 
 
 class CheckpointOnSignal(pl.Callback):
@@ -20,8 +24,9 @@ class CheckpointOnSignal(pl.Callback):
     somebody waits for them already (submitit, which then queues the job again). A handler that acted at once, as
     Lightning's and submitit's do, would save a batch half done, and each rank another one.
 
-    After the checkpoint SIGTERM ends the process with status 143, as shells report it; a user signal goes on to the
-    handler that was there, on the first rank.
+    After the checkpoint SIGTERM ends the process with status 143, as shells report it, but under Slurm only a second
+    one does: a job that ends by itself within its GraceTime has ended for good, and one that waits to be killed is
+    queued again. A user signal goes on to the handler that was there, on the first rank.
 
     Args:
         file: the checkpoint, from which the next attempt resumes.
@@ -29,7 +34,7 @@ class CheckpointOnSignal(pl.Callback):
 
     def __init__(self, file: Path):
         self.file = file
-        self.received: int | None = None
+        self.received: list[int] = []
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,7 +47,7 @@ class CheckpointOnSignal(pl.Callback):
                 self.before[number] = handler
                 signal.signal(number, self._note)
         if trainer.received_sigterm:  # before this line
-            self.received = int(signal.SIGTERM)
+            self.received.append(signal.SIGTERM)
 
     def on_train_batch_end(
         self,
@@ -61,10 +66,12 @@ class CheckpointOnSignal(pl.Callback):
             return
         trainer.save_checkpoint(self.file)
         handler = self.before.get(number)
-        self._release()
         line = f"{signal.Signals(number).name}: checkpoint at {int(pl_module.images_seen)} images"  # type: ignore[arg-type]
         if trainer.is_global_zero:
             print(line, file=sys.stderr, flush=True)
+        while number == signal.SIGTERM and SLURMEnvironment.detect() and len(self.received) < 2:
+            time.sleep(POLL_S)
+        self._release()
         if number != signal.SIGTERM:
             if trainer.is_global_zero and callable(handler):
                 handler(number, None)  # does not return where it queues the job again
@@ -78,7 +85,7 @@ class CheckpointOnSignal(pl.Callback):
     def deliver(self) -> None:
         """After the training: a signal that came with its last batches does what it would have done."""
         if self.received:
-            signal.raise_signal(self.received)
+            signal.raise_signal(self.received[-1])
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -87,11 +94,11 @@ class CheckpointOnSignal(pl.Callback):
         self._release()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        self.received.append(number)
 
     def _agreed(self, trainer: pl.Trainer) -> int:
         """The signal that came to any rank, 0 for none."""
-        number = self.received or 0
+        number = self.received[-1] if self.received else 0
         if trainer.world_size == 1:
             return number
         both = torch.tensor([number])  # on the CPU: gloo, which the GPU does not wait for

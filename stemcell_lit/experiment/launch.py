@@ -8,6 +8,7 @@ runs the same program from its beginning and Lightning finds its rank in the env
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -23,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -32,6 +33,12 @@ from rich.table import Table
 from rich.text import Text
 
 from stemcell_lit.errors import UserError
+
+PROGRESS = "progress.json"  # in a job's folder, while it trains: images seen and their rate
+
+PROGRESS_ENV = "STEMCELL_LIT_PROGRESS"  # tells a job where that file is
+
+STALE_S = 60.0  # older progress is no progress; a validation may pause it for some seconds
 
 LOG = "job.log"  # in a job's folder: its standard output and error; of rank r > 0: job.rank<r>.log
 
@@ -109,6 +116,7 @@ class JobOutcome:
         seconds: how long it ran.
         log: file with its output; None if it never ran or had no folder.
         tail: the last lines of its output, if it failed.
+        why: how it failed, where its exit status does not say.
     """
 
     name: str
@@ -117,6 +125,7 @@ class JobOutcome:
     seconds: float = 0.0
     log: Path | None = None
     tail: str = ""
+    why: str = ""
 
     @property
     def ok(self) -> bool:
@@ -126,6 +135,8 @@ class JobOutcome:
     @property
     def reason(self) -> str:
         """How a failed job ended, in words."""
+        if self.why:
+            return self.why
         if self.returncode is None:
             return "never ran"
         if self.returncode < 0:
@@ -212,13 +223,13 @@ def run_jobs(
     if not places:
         raise ValueError("no slots to run jobs in")
     outcomes = {job.name: JobOutcome(job.name, "skipped") for job in jobs if _is_done(job)}
-    view = _View(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
+    view = View(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
     free = list(range(len(places)))
     queue = [job for job in jobs if job.name not in outcomes]
     running: dict[int, _Running] = {}
     with (
         tempfile.TemporaryDirectory(prefix="stemcell_lit_") as scratch,
-        _signals() as received,
+        signals() as received,
         view.shown(running),
     ):
         try:
@@ -255,6 +266,24 @@ def run_jobs(
     return result
 
 
+class RunningJob(Protocol):
+    """What the table knows of a job."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since its start."""
+
+    def tail(self, lines: int) -> str:
+        """The last lines that it wrote."""
+
+    def rate(self) -> float | None:
+        """Images per second of the training that it is at; None: of none."""
+
+
 class _Running:
     """The processes of one job, a session and process group each."""
 
@@ -271,7 +300,9 @@ class _Running:
         self.logs = [folder / (LOG if r == 0 else f"job.rank{r}.log") for r in range(ranks)]
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
         self._processes: list[subprocess.Popen] = []
-        env = _clean_environment() | dict(place)
+        self.progress = folder / PROGRESS
+        self.progress.unlink(missing_ok=True)
+        env = _clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
         if ranks > 1:
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
             env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
@@ -287,8 +318,15 @@ class _Running:
                 self._processes.append(_start(job.argv, env, log))
 
     @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
     def elapsed(self) -> float:
         return time.monotonic() - self.started
+
+    def rate(self) -> float | None:
+        return read_rate(self.progress)
 
     def poll(self) -> JobOutcome | None:
         """Looks after the processes; the outcome once all of them have ended."""
@@ -322,16 +360,38 @@ class _Running:
 
     def tail(self, lines: int, rank: int = 0) -> str:
         """The last lines that this attempt wrote."""
-        with self.logs[rank].open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._starts[rank], end - 8192))
-            text = log.read().decode("utf-8", "replace").replace("\r", "\n")
-        return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
+        return read_tail(self.logs[rank], lines, self._starts[rank])
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
             with suppress(ProcessLookupError, PermissionError):  # all of the group have gone
                 os.killpg(process.pid, number)
+
+
+def write_progress(file: str | Path, seen: int, rate: float) -> None:
+    """Notes images seen and their rate; a reader sees the old note or the new one."""
+    part = Path(f"{file}.part")
+    part.write_text(json.dumps({"images": seen, "per_s": round(rate, 2)}), encoding="utf-8")
+    part.replace(file)
+
+
+def read_rate(file: Path) -> float | None:
+    """Images per second of a job that is training, from its note."""
+    try:
+        if time.time() - file.stat().st_mtime > STALE_S:
+            return None
+        return float(json.loads(file.read_text(encoding="utf-8"))["per_s"])
+    except (OSError, ValueError, KeyError):
+        return None  # it does not train
+
+
+def read_tail(file: Path, lines: int, start: int = 0) -> str:
+    """The last lines of a log behind byte `start`, without empty ones."""
+    with file.open("rb") as log:
+        end = log.seek(0, os.SEEK_END)
+        log.seek(max(start, end - 8192))
+        text = log.read().decode("utf-8", "replace").replace("\r", "\n")
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-lines:])
 
 
 def _start(argv: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen:
@@ -367,7 +427,7 @@ def _stop(running: list[_Running], grace_s: float, received: list[int]) -> list[
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM (and a closed terminal's SIGHUP) instead of obeying them."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -386,7 +446,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 @dataclass
-class _View:
+class View:
     """What the user sees: a live table in a terminal, a line per finished job elsewhere."""
 
     console: Console
@@ -399,7 +459,8 @@ class _View:
     drawn: float = 0.0
 
     @contextmanager
-    def shown(self, running: Mapping[int, _Running]) -> Iterator[None]:
+    def shown(self, running: Mapping[int, RunningJob]) -> Iterator[None]:
+        """Draws the table from now on, where there is a terminal."""
         self.running = running
         skipped = len(self.outcomes)
         if skipped:
@@ -412,11 +473,13 @@ class _View:
         self.live = None
 
     def refresh(self) -> None:
+        """Draws it again, now and then."""
         if self.live is not None and time.monotonic() - self.drawn > 0.5:
             self.live.update(self._table(), refresh=True)
             self.drawn = time.monotonic()
 
     def ended(self, outcome: JobOutcome, elapsed: Sequence[float]) -> None:
+        """Says that a job has ended; `elapsed`: seconds of those that run."""
         if self.live is not None and outcome.status == "done":
             return  # the table counts it
         ended = len(self.outcomes)
@@ -463,17 +526,21 @@ class _View:
 
     def _table(self) -> Table:
         elapsed = [r.elapsed for r in self.running.values()]
+        rates = {slot: r.rate() for slot, r in self.running.items()}
+        total = sum(rate for rate in rates.values() if rate is not None)
         failed = sum(o.status == "failed" for o in self.outcomes.values())
         left = self._left(elapsed)
         caption = (
             f"{self.total - len(self.outcomes) - len(elapsed)} queued, {len(elapsed)} running, "
             f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"
+            + (f", {total:,.0f} images/s" if total else "")
             + ("" if left is None else f", about {_clock(left)} left")
         )
         table = Table(
             "slot",
             "job",
             "time",
+            "images/s",
             "says",
             title=self.title or None,
             caption=caption,
@@ -482,7 +549,9 @@ class _View:
         )
         for slot, process in sorted(self.running.items()):
             says = Text(process.tail(1), no_wrap=True, overflow="ellipsis")
-            table.add_row(str(slot), escape(process.job.name), _clock(process.elapsed), says)
+            rate = rates[slot]
+            images = "" if rate is None else f"{rate:,.0f}"
+            table.add_row(str(slot), escape(process.name), _clock(process.elapsed), images, says)
         return table
 
 

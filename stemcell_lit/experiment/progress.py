@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from stemcell_lit.experiment.launch import PROGRESS_ENV, write_progress
+
 SILENT_S = 5.0  # shorter work shows nothing
 LINE_S = 15.0  # between two lines where the output is no terminal
+NOTE_S = 1.0  # between two notes for the launcher
 
 
 class ImagesProgress(pl.Callback):
     """One line: what is trained, images seen of the budget, images/s, time left.
+
+    A job of a sweep also notes its rate in the file that the launcher has named, once a second at most.
 
     Args:
         title: what is being trained.
@@ -22,12 +29,13 @@ class ImagesProgress(pl.Callback):
 
     def __init__(self, title: str, budget: int):
         self.title, self.budget = title, budget
-        self.start = self.last = 0.0
+        self.start = self.last = self.noted = 0.0
+        self.file = os.environ.get(PROGRESS_ENV)
         self.first = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where this run begins, for the rate."""
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.noted = time.monotonic()
         self.first = int(pl_module.images_seen)  # type: ignore[arg-type]
 
     def on_train_batch_end(
@@ -39,17 +47,22 @@ class ImagesProgress(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Shows the line now and then."""
+        if trainer.global_rank:
+            return
         now = time.monotonic()
         terminal = sys.stderr.isatty()
-        if (
-            trainer.global_rank
-            or now - self.start < SILENT_S
-            or now - self.last < (0.5 if terminal else LINE_S)
-        ):
+        note = self.file and now - self.noted >= NOTE_S
+        line_due = now - self.start >= SILENT_S and now - self.last >= (0.5 if terminal else LINE_S)
+        if not note and not line_due:
             return
-        self.last = now
         seen = int(pl_module.images_seen)  # type: ignore[arg-type]
         rate = (seen - self.first) / (now - self.start)
+        if note and self.file:
+            self.noted = now
+            write_progress(self.file, seen, rate)
+        if not line_due:
+            return
+        self.last = now
         left = max(0, self.budget - seen) / max(rate, 1e-9)
         line = f"{self.title}: {seen:,} of {self.budget:,} images, {rate:,.0f} images/s, {left / 60:.1f} min left"
         print(
@@ -60,6 +73,8 @@ class ImagesProgress(pl.Callback):
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Clears the line of a terminal."""
+        """Clears the line of a terminal, and the note."""
+        if self.file and not trainer.global_rank:
+            Path(self.file).unlink(missing_ok=True)
         if sys.stderr.isatty() and not trainer.global_rank:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -507,12 +507,12 @@ def fit(
         enable_version_counter=False,
     )
     interrupt = CheckpointOnSignal(folder / "last.ckpt")
-    several = trainer.devices > 1
+    # A GAN leaves one network's parameters unused in each backward pass; plain ddp raises then.
+    ddp = "ddp" if module.automatic_optimization else "ddp_find_unused_parameters_true"
     lightning = pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
-        # A GAN leaves one network's parameters unused in each backward pass; plain ddp raises then.
-        strategy="ddp_find_unused_parameters_true" if several else "auto",
+        strategy=ddp if trainer.devices > 1 else "auto",
         precision=trainer.precision,  # type: ignore[arg-type]
         max_epochs=math.ceil(images / per_epoch)
         + 1,  # the module stops by itself when its budget is spent
@@ -547,6 +547,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on all patches
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.`.*")

@@ -20,7 +20,7 @@ SlurmctldPort={ctld_port}
 SlurmdPort={d_port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={state}/munge.socket
+AuthInfo=socket={state}/munge.socket,cred_expire=4
 CredType=cred/munge
 StateSaveLocation={state}/ctld
 SlurmdSpoolDir={state}/d
@@ -36,12 +36,12 @@ PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=10
 ReturnToService=2
-SchedulerParameters=sched_min_interval=100000,sched_interval=2,bf_interval=2,requeue_delay=1
+SchedulerParameters=sched_min_interval=100000,sched_interval=2,bf_interval=2
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
