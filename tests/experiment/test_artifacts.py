@@ -232,7 +232,7 @@ def test_ranks_of_one_job_make_it_together(tmp_path):
         "    (folder / f'rank{rank}').write_text('here')\n"
         "    dist.barrier()\n"
         "for _ in range(2):\n"
-        "    folder = store.get_or_make('generator', {'a': 1}, make)\n"
+        "    folder = store.get_or_make('generator', {'a': 1}, make, together=True)\n"
         "    assert sorted(f.name for f in folder.glob('rank*')) == ['rank0', 'rank1']\n"
     )
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -274,12 +274,12 @@ def test_wrong_settings_are_named(settings, match):
         check_config(settings)
 
 
-def test_trainer_settings_count_batches_of_all_devices():
+def test_a_batch_is_that_of_all_devices():
     assert (
         trainer_settings({"batch_size": 10, "validate_every_images": 80})["val_check_interval"] == 8
     )
     many = trainer_settings({"batch_size": 10, "validate_every_images": 80}, devices=4)
-    assert many["val_check_interval"] == 2
+    assert many["val_check_interval"] == 8
     assert many["strategy"] == "ddp_find_unused_parameters_true"
 
 

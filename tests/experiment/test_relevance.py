@@ -1,0 +1,218 @@
+"""What a setting makes anew: each field of a run is declared, and each declaration is tried out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stemcell_lit.__main__ import compose
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.experiment import run as running
+from stemcell_lit.experiment.artifacts import ArtifactStore
+from stemcell_lit.experiment.run import prepare, relevant, typed
+from stemcell_lit.schema import RunCommand
+from tests.conftest import make_store
+
+ALL = {"generator", "generated", "stage", "cell"}
+SHOWN = {"stage", "cell"}
+
+# Field, or group with all of its fields -> what a change of it makes anew. The longest name counts; a field without
+# one fails the test. Through `generator` and `generated` a change reaches what is made of them.
+DECLARED: dict[str, set[str]] = {
+    "data.store": set(),  # its content counts, wherever it lies
+    "data.simulation": set(),  # of a given store; they count where it is simulated, see below
+    "data.extraction": set(),
+    "data.patch_size": ALL,
+    "data.pixels": SHOWN,
+    "data.augment": SHOWN,
+    "data.workers": set(),
+    "data.min_class_patches": set(),
+    "split": ALL,
+    "mix": {"generated", "stage", "cell"},
+    "gan": ALL,
+    "stage": SHOWN,
+    "hierarchy": {"cell"},  # of a flat method, whose stage is the same under any tree
+    "temporal": {"cell"},  # of a method whose stages have no window
+    "method": {"cell"},
+    "method.tree": {"generated", "stage", "cell"},
+    "trainer.accelerator": set(),
+    "trainer": ALL,  # precision, ranks and threads change the last digits
+    "logger": set(),
+    "seed": SHOWN,
+    "generator_seed": ALL,
+    "out": set(),
+    "artifacts": set(),
+}
+
+# Another legal value, where adding one or turning it round makes none.
+OTHER = {
+    "data.patch_size": 8,
+    "data.augment": "strong",
+    "data.pixels": "workers",
+    "split.kind": "leaky",
+    "split.folds": 3,
+    "split.fold": 1,
+    "split.validation_share": 0.3,
+    "split.labelled_fraction": 0.5,
+    "mix.recipe": "balance",
+    "mix.amount": 20.0,
+    "temporal.kind": "prior",
+    "temporal.quantile": 0.1,
+    "hierarchy.temporal": "prior",
+    "hierarchy.moves": {"debris": ["debris"]},
+    "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
+    "method.network": None,  # another kind of method, without stages to compare
+    "trainer.devices": 2,
+    "logger.group": "other",
+    "artifacts": "elsewhere",
+}
+
+
+def leaves(config, prefix=""):
+    for f in fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        if is_dataclass(value):
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name
+
+
+LEAVES = list(leaves(RunCommand()))
+
+
+def declared(name):
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        if ".".join(parts[:n]) in DECLARED:
+            return DECLARED[".".join(parts[:n])]
+    raise AssertionError(f"{name}: new; say in DECLARED what a change of it makes anew")
+
+
+def other(name, value):
+    if name in OTHER:
+        return OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value + 0.125
+    if isinstance(value, str):
+        return f"{value}_other"
+    if isinstance(value, list):
+        return [*value, value[0]] if value else ["other"]
+    if isinstance(value, dict):
+        return {**value, "other": 1}
+    raise AssertionError(f"{name}={value!r}: give another legal value in OTHER")
+
+
+def changed(config, name, part=None):
+    head, _, rest = (part or name).partition(".")
+    value = getattr(config, head)
+    return replace(config, **{head: changed(value, name, rest) if rest else other(name, value)})
+
+
+class Recorder(ArtifactStore):
+    """Makes nothing; notes what would be made."""
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.hashes = {}
+
+    def get_or_make(self, kind, key, make, **rest):
+        folder = self.locate(kind, key)
+        self.hashes[kind] = folder.name
+        if kind == "generator":
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "generator.json").write_text(json.dumps({"hash": folder.name}))
+        if kind in ("stage", "simulation"):
+            raise self.Stop
+        return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("relevance")
+    make_store(root / "store", movies=8)
+    shutil.copytree(root / "store", root / "copy")
+    OTHER["data.store"] = str(root / "copy")
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    words = ["profile=smoke", "trainer=cpu", "method=flat_gan", f"data.store={folder / 'store'}"]
+    words += ["mix.recipe=extra_k", "mix.amount=10", f"out={folder / 'out'}"]
+    return typed(compose("run", words))
+
+
+@pytest.fixture(scope="module")
+def hashes(folder):
+    """Name of each artifact that a cell asks for, and its own."""
+
+    def of(config):
+        recorder = Recorder(folder / "recorded")
+        cell = replace(prepare(config), artifacts=recorder)
+        hierarchy = cell.hierarchy.fit(**running._facts(cell, cell.split.train))
+        made = running.make_generated(cell, hierarchy)
+        store = SimpleNamespace(content_hash=made["generated"].parent.name)
+        with pytest.raises(Recorder.Stop):
+            running.make_stage(cell, hierarchy.nodes[0], store)  # type: ignore[arg-type]
+        return {**recorder.hashes, "cell": cell.hash}
+
+    return of
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_each_setting_makes_anew_what_it_changes_and_nothing_else(base, hashes, name):
+    wanted = declared(name)
+    if OTHER.get(name, ...) is None:
+        assert relevant(base) != relevant(replace(base, method=replace(base.method, network=False)))
+        return
+    before, after = hashes(base), hashes(changed(base, name))
+    assert {kind for kind in before if before[kind] != after[kind]} == wanted
+
+
+IRRELEVANT = [name for name in LEAVES if not declared(name)]
+RELEVANT = [name for name in LEAVES if declared(name) == ALL and name != "split.kind"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.sampled_from(IRRELEVANT)), st.sampled_from(RELEVANT))
+def test_no_set_of_irrelevant_settings_hides_or_fakes_a_change(base, hashes, names, name):
+    config = base
+    for irrelevant in sorted(names):
+        config = changed(config, irrelevant)
+    same = hashes(config)
+    assert same == hashes(base)
+    anew = hashes(changed(config, name))
+    assert all(anew[kind] != same[kind] for kind in same)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in LEAVES if n.startswith(("data.simulation.", "data.extraction."))]
+)
+def test_a_simulated_store_is_made_anew_by_its_settings(base, folder, name):
+    def simulated(config):
+        recorder = Recorder(folder / "recorded")
+        with pytest.raises(Recorder.Stop):
+            running.open_store(config, recorder)
+        return recorder.hashes["simulation"]
+
+    plain = replace(base, data=replace(base.data, store=None))
+    differs = simulated(plain) != simulated(changed(plain, name))
+    assert differs == (name != "data.simulation.threads")
+
+
+def test_the_copy_of_a_store_has_its_content(folder):
+    hashes = {PatchStore.open(folder / name).content_hash for name in ("store", "copy")}
+    assert len(hashes) == 1
