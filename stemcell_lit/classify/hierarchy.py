@@ -38,11 +38,18 @@ class Node:
         name: `root`, `root/cells`, `root/cells/late`.
         groups: target -> its classes.
         window: hours (first, last) in which it learns and speaks.
+        leaves: its stage learns the classes below it, not the groups.
     """
 
     name: str
     groups: dict[str, list[str]]
     window: tuple[float, float] = ALWAYS
+    leaves: bool = False
+
+    @property
+    def targets(self) -> dict[str, list[str]]:
+        """What its stage learns to tell apart: its groups, or the classes below them."""
+        return {c: [c] for c in self.classes} if self.leaves else self.groups
 
     @property
     def classes(self) -> list[str]:
@@ -52,7 +59,7 @@ class Node:
     @property
     def view(self) -> View:
         """What its stage sees of the patches."""
-        return View(self.groups, self.window)
+        return View(self.targets, self.window)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,9 @@ class Hierarchy:
         transition: (classes, classes) log p(next | class).
         start: (classes,) log p(first class of a track).
         strength: weight of the constraint, tuned on validation patches.
+        leaves: stages learn the classes below them; their probabilities are summed to groups. A stage of groups alone
+            never learns what tells the classes within a group apart, and averages over looks that have little in common.
+        hard: each patch goes down the likeliest branch of every stage alone.
     """
 
     classes: list[str]
@@ -86,6 +96,8 @@ class Hierarchy:
     transition: list[list[float]] = field(default_factory=list)
     start: list[float] = field(default_factory=list)
     strength: float = 1.0
+    leaves: bool = False
+    hard: bool = False
 
     @classmethod
     def build(
@@ -118,6 +130,8 @@ class Hierarchy:
             kind,
             {k: v for k, v in _plain(asdict(temporal)).items() if k != "kind"},
             moves,
+            leaves=config.leaves and not flat,
+            hard=config.hard and not flat,
         )
         held = sorted(set(_classes_of(made.tree)))
         if held != sorted(classes):
@@ -162,7 +176,7 @@ class Hierarchy:
             for group, below in tree.items()
         }
         if len(groups) > 1:
-            yield Node(name, groups, window)
+            yield Node(name, groups, window, self.leaves)
         for group, below in tree.items():
             if not isinstance(below, str):
                 yield from self._nodes(_mapping(below), f"{name}/{group}", window)
@@ -234,21 +248,21 @@ class Hierarchy:
             late_from = early_until = (late_from + early_until) / 2
         return late_from, early_until
 
-    def combine(
-        self, stages: Mapping[str, np.ndarray], times: np.ndarray, *, hard: bool = False
-    ) -> np.ndarray:
+    def combine(self, stages: Mapping[str, np.ndarray], times: np.ndarray) -> np.ndarray:
         """Stage probabilities down the tree.
 
+        With `hard` each patch is routed to the likeliest group only, as the paper does: the winner of each stage
+        takes all.
+
         Args:
-            stages: node name -> (patches, groups).
+            stages: node name -> (patches, targets of the node).
             times: (patches,) hours, NaN where unknown.
-            hard: route each patch to the likeliest group only, as the paper does; the winner of each stage takes all.
 
         Returns:
             (patches, classes), rows sum to 1; the network alone plus the window, without prior and path.
         """
         out = np.zeros((len(times), len(self.classes)))
-        self._descend(self.tree, "root", np.ones(len(times)), stages, times, hard, out)
+        self._descend(self.tree, "root", np.ones(len(times)), stages, times, out)
         return out
 
     def _descend(
@@ -258,20 +272,24 @@ class Hierarchy:
         weight: np.ndarray,
         stages: Mapping[str, np.ndarray],
         times: np.ndarray,
-        hard: bool,
         out: np.ndarray,
     ) -> None:
         if "by_time" in tree:
             if self.temporal != "window":
-                self._descend(_union(tree["by_time"]), name, weight, stages, times, hard, out)
+                self._descend(_union(tree["by_time"]), name, weight, stages, times, out)
                 return
             late = self.late_share(name, times)
             for side, share in (("early", 1 - late), ("late", late)):
                 below = _mapping(tree["by_time"][side])
-                self._descend(below, f"{name}/{side}", weight * share, stages, times, hard, out)
+                self._descend(below, f"{name}/{side}", weight * share, stages, times, out)
             return
-        p = np.asarray(stages[name], np.float64) if len(tree) > 1 else np.ones((len(times), 1))
-        if hard:
+        p = np.ones((len(times), 1))
+        if len(tree) > 1:
+            p = np.asarray(stages[name], np.float64)
+            if self.leaves:
+                sizes = [len(_classes_of(_mapping(below))) for below in tree.values()]
+                p = np.add.reduceat(p, np.cumsum([0, *sizes[:-1]]), axis=1)
+        if self.hard:
             p = (p == p.max(1, keepdims=True)).astype(np.float64)
             p /= p.sum(1, keepdims=True)
         for i, (group, below) in enumerate(tree.items()):
@@ -279,7 +297,7 @@ class Hierarchy:
                 out[:, self.classes.index(below)] += weight * p[:, i]
             else:
                 self._descend(
-                    _mapping(below), f"{name}/{group}", weight * p[:, i], stages, times, hard, out
+                    _mapping(below), f"{name}/{group}", weight * p[:, i], stages, times, out
                 )
 
     def late_share(self, name: str, times: np.ndarray) -> np.ndarray:
