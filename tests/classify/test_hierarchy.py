@@ -57,7 +57,9 @@ def random_stages(hierarchy, n, seed=0):
 
 
 @pytest.mark.parametrize("temporal", ["none", "window", "prior", "path"])
-@pytest.mark.parametrize("tree", [{}, {"hard": True}, {"leaves": True}])
+@pytest.mark.parametrize(
+    "tree", [{}, {"hard": True}, {"leaves": True}, {"leaves": True, "hard": True}]
+)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_probabilities_down_the_tree_sum_to_one(temporal, tree, seed):
@@ -108,12 +110,12 @@ def test_a_stage_of_leaves_learns_classes_and_speaks_for_its_groups():
     assert list(root.view.groups) == list(root.targets) and list(root.groups) == ["debris", "cells"]
     p = h.combine(
         {
-            root.name: np.array([[0.4, 0.1, 0.2, 0.3]]),  # cells: 0.6
-            cells.name: np.array([[0.5, 0.3, 0.2]]),
+            root.name: np.array([[0.4, 0.12, 0.18, 0.3]]),  # cells: 0.6, in them 0.2, 0.3, 0.5
+            cells.name: np.array([[0.6, 0.3, 0.1]]),
         },
         np.array([0.0]),
     )
-    np.testing.assert_allclose(p, [[0.4, 0.3, 0.18, 0.12]])
+    np.testing.assert_allclose(p, [[0.4, 0.6 * 0.4, 0.6 * 0.3, 0.6 * 0.3]])
     assert not build("none", tree={"leaves": True}, flat=True).leaves
 
 
