@@ -82,6 +82,10 @@ class DenseStage:
     """
 
     def __init__(self, stage: StageModule, size: int, stride: int):
+        if stage.stage["members"] > 1 or stage.stage["turns"]:
+            raise UserError(
+                "stage.members or stage.turns: windows of averaged answers cannot share features; give exact=true"
+            )
         layers = _leaves(copy.deepcopy(stage.network).eval())
         kinds = [type(layer) for layer in layers]
         cut = kinds.index(nn.AdaptiveAvgPool2d) if nn.AdaptiveAvgPool2d in kinds else 0
@@ -201,7 +205,8 @@ class DenseStage:
 
 def total_pool(stage: StageModule) -> int:
     """Pixels per feature of a stage's network, per side."""
-    return 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in _leaves(stage.network))
+    pools = sum(isinstance(layer, nn.MaxPool2d) for layer in _leaves(stage.network))
+    return 2 ** (pools // stage.stage["members"])
 
 
 def usable_stride(stride: float, pool: int) -> int:

@@ -110,16 +110,26 @@ class StageConfig:
     network: str = "small"
     width: int = 16
     dropout: float = 0.2
+    members: int = 1  # networks of an ensemble, trained side by side, their probabilities averaged
     loss: str = "plain"  # plain | weighted | focal | logit_adjusted
     focal_gamma: float = 2.0
+    tau: float = 1.0  # of logit_adjusted: weight of the log prior; 1 is balanced softmax
     sampler: str = "shuffle"  # shuffle | balanced
     optimizer: str = "adamw"  # adamw | sgd
     lr: float = 2e-3
+    schedule: str = "cosine"  # cosine | step (the paper's: a tenth from half the budget on)
     weight_decay: float = 0.05
     label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
+    retrain_head: float = (
+        0.0  # last share of the budget: a new head alone, on balanced classes (cRT)
+    )
+    pseudo_rounds: int = 0  # times that pseudo-labels of unlabelled patches refill the rare classes
+    pseudo_confidence: float = 0.9  # least probability of a pseudo-label
     batch_size: int = 64  # over all devices, which must divide it
     images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/run
     validate_every_images: int = 6_000
+    turns: bool = False  # average over the eight turns and flips of a patch when it is classified
 
 
 @dataclass
@@ -130,6 +140,9 @@ class HierarchyConfig:
     temporal: str = "none"  # the constraint that suits these classes, taken by temporal=hierarchy
     tree: dict[str, Any] = field(default_factory=dict)  # empty: one node over all classes
     moves: dict[str, Any] | None = None  # class -> classes that may follow it along a track
+    leaves: bool = False  # stages learn the classes below them, summed to their groups afterwards
+    hard: bool = False  # each patch goes down the likeliest branch alone, as the paper has it
+    subsets: dict[str, Any] = field(default_factory=dict)  # name -> classes; rows macro/name
 
 
 @dataclass
@@ -150,6 +163,7 @@ class MethodConfig:
     name: str = "flat"
     tree: bool = False  # True: the hierarchy's tree; False: one flat node
     network: bool = True  # False: the time-only classifier
+    choices: list[Any] = field(default_factory=list)  # of settings to try, if tune is on
 
 
 @dataclass
@@ -273,6 +287,8 @@ class RunCommand:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0  # of stages: first weights, order, augmentation
+    tune: bool = False  # choose among method.choices on the fold's validation patches
+    tune_seed: int = 0  # the seed they are compared with: one choice for all seeds of a fold
     generator_seed: int = 0  # of the generator: one per fold serves all seeds
     out: str = "results/default"
     artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out

@@ -82,24 +82,51 @@ def reachable(classes: Sequence[str], moves: Mapping[str, Sequence[str]] | None)
     return allowed
 
 
+GAPS = 3  # kinds of steps along a track, see `gap_kinds`
+
+
+def gap_kinds(frames: np.ndarray) -> np.ndarray:
+    """(steps - 1,) kind of each step: 0 in the same frame, 1 to the next one, 2 over missing frames.
+
+    Two patches of a track in one frame (halves of a dividing cell) are nearly always of one class, and the more frames
+    are missing, the further a cell may have moved on.
+    """
+    return np.clip(np.diff(frames), 0, GAPS - 1).astype(np.int64)
+
+
 def fit_transitions(
-    labels: np.ndarray, order: Sequence[np.ndarray], allowed: np.ndarray, smoothing: float
+    labels: np.ndarray,
+    order: Sequence[np.ndarray],
+    frames: np.ndarray,
+    allowed: np.ndarray,
+    smoothing: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of starts and of moves along training tracks, smoothed over the allowed moves.
 
-    Moves that the tracks show although they are not allowed (a mistaken label) are not counted.
+    Moves that the tracks show although they are not allowed (a mistaken label) are not counted. Each kind of step has
+    its own counts, to which those of all kinds together are added with the weight of `smoothing` patches a class.
+
+    Args:
+        labels: (patches,) class positions.
+        order: rows of each track, see `track_order`.
+        frames: (patches,) numbers.
+        allowed: (classes, classes), see `reachable`.
+        smoothing: pseudo-counts.
 
     Returns:
-        log p(first) (classes,), log p(next | class) (classes, classes); forbidden moves are -inf.
+        log p(first) (classes,), log p(next | class, kind of step) (GAPS, classes, classes); forbidden moves are -inf.
     """
     n = len(allowed)
-    start, counts = np.full(n, smoothing), np.where(allowed, smoothing, 0.0)
+    start, counts = np.full(n, smoothing), np.zeros((GAPS, n, n))
     for rows in order:
         start[labels[rows[0]]] += 1
-        np.add.at(counts, (labels[rows[:-1]], labels[rows[1:]]), 1)
+        kinds = gap_kinds(frames[rows])
+        np.add.at(counts, (kinds, labels[rows[:-1]], labels[rows[1:]]), 1)
     counts = np.where(allowed, counts, 0.0)
+    together = counts.sum(0) + np.where(allowed, smoothing, 0.0)
+    counts += smoothing * together / together.sum(1, keepdims=True)
     with np.errstate(divide="ignore"):
-        return np.log(start / start.sum()), np.log(counts / counts.sum(1, keepdims=True))
+        return np.log(start / start.sum()), np.log(counts / counts.sum(-1, keepdims=True))
 
 
 def viterbi(emission: np.ndarray, start: np.ndarray, transition: np.ndarray) -> np.ndarray:
@@ -108,15 +135,16 @@ def viterbi(emission: np.ndarray, start: np.ndarray, transition: np.ndarray) -> 
     Args:
         emission: (steps, classes).
         start: (classes,).
-        transition: (classes, classes), from row to column, -inf where forbidden.
+        transition: (classes, classes), from row to column, -inf where forbidden; or one for each step,
+            (steps - 1, classes, classes).
 
     Returns:
         (steps,) class positions.
     """
-    score = start + emission[0]
+    score, transition = start + emission[0], _each_step(transition, len(emission))
     back = np.zeros(emission.shape, np.int64)
     for t in range(1, len(emission)):
-        step = score[:, None] + transition
+        step = score[:, None] + transition[t - 1]
         back[t] = step.argmax(0)
         score = step.max(0) + emission[t]
     path = [int(score.argmax())]
@@ -131,22 +159,29 @@ def posterior(emission: np.ndarray, start: np.ndarray, transition: np.ndarray) -
     Arguments as `viterbi`.
     """
     forward, backward = np.empty_like(emission), np.zeros_like(emission)
+    transition = _each_step(transition, len(emission))
     forward[0] = start + emission[0]
     for t in range(1, len(emission)):
-        forward[t] = _logsumexp(forward[t - 1][:, None] + transition, 0) + emission[t]
+        forward[t] = _logsumexp(forward[t - 1][:, None] + transition[t - 1], 0) + emission[t]
     for t in range(len(emission) - 2, -1, -1):
-        backward[t] = _logsumexp(transition + (emission[t + 1] + backward[t + 1])[None, :], 1)
+        after = (emission[t + 1] + backward[t + 1])[None, :]
+        backward[t] = _logsumexp(transition[t] + after, 1)
     return softmax(forward + backward)
+
+
+def _each_step(transition: np.ndarray, steps: int) -> np.ndarray:
+    return np.broadcast_to(transition, (max(steps - 1, 0), *transition.shape[-2:]))
 
 
 def along_tracks(
     log_p: np.ndarray,
     order: Sequence[np.ndarray],
+    frames: np.ndarray,
     start: np.ndarray,
     transition: np.ndarray,
     strength: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes every track.
+    """Decodes every track; start and transition as of `fit_transitions`.
 
     The network's log p(class | patch) stand for log p(patch | class) + log p(class); the class prior is therefore
     taken out of start and transition (the caller passes them less the log prior), so that a step of no information
@@ -164,6 +199,7 @@ def along_tracks(
             p[rows] = softmax(log_p[rows])
             path[rows] = p[rows].argmax(1)
             continue
-        p[rows] = posterior(log_p[rows], strength * start, weighed)
-        path[rows] = viterbi(log_p[rows], strength * start, weighed)
+        steps = weighed[gap_kinds(frames[rows])]
+        p[rows] = posterior(log_p[rows], strength * start, steps)
+        path[rows] = viterbi(log_p[rows], strength * start, steps)
     return p, path

@@ -38,11 +38,18 @@ class Node:
         name: `root`, `root/cells`, `root/cells/late`.
         groups: target -> its classes.
         window: hours (first, last) in which it learns and speaks.
+        leaves: its stage learns the classes below it, not the groups.
     """
 
     name: str
     groups: dict[str, list[str]]
     window: tuple[float, float] = ALWAYS
+    leaves: bool = False
+
+    @property
+    def targets(self) -> dict[str, list[str]]:
+        """What its stage learns to tell apart: its groups, or the classes below them."""
+        return {c: [c] for c in self.classes} if self.leaves else self.groups
 
     @property
     def classes(self) -> list[str]:
@@ -52,7 +59,7 @@ class Node:
     @property
     def view(self) -> View:
         """What its stage sees of the patches."""
-        return View(self.groups, self.window)
+        return View(self.targets, self.window)
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,13 @@ class Hierarchy:
         edges: hours between the bins of the prior.
         prior: (bins, classes) log p(class | time) - log p(class).
         base: (classes,) log p(class) of the training patches.
-        transition: (classes, classes) log p(next | class).
+        transition: (kinds of steps, classes, classes) log p(next | class, kind), see `decode.gap_kinds`.
         start: (classes,) log p(first class of a track).
         strength: weight of the constraint, tuned on validation patches.
+        leaves: stages learn the classes below them. Between the classes below a node, the opinions of its own stage and
+            of the stages above are averaged, then summed to its groups. (A stage that learns groups alone never sees
+            what tells the classes within them apart.)
+        hard: each patch goes down the likeliest branch of every stage alone.
     """
 
     classes: list[str]
@@ -83,9 +94,11 @@ class Hierarchy:
     edges: list[float] = field(default_factory=list)
     prior: list[list[float]] = field(default_factory=list)
     base: list[float] = field(default_factory=list)
-    transition: list[list[float]] = field(default_factory=list)
+    transition: list[list[list[float]]] = field(default_factory=list)
     start: list[float] = field(default_factory=list)
     strength: float = 1.0
+    leaves: bool = False
+    hard: bool = False
 
     @classmethod
     def build(
@@ -118,6 +131,8 @@ class Hierarchy:
             kind,
             {k: v for k, v in _plain(asdict(temporal)).items() if k != "kind"},
             moves,
+            leaves=config.leaves and not flat,
+            hard=config.hard and not flat,
         )
         held = sorted(set(_classes_of(made.tree)))
         if held != sorted(classes):
@@ -162,7 +177,7 @@ class Hierarchy:
             for group, below in tree.items()
         }
         if len(groups) > 1:
-            yield Node(name, groups, window)
+            yield Node(name, groups, window, self.leaves)
         for group, below in tree.items():
             if not isinstance(below, str):
                 yield from self._nodes(_mapping(below), f"{name}/{group}", window)
@@ -209,7 +224,7 @@ class Hierarchy:
                     "track column or choose temporal=none, window or prior"
                 )
             allowed = decode.reachable(self.classes, self.moves)
-            start, transition = decode.fit_transitions(labels, order, allowed, smoothing)
+            start, transition = decode.fit_transitions(labels, order, frames, allowed, smoothing)
             fitted = replace(fitted, start=start.tolist(), transition=transition.tolist())
         return fitted
 
@@ -234,21 +249,21 @@ class Hierarchy:
             late_from = early_until = (late_from + early_until) / 2
         return late_from, early_until
 
-    def combine(
-        self, stages: Mapping[str, np.ndarray], times: np.ndarray, *, hard: bool = False
-    ) -> np.ndarray:
+    def combine(self, stages: Mapping[str, np.ndarray], times: np.ndarray) -> np.ndarray:
         """Stage probabilities down the tree.
 
+        With `hard` each patch is routed to the likeliest group only, as the paper does: the winner of each stage
+        takes all.
+
         Args:
-            stages: node name -> (patches, groups).
+            stages: node name -> (patches, targets of the node).
             times: (patches,) hours, NaN where unknown.
-            hard: route each patch to the likeliest group only, as the paper does; the winner of each stage takes all.
 
         Returns:
             (patches, classes), rows sum to 1; the network alone plus the window, without prior and path.
         """
         out = np.zeros((len(times), len(self.classes)))
-        self._descend(self.tree, "root", np.ones(len(times)), stages, times, hard, out)
+        self._descend(self.tree, "root", np.ones(len(times)), stages, times, [], out)
         return out
 
     def _descend(
@@ -258,29 +273,48 @@ class Hierarchy:
         weight: np.ndarray,
         stages: Mapping[str, np.ndarray],
         times: np.ndarray,
-        hard: bool,
+        above: list[np.ndarray],
         out: np.ndarray,
     ) -> None:
         if "by_time" in tree:
             if self.temporal != "window":
-                self._descend(_union(tree["by_time"]), name, weight, stages, times, hard, out)
+                self._descend(_union(tree["by_time"]), name, weight, stages, times, above, out)
                 return
             late = self.late_share(name, times)
             for side, share in (("early", 1 - late), ("late", late)):
                 below = _mapping(tree["by_time"][side])
-                self._descend(below, f"{name}/{side}", weight * share, stages, times, hard, out)
+                inside = f"{name}/{side}"
+                self._descend(below, inside, weight * share, stages, times, above, out)
             return
-        p = np.asarray(stages[name], np.float64) if len(tree) > 1 else np.ones((len(times), 1))
-        if hard:
+        p = np.ones((len(times), 1))
+        if len(tree) > 1:
+            p = np.asarray(stages[name], np.float64)
+            if self.leaves:
+                groups = [_classes_of(_mapping(below)) for below in tree.values()]
+                places = [[self.classes.index(c) for c in members] for members in groups]
+                own = np.zeros_like(out)
+                own[:, [i for part in places for i in part]] = p
+                above = [*above, own]
+                p = self._opinion(above, places)
+        if self.hard:
             p = (p == p.max(1, keepdims=True)).astype(np.float64)
             p /= p.sum(1, keepdims=True)
         for i, (group, below) in enumerate(tree.items()):
             if isinstance(below, str):
                 out[:, self.classes.index(below)] += weight * p[:, i]
             else:
-                self._descend(
-                    _mapping(below), f"{name}/{group}", weight * p[:, i], stages, times, hard, out
-                )
+                inside, share = f"{name}/{group}", weight * p[:, i]
+                self._descend(_mapping(below), inside, share, stages, times, above, out)
+
+    @staticmethod
+    def _opinion(stages: list[np.ndarray], places: list[list[int]]) -> np.ndarray:
+        """Mean over stages of their probabilities between some classes, summed to groups: (patches, groups)."""
+        inside = [i for part in places for i in part]
+        mean = np.zeros((len(stages[0]), len(places)))
+        for p in stages:
+            total = np.maximum(p[:, inside].sum(1), FLOOR)
+            mean += np.stack([p[:, part].sum(1) for part in places], axis=1) / total[:, None]
+        return mean / mean.sum(1, keepdims=True)
 
     def late_share(self, name: str, times: np.ndarray) -> np.ndarray:
         """(patches,) weight of the late side, 0 to 1: a step at the cut, a ramp where the windows overlap.
@@ -339,6 +373,7 @@ class Hierarchy:
             return decode.along_tracks(
                 np.log(np.maximum(p, FLOOR)),
                 decode.track_order(tracks, frames),
+                frames,
                 np.array(self.start) - np.array(self.base),
                 np.array(self.transition) - np.array(self.base),
                 self.strength,

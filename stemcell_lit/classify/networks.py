@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -75,17 +76,52 @@ def vgg(outputs: int, width: int = 64, dropout: float = 0.5) -> nn.Module:
     )
 
 
+class Ensemble(nn.Module):
+    """Networks of one kind and different first weights, whose probabilities are averaged.
+
+    After Lakshminarayanan et al. 2017 (Simple and scalable predictive uncertainty estimation), but for the batches,
+    which all members see alike.
+
+    Args:
+        members: networks with the same number of outputs.
+    """
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def each(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits of every member, (members, batch, outputs)."""
+        return torch.stack([member(pixels) for member in self.members])
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Log of the members' mean probabilities, (batch, outputs): softmax gives the mean back."""
+        log_p = self.each(pixels).float().log_softmax(-1)
+        return log_p.logsumexp(0) - math.log(len(self.members))
+
+
+def heads(network: nn.Module) -> list[nn.Linear]:
+    """The last linear layer of a network, or of every member of an ensemble."""
+    parts = network.members if isinstance(network, Ensemble) else [network]
+    return [[m for m in part.modules() if isinstance(m, nn.Linear)][-1] for part in parts]
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"small": small, "vgg": vgg}
 
 
-def build(name: str, outputs: int, width: int, dropout: float, seed: int) -> nn.Module:
-    """Builds a network with weights that depend on `seed` alone.
+def build(
+    name: str, outputs: int, width: int, dropout: float, seed: int, members: int = 1
+) -> nn.Module:
+    """Builds a network, or an ensemble of several, with weights that depend on `seed` alone.
 
     Raises:
-        UserError: no network of that name.
+        UserError: no network of that name, or no member.
     """
+    if members < 1:
+        raise UserError(f"stage.members={members}: expected 1 or more")
     if name not in NETWORKS:
         raise UserError(f"stage.network={name}: expected one of {', '.join(NETWORKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](outputs, width=width, dropout=dropout)
+        made = [NETWORKS[name](outputs, width=width, dropout=dropout) for _ in range(members)]
+    return made[0] if members == 1 else Ensemble(made)

@@ -10,9 +10,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from torch.distributions import Beta
 
 from stemcell_lit.classify import networks
-from stemcell_lit.data.augment import to_float
+from stemcell_lit.data.augment import to_float, turn
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import stage_metrics
 
@@ -39,7 +40,7 @@ class StageModule(pl.LightningModule):
     """Trains one classifier on a view's targets.
 
     The budget counts images seen over all ranks; the learning rate follows a short warm-up, then a half cosine of
-    the budget. Its checkpoint holds plain values alone, so `load_from_checkpoint(..., weights_only=True)` works.
+    the budget, or the paper's step. Its checkpoint holds plain values alone, so `load_from_checkpoint(..., weights_only=True)` works.
 
     Args:
         stage: the fields of `schema.StageConfig` as a plain dict.
@@ -74,8 +75,14 @@ class StageModule(pl.LightningModule):
         )
         self.stage, self.node, self.groups = dict(stage), node, list(groups)
         self.network = networks.build(
-            stage["network"], len(groups), stage["width"], stage["dropout"], seed
+            stage["network"],
+            len(groups),
+            stage["width"],
+            stage["dropout"],
+            seed,
+            stage["members"],
         )
+        self.head_only = False
         self.images_seen = (
             0  # a plain number: reading a tensor would make every step wait for the GPU
         )
@@ -94,12 +101,44 @@ class StageModule(pl.LightningModule):
         """Logits (batch, groups) of float patches (batch, 1, size, size) in -1 to 1."""
         return self.network(pixels)
 
+    def retrain_head(self, images: int, seed: int) -> None:
+        """Begins the second part of cRT: a new last layer alone, the features as they are (Kang et al. 2020).
+
+        Args:
+            images: budget of this part; the count of images seen starts at 0.
+            seed: of the new layer's weights.
+        """
+        self.head_only, self.images_seen = True, 0
+        self.stage["images"] = images
+        self.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for head in networks.heads(self.network):
+                head.reset_parameters()
+                head.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> StageModule:
+        """Training mode; while the head alone is trained, statistics and dropout of the features stay fixed."""
+        super().train(mode and not self.head_only)
+        self.training = mode
+        return self
+
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss by name.
 
         `logit_adjusted` adds the log prior of the training targets while training only (Menon et al. 2021), so that
-        the bare logits are those of balanced classes.
+        the bare logits are those of balanced classes. At tau 1 that is balanced softmax (Ren et al. 2020).
+
+        Args:
+            logits: (batch, groups), or (members, batch, groups): then the members' mean.
+            target: (batch,) positions.
+
+        Raises:
+            UserError: no loss of that name.
         """
+        if logits.ndim == 3:
+            return torch.stack([self.loss(each, target) for each in logits]).mean()
         logits = logits.float()
         kind, smoothing = self.stage["loss"], self.stage["label_smoothing"]
         if kind == "plain":
@@ -109,19 +148,31 @@ class StageModule(pl.LightningModule):
         if kind == "focal":
             return focal_loss(logits, target, self.stage["focal_gamma"])
         if kind == "logit_adjusted":
-            return F.cross_entropy(logits + self.log_prior, target, label_smoothing=smoothing)
+            shifted = logits + self.stage["tau"] * self.log_prior
+            return F.cross_entropy(shifted, target, label_smoothing=smoothing)
         raise UserError(f"stage.loss={kind}: expected plain, weighted, focal or logit_adjusted")
 
     def learning_rate(self, progress: float) -> float:
-        """Learning rate at a share of the budget, 0 to 1: 5 % warm-up, then a half cosine to zero."""
+        """Learning rate at a share of the budget, 0 to 1.
+
+        `cosine`: 5 % warm-up, then a half cosine to zero. `step`: a tenth from half the budget on.
+
+        Raises:
+            UserError: no schedule of that name.
+        """
+        if self.stage["schedule"] == "step":
+            return self.stage["lr"] * (0.1 if progress >= 0.5 else 1.0)
+        if self.stage["schedule"] != "cosine":
+            raise UserError(f"stage.schedule={self.stage['schedule']}: expected cosine or step")
         if progress < 0.05:
             return self.stage["lr"] * (0.1 + 0.9 * progress / 0.05)
         return self.stage["lr"] * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW, or the paper's SGD with momentum; normalisation weights and biases are not decayed."""
-        decay = [p for p in self.parameters() if p.ndim > 1]
-        plain = [p for p in self.parameters() if p.ndim <= 1]
+        learned = [p for p in self.parameters() if p.requires_grad]
+        decay = [p for p in learned if p.ndim > 1]
+        plain = [p for p in learned if p.ndim <= 1]
         params = [
             {"params": decay, "weight_decay": self.stage["weight_decay"]},
             {"params": plain, "weight_decay": 0.0},
@@ -147,7 +198,17 @@ class StageModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One step on a mixed batch."""
-        loss = self.loss(self(batch["pixels"]), batch["label"])
+        pixels, label = batch["pixels"], batch["label"]
+        network = self.network
+        answer = network.each if isinstance(network, networks.Ensemble) else network
+        if self.stage["mixup"] > 0:
+            # Zhang et al. 2018; drawn on the CPU from the state that checkpoints keep
+            lam = float(Beta(self.stage["mixup"], self.stage["mixup"]).sample())
+            other = torch.randperm(len(label)).to(label.device)
+            logits = answer(lam * pixels + (1 - lam) * pixels[other])
+            loss = lam * self.loss(logits, label) + (1 - lam) * self.loss(logits, label[other])
+        else:
+            loss = self.loss(answer(pixels), label)
         # DDP takes the plain mean over ranks; one with a patch more than another counts for more.
         loss = loss * (len(batch["label"]) * self.trainer.world_size / batch["images"])
         self.images_seen += batch["images"]
@@ -185,7 +246,7 @@ class StageModule(pl.LightningModule):
 
     @torch.inference_mode()
     def probabilities(self, pixels: np.ndarray, batch_size: int = 512) -> np.ndarray:
-        """Softmax probabilities of patches.
+        """Softmax probabilities of patches, with `turns` the mean over the eight symmetries of the square.
 
         Args:
             pixels: uint8 (patches, size, size), already at the trained size.
@@ -196,12 +257,13 @@ class StageModule(pl.LightningModule):
         """
         training = self.training
         self.eval()
-        parts = [
-            F.softmax(
-                self(to_float(torch.from_numpy(np.array(chunk)).to(self.device))).float(),
-                1,
-            ).cpu()
-            for chunk in (pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size))
-        ]
+        sides = range(8 if self.stage["turns"] else 1)
+        parts = []
+        for start in range(0, len(pixels), batch_size):
+            chunk = np.array(pixels[start : start + batch_size])
+            images = to_float(torch.from_numpy(chunk).to(self.device))
+            which = torch.zeros(len(chunk), dtype=torch.int64, device=self.device)
+            p = [F.softmax(self(turn(images, which + side)).float(), 1) for side in sides]
+            parts.append(torch.stack(p).mean(0).cpu())
         self.train(training)
         return torch.cat(parts).numpy() if parts else np.empty((0, len(self.groups)), np.float32)

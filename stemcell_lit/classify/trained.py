@@ -17,7 +17,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass

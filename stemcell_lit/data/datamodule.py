@@ -55,6 +55,7 @@ class PatchDataModule(pl.LightningDataModule):
         split: rows of `store`.
         view: targets, their classes, the time window.
         generated: a store of generated patches; needed where the recipe asks for any.
+        pseudo: rows of `split.unlabelled` and the targets that a network gave them; they join the training patches.
         mix: recipe, applied to the targets of this view.
         sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
         epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
@@ -78,6 +79,7 @@ class PatchDataModule(pl.LightningDataModule):
         view: View,
         *,
         generated: PatchStore | None = None,
+        pseudo: tuple[np.ndarray, np.ndarray] | None = None,
         mix: MixConfig | None = None,
         sampler: str = "shuffle",
         epoch_images: int | None = None,
@@ -140,10 +142,16 @@ class PatchDataModule(pl.LightningDataModule):
             name: (real[name], int((extra_labels == i).sum()))
             for i, name in enumerate(self.targets)
         }
+        if pseudo is not None:
+            if not np.isin(pseudo[0], split.unlabelled).all():
+                raise ValueError("pseudo-labels for patches that are not unlabelled training patches")
+            extra_labels = np.concatenate([extra_labels, pseudo[1]])
         parts = [reduce_pixels(store.pixels[rows["train"]], patch_size)]
         if len(extra_rows):
             assert generated is not None
             parts.append(reduce_pixels(generated.pixels[extra_rows], parts[0].shape[1]))
+        if pseudo is not None:
+            parts.append(reduce_pixels(store.pixels[pseudo[0]], patch_size))
         self.bank = {
             "train": torch.from_numpy(np.concatenate(parts)),
             "val": torch.from_numpy(reduce_pixels(store.pixels[rows["val"]], patch_size)),

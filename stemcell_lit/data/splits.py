@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -22,12 +22,14 @@ class Split:
         val: rows of the held-out part of the training groups: for choosing, never for the result.
         test: rows of the result.
         kind: grouped or leaky.
+        unlabelled: rows of training groups whose labels `labelled_fraction` hides.
     """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     kind: str = "grouped"
+    unlabelled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def groups(self, store: PatchStore, part: str) -> list[str]:
         """Sorted names of the groups in `train`, `val` or `test`."""
@@ -87,9 +89,11 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
             )
         inner, held = _fold(labels[rest], groups[rest], inner_folds, 0, config.seed, store)
         train, val = rest[inner], rest[held]
+    hidden = train[:0]
     if config.labelled_fraction < 1:
-        train = _labelled(labels, groups, train, config)
-    return Split(np.sort(train), np.sort(val), np.sort(test), config.kind)
+        known = _labelled(labels, groups, train, config)
+        hidden, train = np.setdiff1d(train, known), known
+    return Split(np.sort(train), np.sort(val), np.sort(test), config.kind, np.sort(hidden))
 
 
 def _fold(

@@ -8,10 +8,11 @@ import logging
 import math
 import os
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,17 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from stemcell_lit.classify.hierarchy import Hierarchy, Node
+from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy, load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.mixing import generated_quota, share_out
-from stemcell_lit.data.patches import PatchStore, reduce_pixels, whole_or_absent
+from stemcell_lit.data.patches import PatchStore, reduce_pixels, whole_or_absent, write_whole
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
@@ -104,6 +107,11 @@ def relevant(config: RunCommand) -> dict[str, Any]:
         for k, v in plain["data"].items()
         if k not in ("store", "simulation", "extraction", "workers", "min_class_patches")
     }
+    plain["hierarchy"].pop("subsets")  # rows of the report
+    if not (config.tune and config.method.choices):
+        plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
+    if config.mix.recipe == "real":
+        plain["mix"]["amount"] = 0
     # Precision, and the number of devices and threads, change the order of sums and so the last digits.
     plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
     return {k: plain[k] for k in asdict(RunCommand()) if k in plain}
@@ -122,7 +130,9 @@ def prepare(config: RunCommand) -> Cell:
     hierarchy = Hierarchy.build(
         store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
     )
-    return Cell(config, store, split, artifacts, hierarchy)
+    cell = Cell(config, store, split, artifacts, hierarchy)
+    _check_pseudo(cell)
+    return cell
 
 
 def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
@@ -161,23 +171,8 @@ def run(config: RunCommand) -> Path:
     start = time.monotonic()
     torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
     with tracking.wandb_run(cell.hash, cell.name, config, first) as board:
-        hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
-        stages, trained, generator = {}, [], None
-        if config.method.network:
-            generator = make_generated(cell, hierarchy)
-            generated = PatchStore.open(generator["generated"]) if generator else None
-            for node in hierarchy.nodes:
-                module, about, _ = make_stage(cell, node, generated, board)
-                stages[node.name] = module
-                trained.append(about)
-        size = cell.config.data.patch_size or cell.store.pixels.shape[1]
-        um = cell.store.info["um_per_px"]
-        um = um * cell.store.pixels.shape[1] / size if um else None
-        model = TrainedHierarchy(hierarchy, stages, size, um)
-        facts = _facts(cell, cell.split.val)
-        if len(cell.split.val) and config.method.network:
-            p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
-            model.hierarchy = hierarchy.tune(p, **facts)
+        chosen, tuning = choose(cell)
+        model, trained, generator = _train(chosen, board)
         table, result = evaluate(model, cell.store, cell.split.test)
         result = {
             "format": FORMAT,
@@ -186,6 +181,8 @@ def run(config: RunCommand) -> Path:
             "fold": config.split.fold,
             "seed": config.seed,
             **result,
+            "validation": validation_scores(model, cell),
+            "tuning": tuning,
             "data": _data_facts(cell),
             "stages": [_with_test_confusion(about, model, cell) for about in trained],
             "generator": generator
@@ -216,6 +213,102 @@ def run(config: RunCommand) -> Path:
             (folder / RESULT).write_text(text + "\n", encoding="utf-8")
         tracking.log_result(board, result, table)
     return cell.folder
+
+
+def _train(
+    cell: Cell, board: Any = None
+) -> tuple[TrainedHierarchy, list[dict[str, Any]], dict[str, Path] | None]:
+    """The trained hierarchy of a cell, what is known of its stages' training, and its generator."""
+    hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
+    stages, trained, generator = {}, [], None
+    if cell.config.method.network:
+        generator = make_generated(cell, hierarchy)
+        generated = PatchStore.open(generator["generated"]) if generator else None
+        for node in hierarchy.nodes:
+            module, about, _ = make_stage(cell, node, generated, board)
+            stages[node.name] = module
+            trained.append(about)
+    size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+    um = cell.store.info["um_per_px"]
+    um = um * cell.store.pixels.shape[1] / size if um else None
+    model = TrainedHierarchy(hierarchy, stages, size, um)
+    facts = _facts(cell, cell.split.val)
+    if len(cell.split.val) and cell.config.method.network:
+        p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
+        model.hierarchy = hierarchy.tune(p, **facts)
+    return model, trained, generator
+
+
+# --- choosing on validation patches -----------------------------------------------------------------------------------
+
+CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
+
+
+def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
+    """The cell with the settings of its method that do best on the fold's validation patches.
+
+    Every choice is trained with `tune_seed`, whatever the cell's own seed, so that all seeds of a fold share one choice
+    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches are not looked at.
+
+    Returns:
+        the cell to train, and for result.json all that was tried with its validation scores; the cell itself and None
+        where nothing is to be chosen.
+
+    Raises:
+        UserError: no validation patches, or a choice that is no legal setting.
+    """
+    config = cell.config
+    if not config.tune or not config.method.choices or not config.method.network:
+        return cell, None
+    if len(cell.split.val) == 0:
+        raise UserError(
+            "tune=true chooses on validation patches, and there are none; give split.validation_share"
+        )
+    tried = []
+    for choice in config.method.choices:
+        other = prepare(replace(with_settings(config, choice), seed=config.tune_seed))
+        found = validation_scores(_train(other)[0], other)
+        tried.append({"settings": dict(choice), **found})
+    best = max(range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i))
+    taken = dict(config.method.choices[best])
+    return prepare(with_settings(config, taken)), {
+        "by": "macro/f1 on validation patches",
+        "seed": config.tune_seed,
+        "tried": tried,
+        "taken": taken,
+    }
+
+
+def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand:
+    """A copy of the configuration with some keys set, such as {"stage.lr": 0.001}.
+
+    Raises:
+        UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
+    """
+    copy = OmegaConf.structured(config)
+    for key, value in settings.items():
+        if not str(key).startswith(CHOOSABLE):
+            raise UserError(
+                f"method.choices: {key} cannot be chosen; expected keys of {', '.join(CHOOSABLE)}"
+            )
+        try:
+            OmegaConf.update(copy, key, value, force_add=False)
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"method.choices: {key}={value}: {str(error).splitlines()[0]}"
+            ) from error
+    found = OmegaConf.to_object(copy)
+    assert isinstance(found, RunCommand)
+    return found
+
+
+def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
+    """Macro and per-class TPR and F1 on the validation patches; empty where there are none."""
+    rows = cell.split.val
+    if len(rows) == 0:
+        return {}
+    _, predicted = model.predict(cell.store.pixels[rows], cell.store.manifest.iloc[rows])
+    return scores(cell.store.labels[rows], predicted, cell.store.classes)
 
 
 def finished(config: Any) -> bool:
@@ -264,7 +357,11 @@ def _join_ranks(trainer: TrainerConfig) -> bool:
                 "world_size": srun.world_size(),
             }
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=24), **where)
-    return torch.distributed.get_rank() == 0
+    return _first_rank()
+
+
+def _first_rank() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _check_batches(config: RunCommand) -> None:
@@ -354,7 +451,7 @@ def make_generator(cell: Cell) -> Path:
         title = f"generator of fold {config.split.fold}"
         trainer = fit(module, data, config.trainer, folder, title, gan["images"])
         trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
-        if not trainer.is_global_zero:
+        if not _first_rank():
             return
         (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
@@ -429,11 +526,17 @@ def make_stage(
     stage = asdict(config.stage)
     share = np.isin(store.manifest["label"].to_numpy()[cell.split.train], node.classes).mean()
     stage["images"] = round(stage["images"] * max(0.5, float(share)))
+    phases = _phases(stage)
     key = {
         "data": store.content_hash,
         "train": _rows_hash(cell.split.train),
         "val": _rows_hash(cell.split.val),
-        "node": {"name": node.name, "groups": node.groups, "window": [str(v) for v in node.window]},
+        "node": {
+            "name": node.name,
+            "groups": node.targets,
+            "window": [str(v) for v in node.window],
+        },
+        "unlabelled": _rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
         "generated": generated.content_hash if generated else None,
         "mix": asdict(config.mix) if generated else None,
         "stage": stage,
@@ -447,41 +550,137 @@ def make_stage(
     }
 
     def make(folder: Path) -> None:
-        data = PatchDataModule(
-            store,
-            cell.split,
-            node.view,
-            generated=generated,
-            mix=config.mix,
-            sampler=stage["sampler"],
-            batch_size=stage["batch_size"],
-            augment=config.data.augment,
-            pixels=config.data.pixels,
-            workers=config.data.workers,
-            patch_size=config.data.patch_size,
-            seed=config.seed,
-        )
-        counts = [sum(data.counts[g]) for g in node.groups]
-        torch.manual_seed(config.seed)
-        module = StageModule(stage, node.name, node.groups, counts, data.size, config.seed)
-        title = f"stage {node.name}"
-        trainer = fit(module, data, config.trainer, folder, title, stage["images"], board)
-        if not trainer.is_global_zero:
+        before: StageModule | None = None
+        seen, curve, pseudo = 0, [], None
+        for i, phase in enumerate(phases):
+            if before is not None and phase.pseudo:
+                pseudo = _pseudo_labels(cell, before)
+            data = PatchDataModule(
+                store,
+                cell.split,
+                node.view,
+                generated=generated,
+                pseudo=pseudo,
+                mix=config.mix,
+                sampler=phase.sampler,
+                batch_size=stage["batch_size"],
+                augment=config.data.augment,
+                pixels=config.data.pixels,
+                workers=config.data.workers,
+                patch_size=config.data.patch_size,
+                seed=config.seed + 100_003 * i,  # the order of batches, another one in each phase
+            )
+            counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
+            torch.manual_seed(config.seed + i)
+            plan = {**stage, "images": phase.images}
+            module = StageModule(plan, node.name, node.targets, counts, data.size, config.seed)
+            if before is not None:
+                module.load_state_dict(before.state_dict())
+            if phase.head:
+                module.retrain_head(phase.images, config.seed)
+            place, done = folder / phase.name, folder / phase.name / "phase.ckpt"
+            if done.is_file():  # a killed run goes on behind it
+                module = load_stage(done)
+                about = json.loads((place / "phase.json").read_text(encoding="utf-8"))
+            else:
+                title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
+                fit(module, data, config.trainer, place, title, phase.images, board)
+                about = {"images": module.images_seen, "curve": module.curve}
+                if phase.name and _first_rank():
+                    write_whole(place / "phase.json", json.dumps(about))
+                    part = place / "phase.part"
+                    save_weights(module, part)
+                    part.replace(done)
+            curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
+            seen, before = seen + about["images"], module
+        assert before is not None
+        if not _first_rank():
             return
-        save_weights(module, folder / "stage.ckpt")
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        save_weights(before, folder / "stage.ckpt")
+        for phase in phases:
+            (folder / "last.ckpt").unlink(missing_ok=True)
+            if phase.name:
+                shutil.rmtree(folder / phase.name, ignore_errors=True)
         about = {
             "node": node.name,
-            "groups": list(node.groups),
-            "images": module.images_seen,
+            "groups": list(node.targets),
+            "images": seen,
             "train": {g: list(n) for g, n in data.counts.items()},
-            "curve": module.curve,
+            "pseudo": 0 if pseudo is None else len(pseudo[0]),
+            "curve": curve,
         }
         (folder / "stage.json").write_text(json.dumps(_finite(about)) + "\n", encoding="utf-8")
 
     folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
     about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage's training.
+
+    Attributes:
+        name: of its folder; empty where the training has one part.
+        images: budget.
+        sampler: shuffle or balanced.
+        head: a new last layer alone is trained (cRT).
+        pseudo: unlabelled patches join, with what the network so far says of them.
+    """
+
+    name: str
+    images: int
+    sampler: str
+    head: bool = False
+    pseudo: bool = False
+
+
+def _phases(stage: Mapping[str, Any]) -> list[Phase]:
+    """The parts of a stage's training; their budgets sum to the stage's.
+
+    Raises:
+        UserError: a share or a number that cannot be.
+    """
+    share, rounds, images = stage["retrain_head"], stage["pseudo_rounds"], stage["images"]
+    if not 0 <= share < 1:
+        raise UserError(f"stage.retrain_head={share}: expected 0 or more, less than 1")
+    if rounds < 0:
+        raise UserError(f"stage.pseudo_rounds={rounds}: expected 0 or more")
+    if not share and not rounds:
+        return [Phase("", images, stage["sampler"])]
+    head = round(share * images)
+    ends = [round((images - head) * i / (rounds + 1)) for i in range(rounds + 2)]
+    parts = [
+        Phase(f"round-{i}", ends[i + 1] - ends[i], stage["sampler"], pseudo=i > 0)
+        for i in range(rounds + 1)
+    ]
+    return parts + ([Phase("head", head, "balanced", head=True)] if head else [])
+
+
+def _check_pseudo(cell: Cell) -> None:
+    if not cell.config.stage.pseudo_rounds:
+        return
+    if cell.config.method.tree:
+        raise UserError(
+            "stage.pseudo_rounds: a stage of a tree cannot tell which unlabelled patches are of its classes; give "
+            "method=flat_pseudo or another without a tree"
+        )
+    if len(cell.split.unlabelled) == 0:
+        raise UserError(
+            "stage.pseudo_rounds: takes training patches without labels, and split.labelled_fraction="
+            f"{cell.config.split.labelled_fraction:g} leaves none; give less than 1, or leave this method out"
+        )
+
+
+def _pseudo_labels(cell: Cell, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
+    rows = cell.split.unlabelled
+    size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+    p = module.cpu().probabilities(reduce_pixels(cell.store.pixels[rows], size))
+    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
+    counts = [int((labels == c).sum()) for c in module.groups]
+    chosen, called = pseudo_balance(p, counts, cell.config.stage.pseudo_confidence)
+    return rows[chosen], called
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
@@ -596,6 +795,7 @@ def _facts(cell: Cell, rows: np.ndarray) -> dict[str, np.ndarray]:
 def _data_facts(cell: Cell) -> dict[str, Any]:
     labels = cell.store.manifest["label"].to_numpy()
     return {
+        "unlabelled": len(cell.split.unlabelled),
         "store": str(cell.store.path),
         "content_hash": cell.store.content_hash,
         "simulated": cell.store.info["made_by"].get("origin") == "simulated",
@@ -616,7 +816,7 @@ def _with_test_confusion(
     """Adds the stage's own confusion matrix on the test patches that belong to it."""
     stage = model.stages[about["node"]]
     node = next(n for n in model.hierarchy.nodes if n.name == about["node"])
-    target = {c: i for i, members in enumerate(node.groups.values()) for c in members}
+    target = {c: i for i, members in enumerate(node.targets.values()) for c in members}
     test = cell.store.manifest.iloc[cell.split.test]
     inside = test["label"].isin(list(target)).to_numpy() & node.view.learns_at(
         test["time_h"].to_numpy()
@@ -624,7 +824,7 @@ def _with_test_confusion(
     rows = cell.split.test[inside]
     found = stage.probabilities(reduce_pixels(cell.store.pixels[rows], model.image_size)).argmax(1)
     truth = test["label"][inside].map(target).to_numpy(np.int64)
-    return {**about, "confusion": confusion(truth, found, list(node.groups)).tolist()}
+    return {**about, "confusion": confusion(truth, found, list(node.targets)).tolist()}
 
 
 def _rows_hash(rows: np.ndarray) -> str:

@@ -69,16 +69,36 @@ def test_transitions_are_counted_along_tracks_in_order_of_frames():
     order = decode.track_order(tracks, frames)
     assert sorted(rows.tolist() for rows in order) == [[1, 3, 0], [2], [4]]
     labels = np.array([1, 0, 1, 0, 0])
-    start, transition = decode.fit_transitions(labels, order, np.ones((2, 2), bool), 0.5)
+    start, transition = decode.fit_transitions(labels, order, frames, np.ones((2, 2), bool), 0.5)
     np.testing.assert_allclose(np.exp(start), [2.5 / 4, 1.5 / 4])
-    np.testing.assert_allclose(np.exp(transition[0]), [0.5, 0.5])
+    # both moves are over missing frames; steps of other kinds know what all kinds together say
+    np.testing.assert_allclose(np.exp(transition[:, 0]), [[0.5, 0.5]] * 3)
+
+
+def test_steps_within_a_frame_and_over_missing_frames_have_moves_of_their_own():
+    frames = np.array([0, 0, 1, 1, 5])
+    assert decode.gap_kinds(frames).tolist() == [0, 1, 0, 2]
+    labels, allowed = np.array([0, 0, 1, 1, 2]), np.triu(np.ones((3, 3), bool))
+    order = [np.arange(5)]
+    _, transition = decode.fit_transitions(labels, order, frames, allowed, 0.1)
+    p = np.exp(transition)
+    np.testing.assert_allclose(p.sum(-1), 1)
+    assert p[0, 0, 0] > 0.9 and p[1, 0, 1] > 0.9 and p[2, 1, 2] > 0.9
+    assert (p[:, ~allowed] == 0).all()
+    # an even network, and the same network's doubt, are settled by the kind of step
+    log_p = np.log(np.array([[0.9, 0.05, 0.05], [1 / 3, 1 / 3, 1 / 3]]))
+    for kind, expected in ((0, 0), (1, 1)):
+        _, path = decode.along_tracks(
+            log_p, [np.arange(2)], np.array([0, kind]), np.zeros(3), transition, 1.0
+        )
+        assert path.tolist() == [0, expected]
 
 
 def test_rows_without_a_track_are_left_as_they_are():
     log_p = np.log(np.array([[0.6, 0.4], [0.3, 0.7]]))
     order = decode.track_order(np.array(["", ""], dtype=object), np.array([0, 1]))
     p, path = decode.along_tracks(
-        log_p, order, np.log([0.9, 0.1]), np.log(np.full((2, 2), 0.5)), 1.0
+        log_p, order, np.array([0, 1]), np.log([0.9, 0.1]), np.log(np.full((3, 2, 2), 0.5)), 1.0
     )
     np.testing.assert_allclose(p, np.exp(log_p))
     assert path.tolist() == [0, 1]
@@ -87,15 +107,17 @@ def test_rows_without_a_track_are_left_as_they_are():
 def test_a_neutral_chain_changes_nothing():
     rng = np.random.default_rng(0)
     log_p = np.log(rng.dirichlet(np.ones(3), 10))
-    p, path = decode.along_tracks(log_p, [np.arange(10)], np.zeros(3), np.zeros((3, 3)), 1.0)
+    p, path = decode.along_tracks(
+        log_p, [np.arange(10)], np.arange(10), np.zeros(3), np.zeros((3, 3, 3)), 1.0
+    )
     np.testing.assert_allclose(p, np.exp(log_p))
     assert (path == log_p.argmax(1)).all()
 
 
 def test_one_doubtful_frame_is_mended_by_its_neighbours():
     log_p = np.log(np.array([[0.9, 0.1]] * 3 + [[0.45, 0.55]] + [[0.9, 0.1]] * 3))
-    stay = np.log(np.array([[0.95, 0.05], [0.05, 0.95]])) - np.log(0.5)
-    _, path = decode.along_tracks(log_p, [np.arange(7)], np.zeros(2), stay, 1.0)
+    stay = np.tile(np.log(np.array([[0.95, 0.05], [0.05, 0.95]])) - np.log(0.5), (3, 1, 1))
+    _, path = decode.along_tracks(log_p, [np.arange(7)], np.arange(7), np.zeros(2), stay, 1.0)
     assert path.tolist() == [0] * 7
 
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,11 @@ def config(name="colony"):
     return OmegaConf.to_object(merged)
 
 
-def build(temporal="none", *, name="colony", classes=CLASSES, flat=False, **settings):
-    return Hierarchy.build(classes, config(name), TemporalConfig(temporal, **settings), flat=flat)
+def build(
+    temporal="none", *, name="colony", classes=CLASSES, flat=False, tree=None, **settings
+):
+    chosen = replace(config(name), **(tree or {}))
+    return Hierarchy.build(classes, chosen, TemporalConfig(temporal, **settings), flat=flat)
 
 
 def facts(labels, times, tracks=None):
@@ -49,19 +53,21 @@ LABELS = [
 
 def random_stages(hierarchy, n, seed=0):
     rng = np.random.default_rng(seed)
-    return {node.name: rng.dirichlet(np.ones(len(node.groups)), n) for node in hierarchy.nodes}
+    return {node.name: rng.dirichlet(np.ones(len(node.targets)), n) for node in hierarchy.nodes}
 
 
 @pytest.mark.parametrize("temporal", ["none", "window", "prior", "path"])
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize(
+    "tree", [{}, {"hard": True}, {"leaves": True}, {"leaves": True, "hard": True}]
+)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_probabilities_down_the_tree_sum_to_one(temporal, hard, seed):
+def test_probabilities_down_the_tree_sum_to_one(temporal, tree, seed):
     tracks = ["a"] * len(LABELS)
-    h = build(temporal).fit(**facts(LABELS, HOURS, tracks))
+    h = build(temporal, tree=tree).fit(**facts(LABELS, HOURS, tracks))
     rng = np.random.default_rng(seed)
     times = np.where(rng.random(40) < 0.2, np.nan, rng.uniform(-10, 110, 40))
-    p = h.combine(random_stages(h, 40, seed), times, hard=hard)
+    p = h.combine(random_stages(h, 40, seed), times)
     assert p.shape == (40, 4) and (p >= 0).all()
     np.testing.assert_allclose(p.sum(1), 1)
     p, path = h.constrain(p, times, np.array(["x", "y"] * 20), np.arange(40))
@@ -89,13 +95,28 @@ def test_flat_is_the_tree_with_one_node():
 
 
 def test_hard_routing_lets_the_winner_of_each_stage_take_all():
-    h = build("none")
+    h = build("none", tree={"hard": True})
     p = h.combine(
         {"root": np.array([[0.4, 0.6]]), "root/cells": np.array([[0.35, 0.34, 0.31]])},
         np.array([0.0]),
-        hard=True,
     )
     assert p.tolist() == [[0, 1, 0, 0]]
+
+
+def test_a_stage_of_leaves_learns_classes_and_speaks_for_its_groups():
+    h = build("none", tree={"leaves": True})
+    root, cells = h.nodes
+    assert list(root.targets) == ["debris", "dense", "spread", "differentiated"]
+    assert list(root.view.groups) == list(root.targets) and list(root.groups) == ["debris", "cells"]
+    p = h.combine(
+        {
+            root.name: np.array([[0.4, 0.12, 0.18, 0.3]]),  # cells: 0.6, in them 0.2, 0.3, 0.5
+            cells.name: np.array([[0.6, 0.3, 0.1]]),
+        },
+        np.array([0.0]),
+    )
+    np.testing.assert_allclose(p, [[0.4, 0.6 * 0.4, 0.6 * 0.3, 0.6 * 0.3]])
+    assert not build("none", tree={"leaves": True}, flat=True).leaves
 
 
 def test_the_window_is_fitted_on_training_times_and_cuts_what_cannot_be():

@@ -4,7 +4,8 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from stemcell_lit.classify.networks import NETWORKS, build
+from stemcell_lit.classify.networks import NETWORKS, Ensemble, build
+from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule, class_weights, focal_loss
 from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule, View
@@ -69,6 +70,8 @@ def test_losses_follow_their_formulas():
     prior = torch.tensor([4, 20, 16, 8.0]) / 48
     adjusted = module(loss="logit_adjusted").loss(logits, target)
     assert adjusted.item() == pytest.approx(F.cross_entropy(logits + prior.log(), target).item())
+    half = module(loss="logit_adjusted", tau=0.5).loss(logits, target)
+    assert half.item() == pytest.approx(F.cross_entropy(logits + prior.log() / 2, target).item())
     weights = class_weights([4, 20, 16, 8])
     assert (weights * torch.tensor([4, 20, 16, 8.0])).std() < 1e-6
     picked = weights[target]
@@ -82,6 +85,83 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
     m = module(lr=1.0)
     assert m.learning_rate(0) == pytest.approx(0.1) and m.learning_rate(0.05) == pytest.approx(1)
     assert m.learning_rate(1) == pytest.approx(0) and m.learning_rate(0.525) == pytest.approx(0.5)
+
+
+def test_the_papers_schedule_is_a_tenth_from_half_the_budget():
+    m = module(lr=1.0, schedule="step")
+    assert [m.learning_rate(p) for p in (0, 0.49, 0.5, 1)] == [1, 1, 0.1, 0.1]
+    with pytest.raises(UserError, match=r"stage\.schedule=linear"):
+        module(schedule="linear").learning_rate(0)
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members(store):
+    m = module(members=3).eval()
+    assert isinstance(m.network, Ensemble)
+    x = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    each = m.network.each(x)
+    assert not torch.allclose(each[0], each[1])  # other first weights
+    torch.testing.assert_close(m(x).softmax(1), each.softmax(-1).mean(0))
+    target = torch.tensor([0, 1, 2, 3, 0])
+    torch.testing.assert_close(m.loss(each, target), sum(m.loss(e, target) for e in each) / 3)
+    with pytest.raises(UserError, match=r"stage\.members=0"):
+        module(members=0)
+
+
+def test_members_are_trained_as_if_alone(store, tmp_path):
+    """No member learns from what another says: a loss on the mean would."""
+    m = module(members=2, dropout=0.0)
+    fit(m, data_of(store), CPU, tmp_path / "two", "stage", 400)
+    alone = module(dropout=0.0)
+    alone.network.load_state_dict(module(members=2, dropout=0.0).network.members[1].state_dict())
+    fit(alone, data_of(store), CPU, tmp_path / "one", "stage", 400)
+    x = torch.from_numpy(store.pixels[:8]).float()[:, None] / 127.5 - 1
+    # the mean over members halves each gradient; AdamW does not see scales, but for its epsilon
+    torch.testing.assert_close(
+        m.eval().network.members[1](x), alone.eval().network(x), atol=0.05, rtol=0.05
+    )
+
+
+def test_turned_patches_get_the_same_answer_with_turns(store):
+    m = module(turns=True)
+    pixels = store.pixels[:6]
+    turned = np.rot90(pixels, 1, (1, 2))[:, ::-1]
+    np.testing.assert_allclose(m.probabilities(pixels), m.probabilities(turned), atol=1e-5)
+    plain = module()
+    assert not np.allclose(plain.probabilities(pixels), plain.probabilities(turned), atol=1e-5)
+
+
+def test_mixup_trains_on_mixtures(store, monkeypatch):
+    m = module(mixup=0.4)
+    batch = next(iter(data_of(store).train_dataloader()))
+    fed = []
+    monkeypatch.setattr(m.network, "forward", lambda x: fed.append(x) or torch.zeros(len(x), 4))
+    torch.manual_seed(3)
+    m.training_step(batch, 0)
+    torch.manual_seed(3)
+    lam = float(torch.distributions.Beta(0.4, 0.4).sample())
+    other = torch.randperm(len(batch["label"]))
+    expected = lam * batch["pixels"] + (1 - lam) * batch["pixels"][other]
+    torch.testing.assert_close(fed[0], expected)
+
+
+def test_a_retrained_head_leaves_the_features_alone(store, tmp_path):
+    m = module()
+    fit(m, data_of(store), CPU, tmp_path / "first", "stage", 400)
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    m.retrain_head(100, seed=4)
+    fit(m, data_of(store), CPU, tmp_path / "second", "stage", 100)
+    changed = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
+    last = [k for k in before if k.startswith("network.")][-2:]
+    assert changed == set(last)  # weight and bias of the last layer; batch statistics too stay
+
+
+def test_pseudo_labels_fill_the_rare_with_the_surest():
+    p = np.array([[0.95, 0.05], [0.2, 0.8], [0.01, 0.99], [0.08, 0.92], [0.4, 0.6]])
+    rows, labels = pseudo_balance(p, [10, 8], 0.7)
+    assert rows.tolist() == [2, 3] and labels.tolist() == [1, 1]
+    rows, labels = pseudo_balance(p, [10, 3], 0.9)
+    assert rows.tolist() == [2, 3]  # the gap of seven stays open
+    assert len(pseudo_balance(p, [5, 5], 0.5)[0]) == 0
 
 
 def weights_of(m):

@@ -1,6 +1,7 @@
 import functools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.run import (
     Cell,
+    choose,
     evaluate_store,
     generate,
     prepare,
@@ -23,10 +25,12 @@ from stemcell_lit.experiment.run import (
     run,
     train,
     typed,
+    with_settings,
 )
 from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand
 from tests.conftest import make_store
 
+ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ["profile=smoke", "trainer=cpu"]
 
 
@@ -136,6 +140,146 @@ def test_a_cell_that_fails_leaves_no_result(folder, monkeypatch):
     assert not list((folder / "broken").glob("cells/*"))
 
 
+# --- parts of a stage's training --------------------------------------------------------------------------------------
+
+
+def test_retraining_the_head_keeps_the_budget(folder):
+    (stage,) = result(run(config(folder, "method=flat_crt", out="crt")))["stages"]
+    assert 200 <= stage["images"] < 200 + 2 * 16  # each part ends with a whole batch
+    assert stage["curve"] and stage["images"] == stage["curve"][-1]["images"]
+    assert not list((folder / "crt").glob("artifacts/stage/*/round-0"))
+
+
+@pytest.mark.parametrize("cut", ["round-0", "head"])
+def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatch, cut):
+    whole = result(run(config(folder, "method=flat_crt", out="whole")))
+    from stemcell_lit.experiment import run as module
+
+    kept = module.fit
+
+    def killed(*args):
+        if cut in args[4]:
+            if cut == "head":
+                kept(*args)
+            raise KeyboardInterrupt
+        return kept(*args)
+
+    monkeypatch.setattr(module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(folder, "method=flat_crt", out=f"cut-{cut}"))
+    monkeypatch.setattr(module, "fit", kept)
+    again = result(run(config(folder, "method=flat_crt", out=f"cut-{cut}")))
+    assert again["metrics"] == whole["metrics"] and again["stages"] == whole["stages"]
+
+
+def test_pseudo_labels_come_from_training_groups_without_labels(folder, monkeypatch):
+    from stemcell_lit.experiment import run as module
+
+    given = []
+    kept = module._pseudo_labels
+
+    def watched(cell, stage):
+        found = kept(cell, stage)
+        given.append((cell, found))
+        return found
+
+    monkeypatch.setattr(module, "_pseudo_labels", watched)
+    settings = ["method=flat_pseudo", "split.labelled_fraction=0.4", "stage.images=1200"]
+    settings += ["stage.pseudo_confidence=0.3", "stage.width=8", "stage.lr=0.01"]
+    found = result(run(config(folder, *settings, out="pseudo")))
+    assert len(given) == 3 and found["data"]["unlabelled"] > 0
+    for cell, (rows, _) in given:
+        groups = set(cell.store.manifest["group"].iloc[rows])
+        assert not groups & set(found["split"]["test"] + found["split"]["val"])
+        assert not set(rows) & set(cell.split.train)
+    assert found["stages"][0]["pseudo"] == len(given[-1][1][0]) > 0
+
+
+# --- choosing on validation patches -----------------------------------------------------------------------------------
+
+CHOICES = ["tune=true", "method.choices=[{stage.lr: 0.000001}, {stage.lr: 0.003}]"]
+
+
+def test_the_choice_with_the_best_validation_f1_is_taken_and_all_are_told(folder):
+    tuned = result(run(config(folder, "method=flat", *CHOICES, out="tuned")))["tuning"]
+    assert [t["settings"] for t in tuned["tried"]] == [{"stage.lr": 1e-6}, {"stage.lr": 0.003}]
+    best = max(tuned["tried"], key=lambda t: t["macro/f1"])
+    assert tuned["taken"] == best["settings"]
+    alone = [
+        result(run(config(folder, "method=flat", f"stage.lr={t['settings']['stage.lr']}", out="x")))
+        for t in tuned["tried"]
+    ]
+    for tried, cell in zip(tuned["tried"], alone, strict=True):
+        assert tried["macro/f1"] == cell["validation"]["macro/f1"]
+    found = result(run(config(folder, "method=flat", *CHOICES, out="tuned")))
+    taken = next(
+        c for c in alone if c["config"]["stage"]["lr"] == tuned["taken"]["stage.lr"]
+    )
+    assert found["metrics"] == taken["metrics"] and found["config"]["stage"]["lr"] == 0.002
+
+
+def test_choices_are_compared_without_a_look_at_test_patches(folder, tmp_path):
+    """With other test pixels and labels the same choice is taken, with the same validation scores."""
+    store = PatchStore.open(folder / "store")
+    cell = prepare(config(folder, "method=flat"))
+    rng = np.random.default_rng(0)
+    pixels, manifest = np.array(store.pixels), store.manifest.copy()
+    pixels[cell.split.test] = rng.integers(0, 255, pixels[cell.split.test].shape)
+    spoilt = Cell(
+        config(folder, "method=flat", *CHOICES, out="spoilt"),
+        PatchStore.write(tmp_path / "s", pixels, manifest, classes=store.classes, made_by={}),
+        cell.split,
+        ArtifactStore(tmp_path / "a"),
+        cell.hierarchy,
+    )
+    from stemcell_lit.experiment import run as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "prepare", lambda c: replace(spoilt, config=c))
+        assert choose(spoilt)[1] == result(
+            run(config(folder, "method=flat", *CHOICES, out="tuned"))
+        )["tuning"]
+
+
+def test_all_seeds_of_a_fold_share_one_choice_and_its_trainings(folder):
+    found = [
+        result(run(config(folder, "method=flat", *CHOICES, f"seed={s}", out="seeds")))["tuning"]
+        for s in (0, 1)
+    ]
+    assert found[0] == found[1]
+    log = ArtifactStore(folder / "seeds" / "artifacts").log()
+    assert [e["event"] for e in log if e["kind"] == "stage"].count("made") == 3  # two, and seed 1
+
+
+def test_without_tuning_choices_change_nothing(folder):
+    plain, off = (
+        prepare(config(folder, "method=flat", *o)) for o in ([], ["method.choices=[]"])
+    )
+    assert plain.hash == off.hash and choose(plain)[1] is None
+    assert prepare(config(folder, "method=flat", "tune=true")).hash != plain.hash
+
+
+def methods():
+    return sorted(p.stem for p in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+def test_every_trained_method_has_equally_many_choices_all_of_them_legal():
+    numbers = {}
+    for name in methods():
+        c = composed((f"method={name}",))
+        settings = [with_settings(c, choice) for choice in c.method.choices]
+        numbers[name] = len(settings)
+        if settings:
+            assert len({json.dumps(relevant(s), sort_keys=True) for s in settings}) == len(settings)
+            assert settings[0] == c, f"{name}: the first choice is not what runs untuned"
+    assert numbers.pop("time_only") == 0 and len(set(numbers.values())) == 1
+
+
+def test_generated_doses_do_not_change_what_runs_on_real_patches(store_cell):
+    dosed = replace(store_cell, config=composed(("mix.amount=2",)))
+    assert dosed.hash == replace(store_cell, config=composed(())).hash
+
+
 irrelevant = st.sampled_from(
     [
         ["logger=disabled"],
@@ -241,6 +385,29 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
         ),
         (lambda f: prepare(config(f, "hierarchy=mitosis", "method=temporal")), "its tree holds"),
         (lambda f: run(config(f, "logger.wandb=loud", out="loud")), "offline, online, disabled"),
+        (
+            lambda f: choose(prepare(config(f, "tune=true", "method.choices=[{seed: 3}]"))),
+            "seed cannot be chosen",
+        ),
+        (
+            lambda f: choose(prepare(config(f, "tune=true", "method.choices=[{stage.lrr: 3}]"))),
+            "stage.lrr",
+        ),
+        (
+            lambda f: choose(prepare(config(f, "tune=true", "split.validation_share=0"))),
+            "there are none",
+        ),
+        (lambda f: prepare(config(f, "method=flat_pseudo")), "labelled_fraction=1 leaves none"),
+        (
+            lambda f: prepare(
+                config(f, "method=hierarchy", "stage.pseudo_rounds=1", "split.labelled_fraction=0.5")
+            ),
+            "a stage of a tree",
+        ),
+        (
+            lambda f: run(config(f, "method=flat_crt", "stage.retrain_head=1", out="no")),
+            "retrain_head=1",
+        ),
         (lambda f: typed(OmegaConf.create({"store": "???"}), GenerateCommand), "store= is missing"),
     ],
 )
