@@ -37,6 +37,7 @@ class StemcellLocalConf:
     accelerator: str = "auto"  # auto | cpu | gpu
     fail_fast: bool = False  # the first failure ends the sweep
     done: str | None = None  # function of a job's config, by dotted name: its result is there
+    returned: str | None = None  # likewise: what a job that was skipped as done would have returned
     command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
 
@@ -59,10 +60,11 @@ class StemcellLocalLauncher(Launcher):
         accelerator: str,
         fail_fast: bool,
         done: str | None,
+        returned: str | None,
         command: Sequence[str] | None,
     ):
         self.slots, self.devices, self.accelerator = slots, devices, accelerator
-        self.fail_fast, self.done = fail_fast, done
+        self.fail_fast, self.done, self.returned = fail_fast, done, returned
         self.command = list(command) if command else None
 
     def setup(
@@ -100,7 +102,7 @@ class StemcellLocalLauncher(Launcher):
         message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
         error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
         return [
-            cell.result(None if outcome.ok else error)
+            cell.result(None if outcome.ok else error, outcome.status == "skipped")
             for cell, outcome in zip(cells, outcomes, strict=True)
         ]
 
@@ -137,7 +139,7 @@ class _Cell:
         ]
         return Job(self.name, argv, self.out, (lambda: done(self.config)) if done else None)
 
-    def result(self, error: Exception | None) -> JobReturn:
+    def result(self, error: Exception | None, skipped: bool) -> JobReturn:
         result = JobReturn(
             overrides=self.overrides,
             cfg=self.config,
@@ -146,6 +148,9 @@ class _Cell:
             task_name=str(self.hydra.hydra.job.name),
             status=JobStatus.FAILED if error else JobStatus.COMPLETED,
         )
+        if skipped and self.launcher.returned:
+            result.return_value = get_method(self.launcher.returned)(self.config)
+            return result
         file = self.out / RETURN
         result.return_value = error or (
             json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -157,11 +157,22 @@ def run(config: RunCommand) -> Path:
         return cell.folder
     start = time.monotonic()
     torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
-    with tracking.wandb_run(cell.hash, cell.name, config, first) as board:
+    beginning = {
+        "format": FORMAT,
+        "hash": cell.hash,
+        "method": config.method.name,
+        "fold": config.split.fold,
+        "seed": config.seed,
+        "classes": cell.store.classes,
+        "data": _data_facts(cell),
+        "temporal": {"kind": cell.hierarchy.temporal},
+        "config": asdict(config),
+    }
+    with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as board:
         hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
         stages, trained, generator = {}, [], None
         if config.method.network:
-            generator = make_generated(cell, hierarchy)
+            generator = make_generated(cell, hierarchy, board)
             generated = PatchStore.open(generator["generated"]) if generator else None
             for node in hierarchy.nodes:
                 module, about, _ = make_stage(cell, node, generated, board)
@@ -177,16 +188,15 @@ def run(config: RunCommand) -> Path:
             model.hierarchy = hierarchy.tune(p, **facts)
         table, result = evaluate(model, cell.store, cell.split.test)
         result = {
-            "format": FORMAT,
-            "hash": cell.hash,
-            "method": config.method.name,
-            "fold": config.split.fold,
-            "seed": config.seed,
+            **beginning,
             **result,
-            "data": _data_facts(cell),
+            "validation": validation_scores(model, cell),
             "stages": [_with_test_confusion(about, model, cell) for about in trained],
             "generator": generator
-            and {k: os.path.relpath(v, config.out) for k, v in generator.items()},
+            and {
+                **{k: os.path.relpath(v, config.out) for k, v in generator.items()},
+                "curve": _generator_facts(generator["path"])["curve"],
+            },
             "store": str(cell.store.path),
             "split": {
                 "kind": cell.split.kind,
@@ -197,7 +207,6 @@ def run(config: RunCommand) -> Path:
                 "windows": model.hierarchy.to_dict()["windows"],
                 "strength": model.hierarchy.strength,
             },
-            "config": asdict(config),
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "seconds": round(time.monotonic() - start, 1),
@@ -211,7 +220,7 @@ def run(config: RunCommand) -> Path:
             table.to_parquet(folder / PREDICTIONS, index=False)
             text = json.dumps(_finite(result), indent=1, allow_nan=False)
             (folder / RESULT).write_text(text + "\n", encoding="utf-8")
-        tracking.log_result(board, result, table)
+        tracking.log_result(board, _finite(result), table, Path(config.out), cell.store)
     return cell.folder
 
 
@@ -221,6 +230,23 @@ def finished(config: Any) -> bool:
         return prepare(typed(config)).finished
     except UserError:
         return False  # its own process says what is wrong, and the other cells go on
+
+
+def validation_f1(folder: Path) -> float | None:
+    """What a search maximises: a finished cell's macro F1 on its validation patches, never on a test patch.
+
+    None where nobody has written the result yet (another rank will), or where there was no validation patch.
+    """
+    file = folder / RESULT
+    if not file.is_file():
+        return None
+    found = (json.loads(file.read_text(encoding="utf-8")).get("validation") or {}).get("macro/f1")
+    return None if found is None else float(found)
+
+
+def returned(config: Any) -> float | None:
+    """What the job of a composed configuration would return, asked by sweeps that have skipped it as finished."""
+    return validation_f1(prepare(typed(config)).folder)
 
 
 def _join_ranks(trainer: TrainerConfig) -> bool:
@@ -280,10 +306,21 @@ def evaluate(
     }
 
 
+def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
+    """The scores of `evaluate` on the cell's validation patches; empty where it has none.
+
+    For choosing between settings: no test patch has a part in it. The strength of a temporal constraint was tuned on
+    the same patches, so these scores flatter a constraint a little.
+    """
+    if not len(cell.split.val):
+        return {}
+    return evaluate(model, cell.store, cell.split.val)[1]["metrics"]
+
+
 # --- the generator ----------------------------------------------------------------------------------------------------
 
 
-def make_generator(cell: Cell) -> Path:
+def make_generator(cell: Cell, board: Any = None) -> Path:
     """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
 
     Returns:
@@ -318,7 +355,10 @@ def make_generator(cell: Cell) -> Path:
         )
         module = GANModule(gan, store.classes, size, config.generator_seed)
         title = f"generator of fold {config.split.fold}"
-        trainer = fit(module, data, config.trainer, folder, title, gan["images"])
+        curve = tracking.CurveKeeper()
+        trainer = fit(
+            module, data, config.trainer, folder, title, gan["images"], board, callbacks=[curve]
+        )
         trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
         (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
@@ -329,19 +369,21 @@ def make_generator(cell: Cell) -> Path:
             "seen_groups": sorted(cell.split.units(store, "train")),
             "um_per_px": um * store.pixels.shape[1] / size if um else None,
             "images": int(module.images_seen),
+            "curve": curve.curve,
         }
-        (folder / "generator.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(_finite(about), indent=1)
+        (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
 
     return cell.artifacts.get_or_make("generator", key, make, resumable=True)
 
 
-def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
+def make_generated(cell: Cell, hierarchy: Hierarchy, board: Any = None) -> dict[str, Path] | None:
     """Generated patches enough for every stage of this cell, or None where the recipe wants none."""
     wanted = _pool(cell, hierarchy)
     if not any(wanted.values()):
         return None
-    generator = make_generator(cell)
-    about = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+    generator = make_generator(cell, board)
+    about = _generator_facts(generator)
     key = {"generator": about["hash"], "per_class": wanted, "seed": cell.config.generator_seed}
 
     def make(folder: Path) -> None:
@@ -359,6 +401,11 @@ def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
         "path": generator,
         "generated": cell.artifacts.get_or_make("generated", key, make) / "store",
     }
+
+
+def _generator_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
@@ -456,6 +503,7 @@ def fit(
     title: str,
     images: int,
     board: Any = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
     per_epoch = sum(data.batches().quotas)
@@ -478,7 +526,7 @@ def fit(
         + 1,  # the module stops by itself when its budget is spent
         check_val_every_n_epoch=every,
         num_sanity_val_steps=0,
-        callbacks=[checkpoint, ImagesProgress(title, images)],
+        callbacks=[*callbacks, checkpoint, ImagesProgress(title, images)],
         logger=tracking.lightning_logger(board, title),
         default_root_dir=folder,
         enable_progress_bar=False,
