@@ -37,7 +37,7 @@ class StemcellLocalConf:
     accelerator: str = "auto"  # auto | cpu | gpu
     fail_fast: bool = False  # the first failure ends the sweep
     done: str | None = None  # function of a job's config, by dotted name: its result is there
-    returned: str | None = None  # likewise: what a job that was skipped as done would have returned
+    returned: str | None = None  # likewise: what its job returned; None: as it says itself
     command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
 
@@ -102,7 +102,7 @@ class StemcellLocalLauncher(Launcher):
         message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
         error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
         return [
-            cell.result(None if outcome.ok else error, outcome.status == "skipped")
+            cell.result(None if outcome.ok else error)
             for cell, outcome in zip(cells, outcomes, strict=True)
         ]
 
@@ -139,7 +139,7 @@ class _Cell:
         ]
         return Job(self.name, argv, self.out, (lambda: done(self.config)) if done else None)
 
-    def result(self, error: Exception | None, skipped: bool) -> JobReturn:
+    def result(self, error: Exception | None) -> JobReturn:
         result = JobReturn(
             overrides=self.overrides,
             cfg=self.config,
@@ -148,7 +148,7 @@ class _Cell:
             task_name=str(self.hydra.hydra.job.name),
             status=JobStatus.FAILED if error else JobStatus.COMPLETED,
         )
-        if skipped and self.launcher.returned:
+        if self.launcher.returned and not error:  # a skipped job had no process that could say it
             result.return_value = get_method(self.launcher.returned)(self.config)
             return result
         file = self.out / RETURN

@@ -199,7 +199,8 @@ def workspace(infos: Sequence[Mapping[str, Any]], logger: LoggerConfig, group: s
             ],
         ),
     ]
-    for i, panel in enumerate(panel for section in sections for panel in section.panels):
+    panels: list[Any] = [panel for section in sections for panel in section.panels]
+    for i, panel in enumerate(panels):
         panel._id = f"panel{i:03d}"  # else random: the same results make the same file
     made = ws.Workspace(
         entity=logger.entity or "",

@@ -245,7 +245,7 @@ def validation_f1(folder: Path) -> float | None:
 
 
 def returned(config: Any) -> float | None:
-    """What the job of a composed configuration would return, asked by sweeps that have skipped it as finished."""
+    """What the job of a composed configuration returned, asked by sweeps when it is done or was skipped as done."""
     return validation_f1(prepare(typed(config)).folder)
 
 

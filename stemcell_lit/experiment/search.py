@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from stemcell_lit.data.patches import write_whole
@@ -114,7 +114,7 @@ def search(
         jobs = 0
         for first in range(done, trials, parallel):
             asked = [study.ask(space) for _ in range(min(parallel, trials - first))]
-            settings = [[f"{k}={_plain(v)}" for k, v in t.params.items()] for t in asked]
+            settings = [[f"{k}={v}" for k, v in t.params.items()] for t in asked]
             overrides = [
                 _job([*fixed, *setting, *some], folder.name)
                 for setting in settings
@@ -172,7 +172,7 @@ def _distribution(override: Override) -> BaseDistribution:
         if all(isinstance(n, int) for n in numbers) and len(numbers) > 1:
             step = abs(numbers[1] - numbers[0])
             return IntDistribution(min(numbers), max(numbers), step=step)
-    return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
 def _combinations(over: Sequence[str]) -> list[list[str]]:
@@ -181,7 +181,7 @@ def _combinations(over: Sequence[str]) -> list[list[str]]:
     for override in _parsed(over):
         key = override.get_key_element()
         values = (
-            [str(v) for v in override.sweep_iterator(transformer=Transformer.encode)]
+            list(override.sweep_string_iterator())
             if override.is_sweep_override()
             else [override.get_value_element_as_str()]
         )
@@ -194,10 +194,6 @@ def _parsed(arguments: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(arguments))
     except HydraException as error:
         raise UserError(str(error)) from error
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _job(overrides: list[str], study: str) -> list[str]:
@@ -239,6 +235,6 @@ def _write(study: Study, folder: Path) -> None:
         content = {
             "value": float(best.values[0]),
             "trial": best.number,
-            "settings": {k: _plain(v) for k, v in best.params.items()},
+            "settings": {k: str(v) for k, v in best.params.items()},
         }
         write_whole(folder / "best.yaml", yaml.safe_dump(content, sort_keys=False))

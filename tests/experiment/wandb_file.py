@@ -37,7 +37,7 @@ def records(file: Path) -> list[Record]:
 
 
 class OfflineRun:
-    """What an offline run holds: `run` (its record), config, summary, history (rows), tables (by file)."""
+    """What an offline run holds: `run` (its record), config, summary, history (rows), files of tables."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -45,6 +45,7 @@ class OfflineRun:
         self.summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
+        self.files: dict[str, Path] = {}  # of logged tables: name -> where it waits to be sent
         self.ended = False
         for record in records(file):
             kind = record.WhichOneof("record_type")
@@ -57,9 +58,12 @@ class OfflineRun:
                 self.summary |= _items(record.summary.update)
             elif kind == "history":
                 self.history.append(_items(record.history.item))
+            elif kind == "artifact":
+                contents = record.artifact.manifest.contents
+                self.files |= {entry.path: Path(entry.local_path) for entry in contents}
             self.ended |= kind == "exit"
 
-    def keys(self) -> set[str]:
+    def names(self) -> set[str]:
         """Names of everything in history and summary, W&B's own excepted."""
         names = set(self.summary).union(*self.history)
         return {name for name in names if not name.startswith("_")}
@@ -75,7 +79,14 @@ class OfflineRun:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    return {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+    found: dict[str, Any] = {}
+    for item in items:
+        *outer, last = item.nested_key or [item.key]
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = json.loads(item.value_json)
+    return found
 
 
 def offline_runs(out: Path) -> list[OfflineRun]:
