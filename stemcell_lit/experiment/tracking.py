@@ -331,12 +331,12 @@ def _log_confusions(board: Any, result: Mapping[str, Any]) -> None:
 
     fields = {"Actual": "true", "Predicted": "predicted", "nPredictions": "patches"}
     for name, (classes, matrix) in confusions(result).items():
-        rows = [
+        rows: list[Any] = [
             [true, predicted, int(n)]
             for true, counts in zip(classes, matrix, strict=True)
             for predicted, n in zip(classes, counts, strict=True)
         ]
-        table = wandb.Table(columns=list(fields.values()), data=rows)
+        table = wandb.Table(columns=[*fields.values()], data=rows)
         title = {"title": name.replace("/", " ")}
         board.log({name: wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)})
 
@@ -380,8 +380,8 @@ def _log_predictions(
     tables = {"counts": counts, "sample": sample, "mistakes": wrong}
     made = {}
     for name, frame in tables.items():
-        content = [[_plain(v) for v in row] for row in frame.itertuples(index=False)]
-        columns = list(frame.columns)
+        content: list[Any] = [[_plain(v) for v in row] for row in frame.itertuples(index=False)]
+        columns: list[Any] = list(frame.columns)
         if name == "mistakes" and store is not None:
             columns = ["picture", *columns]
             pictures = [
