@@ -46,8 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stemcell-lit evaluate checkpoint=results/mine/cells/NAME/model store=stores/other out=results/other",
     ),
     "report": (
-        "Makes table and report.html again from the results that are there.",
-        "stemcell-lit report out=results/mine",
+        "Makes table and report.html again from the results that are there; wandb=true the W&B runs too.",
+        "stemcell-lit report out=results/mine wandb=true",
     ),
     "predict": (
         "Maps the classes of a movie's frames with the trained hierarchy of a cell.",
@@ -190,10 +190,12 @@ def _sweep(command: str, overrides: list[str]) -> None:
     sys.argv = [f"stemcell-lit {command}", *overrides]
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
-    def job(config: Any) -> None:
-        from stemcell_lit.experiment.run import run, typed
+    def job(config: Any) -> float | None:
+        from stemcell_lit.experiment.run import run, typed, validation_f1
 
-        print(run(typed(config)) / "result.json")
+        folder = run(typed(config))
+        print(folder / "result.json")
+        return validation_f1(folder)  # what a sweeper that searches maximises
 
     job()
 
@@ -299,11 +301,23 @@ def _reproduce(overrides: list[str]) -> int:
 
 
 def _report(overrides: list[str]) -> None:
+    from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.report import make_report, print_table
     from stemcell_lit.experiment.run import typed
     from stemcell_lit.schema import ReportCommand
 
+    overrides = ["wandb=true" if o == "--wandb" else o for o in overrides]
     c = typed(compose("report", overrides), ReportCommand)
+    if c.wandb:
+        from stemcell_lit.experiment.dashboard import dashboard
+        from stemcell_lit.experiment.tracking import rebuild
+
+        n = rebuild(c.out, c.logger)
+        print(f"W&B: {n} runs ({c.logger.wandb}) in {Path(c.out) / 'wandb'}")
+        try:
+            print(dashboard(c.out, c.logger))
+        except UserError as error:  # it comes with an extra; the runs and the report do not
+            print(f"note: {error}", file=sys.stderr)
     make_report(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
     print_table(Path(c.out))
 

@@ -184,6 +184,7 @@ class LoggerConfig:
 
     wandb: str = "offline"  # offline | online | disabled
     project: str = "stemcell_lit"
+    entity: str | None = None  # user or team; None: the one of the key
     group: str | None = None  # None: the folder of results
 
 
@@ -344,6 +345,10 @@ class ReportCommand:
     baseline: str = "flat"
     resamples: int = 2000
     seed: int = 0
+    wandb: bool = (
+        False  # make the W&B run of every cell again, and the dashboard; --wandb does the same
+    )
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # offline | online
 
 
 @dataclass

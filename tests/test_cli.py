@@ -61,6 +61,15 @@ def test_every_config_composes_into_the_schema(group, name):
         assert config.method.name == name
 
 
+def test_the_search_composes_with_its_defaults():
+    from hydra import compose, initialize_config_dir
+
+    cli.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = compose("run", ["hydra/sweeper=optuna"], return_hydra_config=True).hydra.sweeper
+    assert found._target_.endswith("StemcellOptunaSweeper") and found.over == []
+
+
 def test_methods_differ_only_in_what_their_names_say():
     def parts(name):
         c = typed(cli.compose("run", [f"method={name}"]))

@@ -37,6 +37,7 @@ class StemcellLocalConf:
     accelerator: str = "auto"  # auto | cpu | gpu
     fail_fast: bool = False  # the first failure ends the sweep
     done: str | None = None  # function of a job's config, by dotted name: its result is there
+    returned: str | None = None  # likewise: what its job returned; None: as it says itself
     command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
 
@@ -87,10 +88,11 @@ class StemcellLocalLauncher(Launcher):
         accelerator: str,
         fail_fast: bool,
         done: str | None,
+        returned: str | None,
         command: Sequence[str] | None,
     ):
         self.slots, self.devices, self.accelerator = slots, devices, accelerator
-        self.fail_fast, self.done = fail_fast, done
+        self.fail_fast, self.done, self.returned = fail_fast, done, returned
         self.command = list(command) if command else None
 
     def setup(
@@ -255,6 +257,9 @@ class _Cell:
             task_name=str(self.hydra.hydra.job.name),
             status=JobStatus.FAILED if error else JobStatus.COMPLETED,
         )
+        if self.launcher.returned and not error:  # a skipped job had no process that could say it
+            result.return_value = get_method(self.launcher.returned)(self.config)
+            return result
         file = self.out / RETURN
         result.return_value = error or (
             json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -11,7 +11,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -170,23 +170,32 @@ def run(config: RunCommand) -> Path:
         return cell.folder
     start = time.monotonic()
     torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
-    with tracking.wandb_run(cell.hash, cell.name, config, first) as board:
+    beginning = {
+        "format": FORMAT,
+        "hash": cell.hash,
+        "method": config.method.name,
+        "fold": config.split.fold,
+        "seed": config.seed,
+        "classes": cell.store.classes,
+        "data": _data_facts(cell),
+        "temporal": {"kind": cell.hierarchy.temporal},
+        "config": asdict(config),
+    }
+    with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as board:
         chosen, tuning = choose(cell)
         model, trained, generator = _train(chosen, board)
         table, result = evaluate(model, cell.store, cell.split.test)
         result = {
-            "format": FORMAT,
-            "hash": cell.hash,
-            "method": config.method.name,
-            "fold": config.split.fold,
-            "seed": config.seed,
+            **beginning,
             **result,
             "validation": validation_scores(model, cell),
             "tuning": tuning,
-            "data": _data_facts(cell),
             "stages": [_with_test_confusion(about, model, cell) for about in trained],
             "generator": generator
-            and {k: os.path.relpath(v, config.out) for k, v in generator.items()},
+            and {
+                **{k: os.path.relpath(v, config.out) for k, v in generator.items()},
+                "curve": _generator_facts(generator["path"])["curve"],
+            },
             "store": str(cell.store.path),
             "split": {
                 "kind": cell.split.kind,
@@ -197,7 +206,6 @@ def run(config: RunCommand) -> Path:
                 "windows": model.hierarchy.to_dict()["windows"],
                 "strength": model.hierarchy.strength,
             },
-            "config": asdict(config),
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "seconds": round(time.monotonic() - start, 1),
@@ -211,7 +219,7 @@ def run(config: RunCommand) -> Path:
             table.to_parquet(folder / PREDICTIONS, index=False)
             text = json.dumps(_finite(result), indent=1, allow_nan=False)
             (folder / RESULT).write_text(text + "\n", encoding="utf-8")
-        tracking.log_result(board, result, table)
+        tracking.log_result(board, _finite(result), table, Path(config.out), cell.store)
     return cell.folder
 
 
@@ -222,7 +230,7 @@ def _train(
     hierarchy = cell.hierarchy.fit(**_facts(cell, cell.split.train))
     stages, trained, generator = {}, [], None
     if cell.config.method.network:
-        generator = make_generated(cell, hierarchy)
+        generator = make_generated(cell, hierarchy, board)
         generated = PatchStore.open(generator["generated"]) if generator else None
         for node in hierarchy.nodes:
             module, about, _ = make_stage(cell, node, generated, board)
@@ -317,6 +325,23 @@ def finished(config: Any) -> bool:
         return prepare(typed(config)).finished
     except UserError:
         return False  # its own process says what is wrong, and the other cells go on
+
+
+def validation_f1(folder: Path) -> float | None:
+    """What a search maximises: a finished cell's macro F1 on its validation patches, never on a test patch.
+
+    None where nobody has written the result yet (another rank will), or where there was no validation patch.
+    """
+    file = folder / RESULT
+    if not file.is_file():
+        return None
+    found = (json.loads(file.read_text(encoding="utf-8")).get("validation") or {}).get("macro/f1")
+    return None if found is None else float(found)
+
+
+def returned(config: Any) -> float | None:
+    """What the job of a composed configuration returned, asked by sweeps when it is done or was skipped as done."""
+    return validation_f1(prepare(typed(config)).folder)
 
 
 def _join_ranks(trainer: TrainerConfig) -> bool:
@@ -414,7 +439,7 @@ def evaluate(
 # --- the generator ----------------------------------------------------------------------------------------------------
 
 
-def make_generator(cell: Cell) -> Path:
+def make_generator(cell: Cell, board: Any = None) -> Path:
     """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
 
     Returns:
@@ -449,7 +474,10 @@ def make_generator(cell: Cell) -> Path:
         )
         module = GANModule(gan, store.classes, size, config.generator_seed)
         title = f"generator of fold {config.split.fold}"
-        trainer = fit(module, data, config.trainer, folder, title, gan["images"])
+        curve = tracking.CurveKeeper()
+        trainer = fit(
+            module, data, config.trainer, folder, title, gan["images"], board, callbacks=[curve]
+        )
         trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
         if not _first_rank():
             return
@@ -462,19 +490,21 @@ def make_generator(cell: Cell) -> Path:
             "seen_groups": sorted(cell.split.units(store, "train")),
             "um_per_px": um * store.pixels.shape[1] / size if um else None,
             "images": int(module.images_seen),
+            "curve": curve.curve,
         }
-        (folder / "generator.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(_finite(about), indent=1)
+        (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
 
     return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
 
 
-def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
+def make_generated(cell: Cell, hierarchy: Hierarchy, board: Any = None) -> dict[str, Path] | None:
     """Generated patches enough for every stage of this cell, or None where the recipe wants none."""
     wanted = _pool(cell, hierarchy)
     if not any(wanted.values()):
         return None
-    generator = make_generator(cell)
-    about = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+    generator = make_generator(cell, board)
+    about = _generator_facts(generator)
     key = {"generator": about["hash"], "per_class": wanted, "seed": cell.config.generator_seed}
 
     def make(folder: Path) -> None:
@@ -492,6 +522,11 @@ def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
         "path": generator,
         "generated": cell.artifacts.get_or_make("generated", key, make) / "store",
     }
+
+
+def _generator_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
@@ -694,6 +729,7 @@ def fit(
     title: str,
     images: int,
     board: Any = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
     per_epoch = sum(data.batches().quotas)
@@ -717,7 +753,7 @@ def fit(
         + 1,  # the module stops by itself when its budget is spent
         check_val_every_n_epoch=every,
         num_sanity_val_steps=0,
-        callbacks=[checkpoint, interrupt, ImagesProgress(title, images)],
+        callbacks=[*callbacks, checkpoint, interrupt, ImagesProgress(title, images)],
         # Its own re-queueing stays off: it saves in the middle of a batch, and submitit queues the job again.
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         logger=tracking.lightning_logger(board, title),
