@@ -1,6 +1,6 @@
 """Overhead of the framework on a training step of the generator and its critic.
 
-The product: `experiment.run.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare PyTorch
+The product: `experiment.run.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
 loop with the same networks, losses, penalties, augmentation, optimisers, moving average and batches of the same size
 from the same patches, in one process, in turns.
 
