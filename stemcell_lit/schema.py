@@ -78,26 +78,43 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
-    norm: str = "batch"  # batch (conditional batch norm) | none (residual, without norms)
+    network: str = "modulated"  # modulated (ours) | dcgan (the references)
+    size: str = "tiny"  # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
+    condition: str = "projection"  # projection | auxiliary (AC-GAN) | separate (a pair per class)
+    norm: str = (
+        "batch"  # modulated: batch (conditional batch norm) | none (residual, without norms)
+    )
+    # dcgan: batch | none (the critic without)
     spectral: bool = False  # spectral norm of the critic; without it set r1
     latent: int = 64
     embedding: int = 32  # width of the class embedding
-    channels: list[int] = field(default_factory=lambda: [96, 64, 48, 32])  # generator, from 4x4 up
-    critic_channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])  # down to 2x2
-    loss: str = "relativistic"  # relativistic | non_saturating | hinge
+    channels: list[int] = field(default_factory=list)  # generator, from 4x4 up; empty: by size
+    critic_channels: list[int] = field(default_factory=list)  # from full size down; empty: by size
+    shared_levels: int = 0  # coarsest resolutions that the classes share, 0 or 2 and more
+    shared_weight: float = 1.0  # of the loss on the images of these levels
+    loss: str = "relativistic"  # relativistic | non_saturating | hinge | wasserstein
     r1: float = 0.05  # weight of the penalty on real patches (0: none)
     r2: float = 0.05  # weight of the penalty on generated patches
+    gp: float = 0.0  # weight of WGAN-GP's penalty between real and generated patches
     penalty_every: int = 8  # batches between two penalties; the weight is scaled by it
+    critic_steps: int = 1  # batches of the critic for each step of the generator
     augment: list[str] = field(default_factory=lambda: ["translation"])  # + brightness, contrast
+    ada_target: float = 0.0  # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
+    ada_images: int = 20_000  # images in which ADA's strength may go from 0 to 1
     lr: float = 1.5e-3  # of the generator
     critic_lr: float = 1.5e-3
     betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
+    burn_in: float = 0.0  # share of the budget in which rates and penalties go to their end
+    lr_end: float = 1.0  # share of lr and critic_lr left then
+    gamma_end: float = 1.0  # share of r1, r2 and gp left then
     ema_halflife_images: int = 17_000  # images after which an old weight counts half
     ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
     batch_size: int = 48  # over all devices, which must divide it
     images: int = 96_000  # budget, real images shown to the critic, over all devices
     validate_every_images: int = 19_200  # a sample grid and a checkpoint
     precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
+    channels_last: bool = False  # weights in channels-last order: faster on a GPU
+    compile: bool = False  # torch.compile of the networks; needs a compiler
     collapse_below: float = 0.2  # least diversity of a class, over that of its real patches
     collapse_checks: int = 3  # validations in a row below it that stop the training
 

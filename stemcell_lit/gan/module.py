@@ -12,20 +12,21 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from stemcell_lit.data.augment import to_uint8
+from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.networks import NORMS, Critic, Generator, levels
+from stemcell_lit.gan.networks import CONDITIONS, NETWORKS, NORMS, SIZES, build_pair, levels
 from stemcell_lit.schema import GANConfig
 
 # batches between two looks at the losses: a look waits for the device; a NaN never leaves the
 # weights
 _ALARM_EVERY = 16
+_ADA_EVERY = 4  # batches over which ADA averages before it changes the strength, as published
 _PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
 _GRID_COLUMNS = 16
 _REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
@@ -85,9 +86,16 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
     for key, default in defaults.items():
         value = gan.get(key, default)
         kind = type(default)
-        plain[key] = [type(default[0])(v) for v in value] if kind is list else kind(value)
+        if kind is list:  # of channels where the default is empty
+            item = type(default[0]) if default else int
+            plain[key] = [item(v) for v in value]
+        else:
+            plain[key] = kind(value)
     legal: dict[str, Sequence[str]] = {
         "loss": objectives.LOSSES,
+        "network": NETWORKS,
+        "size": tuple(SIZES),
+        "condition": CONDITIONS,
         "norm": NORMS,
         "precision": ("auto", "float32", "bfloat16"),
     }
@@ -98,14 +106,22 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise UserError(f"gan.augment={wrong}, expected some of {list(objectives.AUGMENTATIONS)}")
     at_least_one = (
-        "latent embedding batch_size images validate_every_images penalty_every collapse_checks"
+        "latent embedding batch_size images validate_every_images penalty_every collapse_checks "
+        "critic_steps ada_images"
     )
     for key in at_least_one.split():
         if plain[key] < 1:
             raise UserError(f"gan.{key}={plain[key]}, expected at least 1")
     for key in ("channels", "critic_channels"):
-        if not plain[key] or min(plain[key]) < 1:
+        if min(plain[key], default=1) < 1:
             raise UserError(f"gan.{key}={plain[key]}, expected a list of positive channel counts")
+    for key in ("burn_in", "ada_target"):
+        if not 0 <= plain[key] <= 1:
+            raise UserError(f"gan.{key}={plain[key]}, expected 0 to 1")
+    if plain["ada_target"] and not plain["augment"]:
+        raise UserError(
+            f"gan.ada_target={plain['ada_target']} has nothing to adapt in gan.augment=[]"
+        )
     return plain
 
 
@@ -127,61 +143,34 @@ def mean_distance(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
     )
 
 
-def trainer_settings(gan: Mapping[str, Any], devices: int = 1) -> dict[str, Any]:
-    """Arguments for `pl.Trainer` that leave the end of training to the module's budget.
-
-    Args:
-        gan: a `GANConfig` as a mapping.
-        devices: over all nodes.
-    """
-    settings = check_config(gan)
-    batches = round(settings["validate_every_images"] / settings["batch_size"])
-    return {
-        "max_epochs": -1,
-        "val_check_interval": max(1, batches),
-        "check_val_every_n_epoch": None,  # the interval counts batches, across epochs
-        "num_sanity_val_steps": 0,
-        "strategy": "auto" if devices == 1 else "ddp_find_unused_parameters_true",
-    }
-
-
-def make_callbacks(out: Path) -> list[pl.Callback]:
-    """A callback that writes `last.ckpt` into `out` after every validation, the last included."""
-    return [
-        ModelCheckpoint(
-            dirpath=out,
-            filename="last",
-            save_top_k=1,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-    ]
-
-
 class GANModule(pl.LightningModule):
     """A conditional GAN with a budget in images.
 
-    A training batch is `{"pixels": float32 (batch, 1, side, side) in [-1, 1], "label": int64
-    (batch,)}`, balanced over the classes by its loader; validation batches have the same form. The
+    A training batch is one of `PatchDataModule`: `pixels` float32 (batch, 1, side, side) in [-1, 1],
+    `label` int64 (batch,), `images` the number of patches over all devices; balanced over the
+    classes by its loader. The
     module turns and flips the real patches, and augments real and generated ones alike. Training
-    stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs; the
-    trainer then validates once more (see `trainer_settings`).
+    stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs
+    (`experiment.run.fit` trains it).
 
-    Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen). The
-    counters in the checkpoint are therefore the whole random state, on any number of devices: N + N
-    images equal 2N bit for bit, as long as the loader resumes its order.
+    Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen), and
+    schedules follow the images seen. The counters in the checkpoint are therefore the whole random
+    state, on any number of devices: N + N images equal 2N bit for bit, as long as the loader resumes
+    its order.
 
     Several devices need the strategy `ddp_find_unused_parameters_true`: a backward pass reaches one
     of the two networks.
 
-    Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented), at
-    validation `critic/train` and `critic/held_out`
+    Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented) and, with
+    ADA, `augment_strength`, as often as the trainer's `log_every_n_steps` says and at the end of an
+    epoch; at validation `critic/train` and `critic/held_out`
     (plain real patches, mean over classes: a gap that grows is an over-fitted
     critic) and `diversity` (mean over classes of the distance between two generated patches over
     that between two held-out real ones; 1 is ideal), `diversity_least` (its least class).
 
     Attributes:
         generator, critic: in training.
+        coarse_critic: judges the images of the levels that the classes share; None without such.
         generator_ema: moving average of the generator's weights; the one that samples.
         images_seen: real images shown to the critic so far, over all devices.
         batches_seen: batches so far on each device.
@@ -199,39 +188,50 @@ class GANModule(pl.LightningModule):
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
             torch.manual_seed(seed_of(seed, _FIXED))
-            self.generator = Generator(
-                len(classes),
-                image_size,
-                latent=gan["latent"],
-                channels=gan["channels"],
-                embedding=gan["embedding"],
-                norm=gan["norm"],
+            self.generator, self.critic, self.coarse_critic = build_pair(
+                gan, len(classes), image_size
             )
-            self.critic = Critic(
-                len(classes),
-                image_size,
-                channels=gan["critic_channels"],
-                norm=gan["norm"],
-                spectral=gan["spectral"],
-            )
+        self.inputs = int(cast(int, self.generator.inputs))  # numbers that make an image
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.images_seen = 0
         self.batches_seen = 0
+        # ADA's strength, and the sum of r_t since it last changed: on the device, in the state_dict
+        self.ada: Tensor
+        self.register_buffer("ada", torch.zeros(2))
         self._stale = True  # the batch-norm statistics of generator_ema, see _refresh
         self._low_checks = [0] * len(classes)  # validations in a row that found a class collapsed
+        self._loss_g = torch.zeros(())  # of the generator's last step
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._held_out: dict[str, Any] = {}
 
     # --- training ---------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Memory order and compilation of the networks, which must be settled before DDP wraps them.
+
+        The networks are compiled in place: their weights keep their names.
+        """
+        networks = [self.generator, self.critic, self.coarse_critic, self.generator_ema]
+        for network in networks:
+            if network is not None and self.gan["channels_last"]:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in networks[:-1]:  # the averaged one only samples, in batches of any size
+            if network is not None and self.gan["compile"] and stage == "fit":
+                network.compile()
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and for the critic."""
         betas = tuple(self.gan["betas"])
         fused = self.device.type in ("cpu", "cuda")  # one kernel instead of a dozen per weight
+        weights = list(self.generator.parameters()), self._critic_weights()
         return [
-            torch.optim.Adam(net.parameters(), lr=self.gan[lr], betas=betas, fused=fused)
-            for net, lr in ((self.generator, "lr"), (self.critic, "critic_lr"))
+            torch.optim.Adam(of, lr=self.gan[lr], betas=betas, fused=fused)
+            for of, lr in zip(weights, ("lr", "critic_lr"), strict=True)
         ]
+
+    def _critic_weights(self) -> list[nn.Parameter]:
+        coarse = self.coarse_critic.parameters() if self.coarse_critic else ()
+        return [*self.critic.parameters(), *coarse]
 
     def train(self, mode: bool = True) -> GANModule:
         """Sets the mode; the averaged generator always stays in evaluation mode."""
@@ -240,62 +240,157 @@ class GANModule(pl.LightningModule):
         return self
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """One step of the critic, then one of the generator, on the same generated batch."""
+        """One step of the critic; then, at every `critic_steps`-th batch, one of the generator.
+
+        Both see the same generated batch: a second pass would cost a fifth of the batch.
+        """
         gan, label = self.gan, batch["label"]
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
         real = objectives.turn(batch["pixels"], draw)
-        shape = (len(real), self.generator.inputs)
+        shape = (len(real), self.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
+        gamma = self._follow_schedule(optimizer_g, optimizer_d)
+        both = (self.batches_seen + 1) % gan["critic_steps"] == 0
 
-        with self._autocast():
-            fake = self.generator(
-                latent, label
-            )  # serves both steps: a second pass would cost a fifth of the batch
-            seen = objectives.augment(torch.cat([real, fake.detach()]), gan["augment"], draw)
-            score_real, score_fake = self.critic(seen, torch.cat([label, label])).chunk(2)
-        loss_d = objectives.critic_loss(gan["loss"], score_real, score_fake)
-        total_d = loss_d
-        if self.batches_seen % gan["penalty_every"] == 0:
-            for weight, pixels in zip((gan["r1"], gan["r2"]), seen.chunk(2), strict=True):
-                if weight:
-                    penalty = objectives.gradient_penalty(self.critic, pixels, label)
-                    total_d = total_d + weight * gan["penalty_every"] * penalty
+        with self._autocast(), torch.set_grad_enabled(both):
+            fakes = self._fakes(latent, label)
+        # the image at full size, and where levels are shared the coarse one, each with its critic
+        sides = list(zip(self._critics(), self._reals(real), fakes, strict=True))
+        loss_d = extra_d = torch.zeros((), device=self.device)
+        scored: list[list[Tensor]] = []
+        for (critic, weight), real_, fake in sides:
+            with self._autocast():
+                scores, loss_class, seen = self._judge(critic, [real_, fake.detach()], label, draw)
+            scored.append(scores)
+            loss_d = loss_d + weight * objectives.critic_loss(gan["loss"], *scores)
+            extra_d = extra_d + loss_class
+            if self.batches_seen % gan["penalty_every"] == 0:
+                extra_d = extra_d + weight * gamma * self._penalties(
+                    critic, seen[0], seen[1], label, draw
+                )
+        score_real, score_fake = (x.detach() for x in scored[0])
+        total_d = loss_d + extra_d
         optimizer_d.zero_grad()
         self.manual_backward(total_d)
         optimizer_d.step()
 
-        self.critic.requires_grad_(False)
-        with self._autocast():
-            pair = [fake, real] if gan["loss"] == "relativistic" else [fake]
-            seen = objectives.augment(torch.cat(pair), gan["augment"], draw)
-            scores = self.critic(seen, torch.cat([label] * len(pair))).chunk(len(pair))
-        loss_g = objectives.generator_loss(gan["loss"], *scores)
-        optimizer_g.zero_grad()
-        self.manual_backward(loss_g)
-        optimizer_g.step()
-        self.critic.requires_grad_(True)
+        if both:
+            for weights in self._critic_weights():
+                weights.requires_grad_(False)
+            loss_g = torch.zeros((), device=self.device)
+            for (critic, weight), real_, fake in sides:
+                pair = [fake, real_] if gan["loss"] == "relativistic" else [fake]
+                with self._autocast():
+                    scores, loss_class, _ = self._judge(critic, pair, label, draw)
+                loss_g = loss_g + weight * objectives.generator_loss(gan["loss"], *scores)
+                loss_g = loss_g + loss_class
+            optimizer_g.zero_grad()
+            self.manual_backward(loss_g)
+            optimizer_g.step()
+            for weights in self._critic_weights():
+                weights.requires_grad_(True)
+            self._loss_g = loss_g.detach()
 
-        # the same on every rank, even where one has a patch more: or they would not stop together
-        images = int(batch.get("images", len(real) * self.trainer.world_size))
+        images = int(cast(int, batch["images"]))
         self.images_seen += images
         self.batches_seen += 1
         self._update_ema(images)
+        if gan["ada_target"]:
+            self._update_ada(images, score_real, score_fake)
         self._recent = [*self._recent[1 - _RECENT :], (batch["pixels"], label)]
-        self.log_dict(
-            {
-                "loss_g": loss_g.detach(),
-                "loss_d": loss_d.detach(),
-                "critic/real": score_real.detach().mean(),
-                "critic/fake": score_fake.detach().mean(),
-            }
-        )
         done = self.images_seen >= gan["images"]
+        # Lightning's bookkeeping of a logged value costs more than a small network's kernels
+        every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if done or self.trainer.is_last_batch or (every and self.batches_seen % every == 0):
+            log = {
+                "loss_g": self._loss_g,
+                "loss_d": loss_d.detach(),
+                "critic/real": score_real.mean(),
+                "critic/fake": score_fake.mean(),
+            }
+            self.log_dict(log | ({"augment_strength": self.ada[0]} if gan["ada_target"] else {}))
         if done or self.batches_seen % _ALARM_EVERY == 0:
-            self._check_losses(loss_g, total_d)
+            self._check_losses(self._loss_g, total_d.detach())
         if done:
             self.trainer.should_stop = True
+
+    def _critics(self) -> list[tuple[nn.Module, float]]:
+        """Critics and the weights of their losses, the one at full size first."""
+        coarse = [(self.coarse_critic, self.gan["shared_weight"])] if self.coarse_critic else []
+        return [(self.critic, 1.0), *coarse]
+
+    def _reals(self, real: Tensor) -> list[Tensor]:
+        """Real images at the sizes that the critics judge."""
+        if self.coarse_critic is None:
+            return [real]
+        factor = self.image_size // 2 ** (self.gan["shared_levels"] + 1)
+        return [real, F.avg_pool2d(real, factor)]
+
+    def _fakes(self, latent: Tensor, label: Tensor) -> list[Tensor]:
+        """Generated images at the sizes that the critics judge."""
+        if self.coarse_critic is None:
+            return [self.generator(latent, label)]
+        return list(self.generator(latent, label, True))
+
+    def _judge(
+        self, critic: nn.Module, parts: list[Tensor], label: Tensor, draw: torch.Generator
+    ) -> tuple[list[Tensor], Tensor | float, list[Tensor]]:
+        """Augments batches of the same labels, and scores them.
+
+        Returns:
+            Scores of each, the auxiliary classifier's loss (0 without one), the augmented batches.
+        """
+        strength = self.ada[:1] if self.gan["ada_target"] else None
+        seen = objectives.augment(torch.cat(parts), self.gan["augment"], draw, strength)
+        chunks = list(seen.chunk(len(parts)))
+        if critic is self.critic and self.gan["condition"] == "auxiliary":
+            made = [critic(x, label, True) for x in chunks]
+            loss = torch.stack([F.cross_entropy(logits, label) for _, logits in made]).sum()
+            # to the generator the classes of real ones are a constant
+            return [score for score, _ in made], loss, chunks
+        if critic.normalised:  # statistics over real and generated ones would tell them apart
+            return [critic(x, label) for x in chunks], 0.0, chunks
+        scores = critic(seen, torch.cat([label] * len(parts)))
+        return list(scores.chunk(len(parts))), 0.0, chunks
+
+    def _penalties(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, label: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Weighted gradient penalties, for all the batches until the next ones."""
+        gan, total = self.gan, torch.zeros((), device=self.device)
+        forward = critic.forward  # past the compiled call, which has no second derivative
+        for weight, pixels in ((gan["r1"], real), (gan["r2"], fake)):
+            if weight:
+                total = total + weight * objectives.gradient_penalty(forward, pixels, label)
+        if gan["gp"]:
+            between = objectives.interpolated_penalty(forward, real, fake, label, draw)
+            total = total + gan["gp"] * between
+        return gan["penalty_every"] * total
+
+    def _follow_schedule(self, *optimizers: LightningOptimizer) -> float:
+        """Sets the learning rates for this batch; returns the factor of the penalties' weights."""
+        gan = self.gan
+        if not gan["burn_in"]:
+            return 1.0
+        progress = self.images_seen / (gan["burn_in"] * gan["images"])
+        factor = objectives.scheduled(1.0, gan["lr_end"], progress)
+        for optimizer, key in zip(optimizers, ("lr", "critic_lr"), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = gan[key] * factor
+        return objectives.scheduled(1.0, gan["gamma_end"], progress)
+
+    @torch.no_grad()
+    def _update_ada(self, images: int, real: Tensor, fake: Tensor) -> None:
+        """Moves the strength of augmentation towards the target, alike on all ranks."""
+        sign = objectives.over_fitting(self.gan["loss"], real, fake)
+        self.ada[1] += cast(Tensor, self.all_gather(sign)).mean()
+        if self.batches_seen % _ADA_EVERY == 0:
+            above = torch.sign(self.ada[1] / _ADA_EVERY - self.gan["ada_target"])
+            self.ada[0] += above * (_ADA_EVERY * images / self.gan["ada_images"])
+            self.ada[0].clamp_(0, 1)
+            self.ada[1] = 0
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """bfloat16 if asked for; losses, penalties and the critic's head stay in float32."""
@@ -336,7 +431,7 @@ class GANModule(pl.LightningModule):
         label = torch.arange(_REFRESH_BATCH, device=self.device) % len(self.classes)
         self.generator_ema.train()
         for _ in range(_REFRESH_BATCHES):
-            latent = torch.randn((_REFRESH_BATCH, self.generator_ema.inputs), generator=draw)
+            latent = torch.randn((_REFRESH_BATCH, self.inputs), generator=draw)
             self.generator_ema(latent.to(self.device), label)
         self.generator_ema.eval()
 
@@ -439,10 +534,34 @@ class GANModule(pl.LightningModule):
         made = np.empty((len(labels), self.image_size, self.image_size), np.uint8)
         for start in range(0, len(labels), batch_size):
             label = labels[start : start + batch_size]
-            latent = torch.randn((len(label), self.generator_ema.inputs), generator=draw)
+            latent = torch.randn((len(label), self.inputs), generator=draw)
             images = self.generator_ema(latent.to(self.device), label.to(self.device))
             made[start : start + len(label)] = to_uint8(images)
         return made
+
+    @torch.no_grad()
+    def critic_scores(
+        self, pixels: np.ndarray, label: Tensor | np.ndarray, batch_size: int = 256
+    ) -> np.ndarray:
+        """How real the critic takes patches to be, in float32, without augmentation.
+
+        Args:
+            pixels: uint8 (n, image_size, image_size).
+            label: (n,) int64, positions in `classes`.
+            batch_size: patches at a time.
+
+        Returns:
+            float32 (n,), high for real. Only differences within a class mean something.
+        """
+        scores, training = np.empty(len(pixels), np.float32), self.critic.training
+        self.critic.eval()
+        for start in range(0, len(pixels), batch_size):
+            part = slice(start, start + batch_size)
+            images = to_float(torch.as_tensor(np.array(pixels[part]), device=self.device))
+            known = torch.as_tensor(label[part], device=self.device)
+            scores[part] = self.critic(images, known).cpu().numpy()
+        self.critic.train(training)
+        return scores
 
     @torch.no_grad()
     def _fixed_samples(self) -> tuple[Tensor, Tensor]:
@@ -450,7 +569,7 @@ class GANModule(pl.LightningModule):
         self._refresh()
         label = torch.arange(len(self.classes)).repeat_interleave(_PER_CLASS)
         draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 1))
-        shape = (len(label), self.generator_ema.inputs)
+        shape = (len(label), self.inputs)
         latent = torch.randn(shape, generator=draw).to(self.device)
         label = label.to(self.device)
         parts = zip(latent.split(256), label.split(256), strict=True)

@@ -5,13 +5,14 @@ Every random choice is drawn from a generator that the caller gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOSSES = ("hinge", "non_saturating", "relativistic")
+LOSSES = ("hinge", "non_saturating", "relativistic", "wasserstein")
 AUGMENTATIONS = ("brightness", "contrast", "translation")
 
 
@@ -22,6 +23,8 @@ def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
     * non_saturating (Goodfellow et al. 2014): E softplus(-real) + E softplus(fake)
     * relativistic (pairing; Jolicoeur-Martineau 2018, arXiv:1807.00734; R3GAN, arXiv:2501.05441):
       E softplus(-(real - fake)), each real patch against a generated one of its own class
+    * wasserstein (Arjovsky et al. 2017, arXiv:1701.07875): E fake - E real; needs
+      `interpolated_penalty`
 
     Args:
         name: one of `LOSSES`.
@@ -34,20 +37,22 @@ def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if name == "relativistic":
         return F.softplus(fake - real).mean()
+    if name == "wasserstein":
+        return fake.mean() - real.mean()
     raise ValueError(f"loss {name!r}, expected one of {LOSSES}")
 
 
 def generator_loss(name: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
     """What the generator minimises.
 
-    hinge: -E fake; non_saturating: E softplus(-fake); relativistic: E softplus(-(fake - real)).
+    hinge and wasserstein: -E fake; non_saturating: E softplus(-fake); relativistic: E softplus(-(fake - real)).
 
     Args:
         name: one of `LOSSES`.
         fake: (batch,) logits of generated patches.
         real: (batch,) logits of real patches, only for `relativistic`, paired with `fake`.
     """
-    if name == "hinge":
+    if name in ("hinge", "wasserstein"):
         return -fake.mean()
     if name == "non_saturating":
         return F.softplus(-fake).mean()
@@ -75,6 +80,59 @@ def gradient_penalty(
         at = pixels.detach().float().requires_grad_(True)
         (gradient,) = torch.autograd.grad(critic(at, label).sum(), at, create_graph=True)
         return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def interpolated_penalty(
+    critic: Callable[[Tensor, Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    label: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """E (|grad| - 1)^2 at random points between a real and a generated patch of one class.
+
+    WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028). Float32 throughout.
+
+    Args:
+        critic: (pixels, label) -> (batch,) scores.
+        real: (batch, 1, height, width).
+        fake: generated ones, of the same classes.
+        label: (batch,) int64.
+        generator: on the device of the patches.
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        real, fake = real.detach().float(), fake.detach().float()
+        at = torch.lerp(real, fake, _uniform(real, generator)).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(critic(at, label).sum(), at, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def over_fitting(name: str, real: Tensor, fake: Tensor) -> Tensor:
+    """How sure the critic is of real patches, ADA's r_t (Karras et al. 2020, arXiv:2006.06676).
+
+    E sign(real) where the loss has a zero point, -1 to 1. Relativistic and Wasserstein scores mean
+    something only against another: there E sign(real - fake), of pairs.
+
+    Args:
+        name: one of `LOSSES`.
+        real: (batch,) logits of real training patches.
+        fake: (batch,) logits of generated patches.
+    """
+    relative = name in ("relativistic", "wasserstein")
+    return torch.sign(real - fake if relative else real).mean()
+
+
+def scheduled(start: float, end: float, progress: float) -> float:
+    """From `start` to `end` by half a cosine (R3GAN, arXiv:2501.05441), then `end`.
+
+    Args:
+        start: at progress 0.
+        end: at progress 1 and beyond.
+        progress: share of the burn-in that is over.
+    """
+    if start == end:
+        return start
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -109,7 +167,12 @@ def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
 _AUGMENT = {"brightness": _brightness, "contrast": _contrast, "translation": _translation}
 
 
-def augment(pixels: Tensor, names: Sequence[str], generator: torch.Generator) -> Tensor:
+def augment(
+    pixels: Tensor,
+    names: Sequence[str],
+    generator: torch.Generator,
+    strength: Tensor | None = None,
+) -> Tensor:
     """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): differentiable, a draw for each image.
 
     The critic must see real and generated patches through it alike, else the generator learns the
@@ -122,9 +185,14 @@ def augment(pixels: Tensor, names: Sequence[str], generator: torch.Generator) ->
         pixels: (batch, 1, height, width).
         names: out of `AUGMENTATIONS`, in the order to apply.
         generator: on the device of `pixels`.
+        strength: (1,), share of the images that each augmentation changes (ADA's p, on the device of
+            `pixels`, so that nobody waits for its value); None: all.
     """
     for name in names:
-        pixels = _AUGMENT[name](pixels, generator)
+        changed = _AUGMENT[name](pixels, generator)
+        if strength is not None:
+            changed = torch.where(_uniform(pixels, generator) < strength, changed, pixels)
+        pixels = changed
     return pixels
 
 

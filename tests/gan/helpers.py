@@ -1,14 +1,20 @@
-"""Made-up data and a trainer for the GAN tests: stripes of one direction a class, with noise."""
+"""Made-up data for the GAN tests, stripes of one direction a class with noise, trained on as the product does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
+import pandas as pd
+import yaml
 
-from stemcell_lit.gan.module import GANModule, make_callbacks, trainer_settings
+from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.splits import make_split
+from stemcell_lit.experiment.run import fit as product_fit
+from stemcell_lit.experiment.run import quiet
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.schema import SplitConfig, TrainerConfig
 
 CLASSES = ["rows", "columns", "flat"]
 SIDE = 16
@@ -22,54 +28,73 @@ TINY = {
     "validate_every_images": 24,
     "collapse_below": 0.0,
 }
+CONF = Path(__file__).parents[2] / "conf" / "gan"
+FAMILIES = ("tiny", "tiny_r3", "dcgan", "acgan", "wgan_gp")
 
 
-def batch_of(seed: int, size: int) -> dict[str, torch.Tensor]:
-    """A batch, the same for the same seed."""
-    random = np.random.default_rng(seed)
-    label = np.arange(size) % len(CLASSES)
-    wave = np.sin(np.arange(SIDE))[None] * random.uniform(0.3, 0.9, (size, 1))
-    wave = np.broadcast_to(wave[:, :, None], (size, SIDE, SIDE)).copy()
+def family(name: str) -> dict:
+    """The settings of a file in conf/gan, at the size of the tests."""
+    return {**yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")), **TINY}
+
+
+def make_store(path: Path) -> PatchStore:
+    """48 patches of each class in six groups."""
+    random, label = np.random.default_rng(0), np.arange(144) % len(CLASSES)
+    wave = np.sin(np.arange(SIDE))[None] * random.uniform(0.3, 0.9, (len(label), 1))
+    wave = np.broadcast_to(wave[:, :, None], (len(label), SIDE, SIDE)).copy()
     wave[label == 1] = wave[label == 1].transpose(0, 2, 1)
     wave[label == 2] = random.uniform(-0.5, 0.5, (int((label == 2).sum()), 1, 1))
     wave = np.clip(wave + random.normal(0, 0.1, wave.shape), -1, 1)
-    return {
-        "pixels": torch.from_numpy(wave[:, None].astype(np.float32)),
-        "label": torch.from_numpy(label),
-    }
+    groups = [f"movie-{i // 3 % 6}" for i in range(len(label))]
+    manifest = pd.DataFrame({"label": [CLASSES[c] for c in label], "group": groups})
+    pixels = np.round((wave + 1) * 127.5).astype(np.uint8)
+    return PatchStore.write(path, pixels, manifest, classes=CLASSES)
 
 
-class Batches:
-    """A loader whose n-th batch depends on n alone; `skip` is where a resumed run goes on."""
+def make_data(folder: Path, gan: dict) -> PatchDataModule:
+    """Batches of the store in `folder`, which is made where it is absent, in the generator's view."""
+    store = folder / "store"
+    patches = PatchStore.open(store) if store.exists() else make_store(store)
+    split = make_split(patches, SplitConfig(folds=3, validation_share=0.25))
+    return PatchDataModule(
+        patches,
+        split,
+        View.of_classes(CLASSES),
+        epoch_images=gan["validate_every_images"],
+        batch_size=gan["batch_size"],
+        augment="none",
+    )
 
-    def __init__(self, size: int, count: int = 1000, skip: int = 0):
-        self.size, self.count, self.skip = size, count, skip
 
-    def __len__(self) -> int:
-        return self.count
+class Killed(Exception):
+    """Ends a training as a kill does: without a word to it."""
 
-    def __iter__(self):
-        for step in range(self.skip, self.skip + self.count):
-            yield batch_of(step, self.size)
+
+class Mortal(GANModule):
+    """Dies before the batch that follows `dies_at` images."""
+
+    dies_at: int | None = None
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.dies_at is not None and self.images_seen >= self.dies_at:
+            raise Killed
 
 
 def fit(
-    out: Path, checkpoint: Path | None = None, skip: int = 0, seed: int = 0, **settings
+    out: Path,
+    *,
+    dies_at: int | None = None,
+    seed: int = 0,
+    devices: int = 1,
+    data: PatchDataModule | None = None,
+    **settings,
 ) -> GANModule:
-    """Trains a tiny GAN with a real trainer, to its budget."""
+    """Trains a tiny GAN by the product's `fit`, to its budget, from `out`/last.ckpt where that is."""
+    quiet()
     gan = {**TINY, **settings}
-    module = GANModule(gan, CLASSES, SIDE, seed)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=out,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=make_callbacks(out),
-        **trainer_settings(gan),
-    )
-    train = Batches(gan["batch_size"], skip=skip)
-    held_out = Batches(12, count=2, skip=10_000)
-    trainer.fit(module, train, held_out, ckpt_path=checkpoint, weights_only=True)
+    module = Mortal(gan, CLASSES, SIDE, seed)
+    module.dies_at = dies_at
+    data = data or make_data(out, gan)
+    trainer = TrainerConfig(accelerator="cpu", devices=devices)
+    product_fit(module, data, trainer, out, "test", gan["images"])
     return module

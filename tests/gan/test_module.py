@@ -1,14 +1,15 @@
 import copy
+import itertools
+import math
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 
 from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan import module as gan_module
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.module import (
     GANDiverged,
@@ -16,9 +17,8 @@ from stemcell_lit.gan.module import (
     check_config,
     ema_decay,
     mean_distance,
-    trainer_settings,
 )
-from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of, fit
+from tests.gan.helpers import CLASSES, CONF, FAMILIES, SIDE, TINY, Killed, family, fit, make_data
 
 
 @pytest.fixture(autouse=True)
@@ -46,29 +46,40 @@ def same(first, second):
     return first == second
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"loss": "hinge", "spectral": True, "precision": "float32"},
-        {"norm": "none", "r1": 1.0, "r2": 1.0, "penalty_every": 3},
-    ],
-)
-def test_resume_is_bit_exact(tmp_path, settings):
-    whole = fit(tmp_path / "whole", images=96, **settings)
-    fit(tmp_path / "half", images=48, **settings)
-    resumed = fit(
-        tmp_path / "resumed", tmp_path / "half" / "last.ckpt", skip=4, images=96, **settings
-    )
+RESUMED = {name: family(name) for name in FAMILIES} | {
+    "spectral": {"loss": "hinge", "spectral": True, "precision": "float32"},
+    "options": {
+        "ada_target": 0.6,
+        "ada_images": 200,
+        "augment": ["brightness", "contrast", "translation"],
+        "shared_levels": 2,
+        "burn_in": 0.8,
+        "lr_end": 0.1,
+        "gamma_end": 0.1,
+        "penalty_every": 3,
+        "channels_last": True,
+    },
+}
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_resume_after_a_kill_is_bit_exact(tmp_path, settings):
+    settings = {**settings, "images": 96}
+    whole = fit(tmp_path / "whole", **settings)
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", dies_at=60, **settings)  # 12 images behind the second checkpoint
+    half = torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)
+    assert half["gan_state"]["images_seen"] == 48
+    resumed = fit(tmp_path / "cut", **settings)
     assert whole.images_seen == resumed.images_seen == 96
     assert whole.batches_seen == resumed.batches_seen == 8
     assert same(whole.state_dict(), resumed.state_dict())
+    assert not same(half["state_dict"], dict(whole.state_dict()))
     states = [
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)
-        for name in ("whole", "resumed")
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "cut")
     ]
-    assert same(states[0]["optimizer_states"], states[1]["optimizer_states"])
-    assert same(states[0]["gan_state"], states[1]["gan_state"])
+    for key in ("state_dict", "optimizer_states", "gan_state"):
+        assert same(states[0][key], states[1][key])
 
 
 def test_another_seed_is_another_training(trained, tmp_path):
@@ -187,9 +198,9 @@ def test_real_and_generated_are_augmented_alike(tmp_path, monkeypatch):
     seen = []
     original = objectives.augment
 
-    def spy(pixels, names, generator):
+    def spy(pixels, names, *rest):
         seen.append((len(pixels), tuple(names)))
-        return original(pixels, names, generator)
+        return original(pixels, names, *rest)
 
     monkeypatch.setattr(objectives, "augment", spy)
     fit(tmp_path, images=12, loss="hinge", augment=["brightness"])
@@ -210,24 +221,17 @@ def test_penalty_is_lazy_and_scaled(tmp_path, monkeypatch):
     assert calls == [12, 12, 12]  # batches 0, 3 and 6
 
 
-def test_nan_stops_the_training(tmp_path):
-    class Broken(Batches):
-        def __iter__(self):
-            for step, batch in enumerate(super().__iter__()):
-                yield {**batch, "pixels": batch["pixels"] * (float("nan") if step > 2 else 1)}
+def test_nan_stops_the_training(tmp_path, monkeypatch):
+    original = objectives.turn
 
-    module = GANModule({**TINY, "images": 100_000}, CLASSES, SIDE)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        max_epochs=-1,
-    )
+    def broken(pixels, generator):
+        return original(pixels, generator) * (float("nan") if next(count) > 2 else 1)
+
+    count = itertools.count()
+    monkeypatch.setattr(objectives, "turn", broken)
     with pytest.raises(GANDiverged, match=r"diverged.*gan\.lr"):
-        trainer.fit(module, Broken(12))
-    assert module.batches_seen <= 32
+        fit(tmp_path, images=100_000)
+    assert next(count) <= 32
     assert issubclass(GANDiverged, UserError)
 
 
@@ -261,11 +265,17 @@ def test_uint8_inverts_the_scaling_of_the_data():
     ("settings", "match"),
     [
         ({"los": "hinge"}, "unknown keys"),
-        ({"loss": "wasserstein"}, "hinge"),
+        ({"loss": "kl"}, "hinge"),
+        ({"network": "stylegan"}, "modulated"),
+        ({"condition": "auxilary"}, "auxiliary"),
+        ({"size": "huge"}, "base"),
+        ({"burn_in": 2}, "0 to 1"),
+        ({"ada_target": 0.6, "augment": []}, "nothing to adapt"),
+        ({"critic_steps": 0}, "at least 1"),
         ({"norm": "layer"}, "batch"),
         ({"augment": ["cutout"]}, "brightness"),
         ({"images": 0}, "at least 1"),
-        ({"channels": []}, "positive"),
+        ({"channels": [0]}, "positive"),
         ({"precision": "float16"}, "bfloat16"),
     ],
 )
@@ -274,30 +284,97 @@ def test_wrong_settings_are_named(settings, match):
         check_config(settings)
 
 
-def test_a_batch_is_that_of_all_devices():
-    assert (
-        trainer_settings({"batch_size": 10, "validate_every_images": 80})["val_check_interval"] == 8
-    )
-    many = trainer_settings({"batch_size": 10, "validate_every_images": 80}, devices=4)
-    assert many["val_check_interval"] == 8
-    assert many["strategy"] == "ddp_find_unused_parameters_true"
-
-
 def test_every_config_in_conf_is_legal():
-    from pathlib import Path
-
-    import yaml
-
-    folder = Path(gan_module.__file__).parents[2] / "conf" / "gan"
-    files = sorted(folder.glob("*.yaml"))
-    assert {"tiny", "tiny_r3", "smoke"} <= {f.stem for f in files}
+    files = sorted(CONF.glob("*.yaml"))
+    assert {*FAMILIES, "small", "base", "smoke"} <= {f.stem for f in files}
     for file in files:
         settings = yaml.safe_load(file.read_text())
         assert settings["name"] == file.stem
-        GANModule(settings, CLASSES, 32)
+        check_config(settings)
 
 
-def test_batches_of_the_helper_are_what_the_module_expects():
-    batch = batch_of(0, 6)
-    assert batch["pixels"].shape == (6, 1, SIDE, SIDE)
+def test_batches_of_the_product_are_what_the_module_expects(tmp_path):
+    batch = next(iter(make_data(tmp_path, TINY).train_dataloader()))
+    assert batch["pixels"].shape == (12, 1, SIDE, SIDE)
     assert batch["pixels"].abs().max() <= 1
+    assert batch["images"] == 12
+
+
+def test_generator_steps_at_every_nth_batch_of_the_critic(tmp_path):
+    start = GANModule(family("wgan_gp"), CLASSES, SIDE)
+    first = fit(tmp_path / "four", **{**family("wgan_gp"), "images": 48})
+    fifth = fit(tmp_path / "five", **{**family("wgan_gp"), "images": 60})
+    assert same(dict(start.generator.named_parameters()), dict(first.generator.named_parameters()))
+    assert not same(dict(first.critic.named_parameters()), dict(start.critic.named_parameters()))
+    assert not same(
+        dict(first.generator.named_parameters()), dict(fifth.generator.named_parameters())
+    )
+
+
+def test_schedule_falls_by_half_a_cosine_of_the_images(tmp_path, monkeypatch):
+    rates, original = [], objectives.gradient_penalty
+
+    def spy(critic, pixels, label):
+        rates.append([o.param_groups[0]["lr"] for o in made[0].trainer.optimizers])
+        return original(critic, pixels, label)
+
+    made, init = [], GANModule.setup
+    monkeypatch.setattr(
+        GANModule, "setup", lambda self, stage: made.append(self) or init(self, stage)
+    )
+    monkeypatch.setattr(objectives, "gradient_penalty", spy)
+    settings = {"images": 96, "burn_in": 0.5, "lr_end": 0.2, "lr": 1e-3, "critic_lr": 2e-3}
+    fit(tmp_path, **settings, r2=0.0, penalty_every=1)
+    share = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * min(1, i / 4))) for i in range(8)]
+    assert rates == pytest.approx(np.array([[1e-3 * s, 2e-3 * s] for s in share]))
+    assert made[0]._follow_schedule(*made[0].optimizers()) == 1.0  # gamma_end is 1
+
+
+def test_adaptive_strength_follows_the_critic():
+    module = GANModule(
+        {**TINY, "ada_target": 0.6, "ada_images": 96, "loss": "hinge"}, CLASSES, SIDE
+    )
+    module._trainer = None
+    module.all_gather = lambda value: value
+    sure, unsure = torch.ones(12), torch.tensor([1.0, -1.0] * 6)
+    history = []
+    for step, real in enumerate([sure] * 8 + [unsure] * 4 + [-sure] * 8):
+        module.batches_seen = step + 1
+        module._update_ada(12, real, torch.zeros(12))
+        history.append(module.ada[0].item())
+    # four batches of 12 of 96 images: half the way, up at 1 > 0.6, down at 0 and -1
+    assert history[3::4] == [0.5, 1.0, 0.5, 0.0, 0.0]
+    assert history[2] == 0
+
+
+def test_scores_of_the_critic_are_those_of_its_evaluation(tmp_path):
+    module = fit(tmp_path, **family("dcgan"))
+    data = make_data(tmp_path, TINY)
+    pixels, label = data.bank["val"].numpy(), data.labels["val"]
+    scores = module.critic_scores(pixels, label, batch_size=5)
+    assert scores.shape == (len(pixels),)
+    assert scores.dtype == np.float32
+    again = np.concatenate(
+        [module.critic_scores(pixels[i : i + 1], label[i : i + 1]) for i in range(len(pixels))]
+    )
+    # an image's score depends on no other image, although this critic has batch norm
+    np.testing.assert_allclose(scores, again, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(scores)) > len(scores) // 2
+
+
+def test_compiled_networks_keep_their_names_and_their_penalties(tmp_path, monkeypatch):
+    original = torch.nn.Module.compile  # the same tracing without a C++ compiler, which takes minutes
+    calls = []
+
+    def eager(self, *args, **kwargs):
+        calls.append(type(self).__name__)
+        return original(self, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    settings = {"images": 24, "penalty_every": 2, "precision": "float32"}
+    plain = fit(tmp_path / "plain", **settings)
+    compiled = fit(tmp_path / "compiled", compile=True, **settings)
+    assert calls == ["Generator", "Critic"]
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,146 @@
+"""Overhead of the framework on a training step of the generator and its critic.
+
+The product: `experiment.run.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
+loop with the same networks, losses, penalties, augmentation, optimisers, moving average and batches of the same size
+from the same patches, in one process, in turns.
+
+    python benchmarks/gan_step.py --store stores/mine --size 32 --set name=tiny
+    python benchmarks/gan_step.py --device cuda --size 64 --batches 400 --set size=base batch_size=128 compile=true
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from _training import WARM_UP, Stopwatch, arguments, compare, patches, prepare, wait
+
+from stemcell_lit.data.augment import to_float
+from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.splits import make_split
+from stemcell_lit.experiment.run import fit
+from stemcell_lit.gan import objectives
+from stemcell_lit.gan.module import GANModule, check_config, native_bfloat16
+from stemcell_lit.gan.networks import build_pair
+from stemcell_lit.schema import SplitConfig, TrainerConfig
+
+PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp": 0.0}
+PLAIN |= {"ada_target": 0.0, "burn_in": 0.0}
+
+
+def bare(gan: dict[str, Any], data: PatchDataModule, device: str, batches: int) -> float:
+    """Seconds of the timed steps of a loop without any framework."""
+    size, classes, batch = data.size, len(data.targets), gan["batch_size"]
+    torch.manual_seed(0)
+    generator, critic, _ = build_pair(gan, classes, size)
+    averaged, _, _ = build_pair(gan, classes, size)
+    networks = [n.to(device) for n in (generator, critic, averaged)]
+    if gan["channels_last"]:
+        networks = [n.to(memory_format=torch.channels_last) for n in networks]
+    if gan["compile"]:
+        generator.compile()
+        critic.compile()
+    averaged.requires_grad_(False)
+    betas = tuple(gan["betas"])
+    adam_g = torch.optim.Adam(generator.parameters(), lr=gan["lr"], betas=betas, fused=True)
+    adam_d = torch.optim.Adam(critic.parameters(), lr=gan["critic_lr"], betas=betas, fused=True)
+    bank, labels = data.bank["train"].to(device), data.labels["train"].to(device)
+    draw = torch.Generator(device).manual_seed(0)
+    half = gan["precision"] == "bfloat16" or (
+        gan["precision"] == "auto" and native_bfloat16(torch.device(device))
+    )
+    names, loss = gan["augment"], gan["loss"]
+    start = 0.0
+    for step in range(WARM_UP + batches):
+        if step == WARM_UP:
+            wait(device)
+            start = time.perf_counter()
+        index = torch.randint(len(bank), (batch,), device=device, generator=draw)
+        real, label = objectives.turn(to_float(bank[index]), draw), labels[index]
+        latent = torch.randn(batch, generator.inputs, device=device, generator=draw)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            fake = generator(latent, label)
+            seen = objectives.augment(torch.cat([real, fake.detach()]), names, draw)
+            scores = critic(seen, torch.cat([label, label])).chunk(2)
+        total = objectives.critic_loss(loss, *scores)
+        if step % gan["penalty_every"] == 0:
+            for weight, part in zip((gan["r1"], gan["r2"]), seen.chunk(2), strict=True):
+                if weight:
+                    penalty = objectives.gradient_penalty(critic.forward, part, label)
+                    total = total + weight * gan["penalty_every"] * penalty
+        adam_d.zero_grad()
+        total.backward()
+        adam_d.step()
+
+        critic.requires_grad_(False)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            pair = [fake, real] if loss == "relativistic" else [fake]
+            seen = objectives.augment(torch.cat(pair), names, draw)
+            scores = critic(seen, torch.cat([label] * len(pair))).chunk(len(pair))
+        adam_g.zero_grad()
+        objectives.generator_loss(loss, *scores).backward()
+        adam_g.step()
+        critic.requires_grad_(True)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(averaged.parameters()), list(generator.parameters()), weight=0.01
+            )
+    wait(device)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures and reports."""
+    options = arguments(__doc__, batches=60)
+    prepare(options)
+    chosen = {k: yaml.safe_load(v) for k, v in (x.split("=", 1) for x in options.set)}
+    gan = check_config(chosen)
+    other = [k for k, v in PLAIN.items() if gan[k] != v]
+    if other:
+        raise SystemExit(f"the bare loop knows no {', '.join(other)}")
+    # the end of the last timed step is the beginning of one more
+    images = (WARM_UP + options.batches + 1) * gan["batch_size"]
+    gan |= {"images": images, "validate_every_images": images}
+    trainer = TrainerConfig(
+        accelerator="gpu" if options.device == "cuda" else "cpu", precision=options.precision
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = patches(options.store, Path(folder))
+        data = PatchDataModule(
+            store,
+            make_split(store, SplitConfig(folds=3)),
+            View.of_classes(store.classes),
+            epoch_images=images,
+            batch_size=gan["batch_size"],
+            augment="none",
+            patch_size=options.size,
+        )
+
+        def product(out: Path) -> float:
+            watch = Stopwatch(options.device, options.batches)
+
+            class Timed(GANModule):
+                def configure_callbacks(self) -> list[Stopwatch]:
+                    return [watch]
+
+            fit(Timed(gan, store.classes, data.size), data, trainer, out, "benchmark", images)
+            return watch.seconds
+
+        compare(
+            "gan_step_overhead" + ("_cuda" if options.device == "cuda" else ""),
+            product,
+            lambda: bare(gan, data, options.device, options.batches),
+            options,
+            options.batches * gan["batch_size"],
+            batch_size=gan["batch_size"],
+            settings=chosen,
+            patches="simulated" if options.store is None else Path(options.store).name,
+        )
+
+
+if __name__ == "__main__":
+    main()
