@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Writes a store of generated patches from a trained generator.",
         "stemcell-lit generate checkpoint=results/mine/artifacts/generator/HASH/generator.ckpt store=stores/new",
     ),
+    "judge": (
+        "Compares generators at one budget: quality beside its floor, accuracy score, grids.",
+        "stemcell-lit judge data.store=stores/mine gans=[tiny,tiny_r3] folds=[0] out=results/gans",
+    ),
     "evaluate": (
         "Classifies a whole store with the trained hierarchy of a cell.",
         "stemcell-lit evaluate checkpoint=results/mine/cells/NAME/model store=stores/other out=results/other",
@@ -300,6 +304,15 @@ def _reproduce(overrides: list[str]) -> int:
     return reproduce(config, overrides, lambda o: typed(compose("run", o)))
 
 
+def _judge(overrides: list[str]) -> int:
+    from stemcell_lit.experiment.judge import judge
+    from stemcell_lit.experiment.run import typed
+    from stemcell_lit.schema import JudgeCommand
+
+    config = typed(compose("judge", overrides), JudgeCommand)
+    return judge(config, overrides, lambda o: typed(compose("run", o)))
+
+
 def _report(overrides: list[str]) -> None:
     from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.report import make_report, print_table
@@ -377,6 +390,7 @@ ACTIONS: dict[str, Callable[[list[str]], Any]] = {
     "generate": _generate,
     "evaluate": _evaluate,
     "reproduce": _reproduce,
+    "judge": _judge,
     "report": _report,
     "predict": _predict,
 }

@@ -111,12 +111,44 @@ class GANConfig:
     ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
     batch_size: int = 48  # over all devices, which must divide it
     images: int = 96_000  # budget, real images shown to the critic, over all devices
-    validate_every_images: int = 19_200  # a sample grid and a checkpoint
+    validate_every_images: int = 9_600  # a sample grid, a look at the quality and a checkpoint
     precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
     channels_last: bool = False  # weights in channels-last order: faster on a GPU
     compile: bool = False  # torch.compile of the networks; needs a compiler
     collapse_below: float = 0.2  # least diversity of a class, over that of its real patches
-    collapse_checks: int = 3  # validations in a row below it that stop the training
+    collapse_checks: int = 6  # validations in a row below it that stop the training
+
+
+@dataclass
+class QualityConfig:
+    """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
+
+    choose: str = "kid"  # the snapshot used: best kid | frechet at a validation, or the last
+    samples: int = 64  # generated patches of a class at each validation
+    final_samples: int = 256  # and of the chosen snapshot, for its quality
+    most: int = 512  # real patches of a class that are compared with, drawn at random
+    min_patches: int = 5  # held-out patches that a class needs to count in a mean over classes
+    draws: int = 5  # of equally many patches; the spread between them is shown
+    neighbours: int = 5  # k of precision, recall, density and coverage
+    memorised_below: float = 0.3  # least ratio of nearest distances, see `gan/quality.memorisation`
+    memorised_checks: int = 2  # validations in a row below it that stop the training; 0: none do
+    runaway_above: float = 100.0  # times the usual size of the losses that stops the training
+    encoder_images: int = 8_000  # budget of the encoder, trained on the training patches
+
+
+@dataclass
+class SelectConfig:
+    """Which generated patches are kept (`gan/synthesis`): those that pass every filter named."""
+
+    name: str = "none"
+    filters: list[str] = field(
+        default_factory=list
+    )  # in this order, of: confidence distance entropy critic
+    confidence: float = 0.5  # least probability of the wanted class, by the encoder's head
+    neighbours: int = 5  # distance: inside the ball to the k-th neighbour of a real patch
+    entropy_bins: int = 10  # entropy: bins of equal share of the class's real patches
+    critic_share: float = 0.5  # critic: this share with the best scores is kept
+    draws: float = 8.0  # most patches drawn for each one wanted
 
 
 @dataclass
@@ -298,6 +330,8 @@ class RunCommand:
     split: SplitConfig = field(default_factory=SplitConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     gan: GANConfig = field(default_factory=GANConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     stage: StageConfig = field(default_factory=StageConfig)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
@@ -329,6 +363,7 @@ class GenerateCommand:
     per_class: int = 500
     seed: int = 0
     batch_size: int = 256
+    select: SelectConfig = field(default_factory=SelectConfig)
 
 
 @dataclass
@@ -352,6 +387,19 @@ class ReproduceCommand(RunCommand):
     slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
     fail_fast: bool = False
     resamples: int = 2000  # of the bootstrap and of the permutation test
+
+
+@dataclass
+class JudgeCommand(RunCommand):
+    """`stemcell-lit judge`: generators side by side, on the same patches and budget."""
+
+    gans: list[str] = field(default_factory=lambda: ["tiny"])  # names of conf/gan
+    selects: list[str] = field(default_factory=lambda: ["none"])  # names of conf/select
+    images: int | None = None  # budget of every generator; None: that of the first
+    folds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the accuracy's classifier
+    per_class: int | None = None  # generated patches it learns; None: as in the largest real class
+    slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
 
 
 @dataclass
@@ -397,6 +445,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": EvaluateCommand,
     "run": RunCommand,
     "reproduce": ReproduceCommand,
+    "judge": JudgeCommand,
     "report": ReportCommand,
     "predict": PredictCommand,
 }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
@@ -36,6 +37,7 @@ from stemcell_lit.evaluate.statistics import (
     points,
     values,
 )
+from stemcell_lit.experiment.gallery import generator_section
 from stemcell_lit.schema import RunCommand
 
 if TYPE_CHECKING:
@@ -1014,6 +1016,7 @@ def _page(
         folds=_fold_rows(results),
         images=images,
         facts=facts,
+        generator_section=Markup(generator_section(results)),
         claim=CLAIM,
         alpha=ALPHA,
         resamples=resamples,

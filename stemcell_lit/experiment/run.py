@@ -36,16 +36,21 @@ from stemcell_lit.data.patches import PatchStore, reduce_pixels, whole_or_absent
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
-from stemcell_lit.experiment import tracking
+from stemcell_lit.experiment import gallery, tracking
 from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.experiment.interrupt import CheckpointOnSignal
 from stemcell_lit.experiment.progress import ImagesProgress
-from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.synthesis import synthesize
+from stemcell_lit.gan.encoder import FILE as ENCODER
+from stemcell_lit.gan.encoder import Encoder, encoder_key, first_rank, get_encoder
+from stemcell_lit.gan.module import GANDiverged, GANModule
+from stemcell_lit.gan.quality import Reference
+from stemcell_lit.gan.synthesis import load_generator, make_filters, synthesize
+from stemcell_lit.gan.watch import QualityWatch, settle
 from stemcell_lit.schema import (
     EvaluateCommand,
     GenerateCommand,
     RunCommand,
+    SelectConfig,
     TrainCommand,
     TrainerConfig,
 )
@@ -169,7 +174,7 @@ def run(config: RunCommand) -> Path:
     if cell.finished:
         return cell.folder
     start = time.monotonic()
-    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
+    set_threads(config.trainer)
     beginning = {
         "format": FORMAT,
         "hash": cell.hash,
@@ -196,6 +201,7 @@ def run(config: RunCommand) -> Path:
                 **{k: os.path.relpath(v, config.out) for k, v in generator.items()},
                 "curve": _generator_facts(generator["path"])["curve"],
             },
+            "generator_quality": gallery.told(generator),
             "store": str(cell.store.path),
             "split": {
                 "kind": cell.split.kind,
@@ -256,7 +262,8 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     """The cell with the settings of its method that do best on the fold's validation patches.
 
     Every choice is trained with `tune_seed`, whatever the cell's own seed, so that all seeds of a fold share one choice
-    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches are not looked at.
+    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches are not looked
+    at.
 
     Returns:
         the cell to train, and for result.json all that was tried with its validation scores; the cell itself and None
@@ -382,11 +389,7 @@ def _join_ranks(trainer: TrainerConfig) -> bool:
                 "world_size": srun.world_size(),
             }
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=24), **where)
-    return _first_rank()
-
-
-def _first_rank() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    return first_rank()
 
 
 def _check_batches(config: RunCommand) -> None:
@@ -439,27 +442,83 @@ def evaluate(
 # --- the generator ----------------------------------------------------------------------------------------------------
 
 
-def make_generator(cell: Cell, board: Any = None) -> Path:
-    """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
-
-    Returns:
-        a folder with generator.ckpt, generator.json (what it has seen) and grids/.
-    """
+def generator_key(cell: Cell) -> dict[str, Any]:
+    """Everything that determines the generator of this cell's fold."""
     config, store = cell.config, cell.store
-    gan, size = asdict(config.gan), config.data.patch_size or store.pixels.shape[1]
-    key = {
+    return {
         "data": store.content_hash,
         "train": _rows_hash(cell.split.train),
         "val": _rows_hash(cell.split.val),
-        "size": size,
-        "gan": gan,
+        "size": config.data.patch_size or store.pixels.shape[1],
+        "gan": asdict(config.gan),
+        "quality": asdict(config.quality),
         "seed": config.generator_seed,
         "precision": config.trainer.precision,
         "devices": config.trainer.devices,
         "threads": config.trainer.threads,
     }
 
+
+def part_of(cell: Cell, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Real patches of `train`, `val` or `test` at this cell's size, uint8 (n, size, size), and labels (n,)."""
+    rows = getattr(cell.split, part)
+    return (
+        reduce_pixels(cell.store.pixels[rows], cell.config.data.patch_size),
+        cell.store.labels[rows],
+    )
+
+
+def encoder_of(cell: Cell) -> Encoder:
+    """The encoder of this fold's training patches, trained or taken from the artifacts."""
+    config = cell.config
+    pixels, labels = part_of(cell, "train")
+    key = encoder_key(
+        cell.store.content_hash,
+        _rows_hash(cell.split.train),
+        pixels.shape[1],
+        config.quality.encoder_images,
+        config.trainer.threads,
+    )
+    return get_encoder(
+        cell.artifacts, key, pixels, labels, cell.store.classes, config.trainer.accelerator
+    )
+
+
+def reference_of(cell: Cell) -> Reference | None:
+    """What this fold's generators are compared with: its training and validation patches, never a test patch.
+
+    None where nothing is set aside for validation.
+    """
+    if not len(cell.split.val):
+        return None
+    return Reference.draw(
+        cell.store.classes,
+        part_of(cell, "train"),
+        part_of(cell, "val"),
+        encoder_of(cell),
+        cell.config.quality.most,
+    )
+
+
+def make_generator(cell: Cell, board: Any = None) -> Path:
+    """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
+
+    The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
+    snapshot before it is then used, and generator.json tells.
+
+    Returns:
+        a folder with generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt
+        and grids/.
+
+    Raises:
+        UserError: an alarm before any good snapshot.
+    """
+    config, store = cell.config, cell.store
+    key = generator_key(cell)
+    gan, size = key["gan"], key["size"]
+
     def make(folder: Path) -> None:
+        reference = reference_of(cell)
         torch.manual_seed(config.generator_seed)
         data = PatchDataModule(
             store,
@@ -474,25 +533,46 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
         )
         module = GANModule(gan, store.classes, size, config.generator_seed)
         title = f"generator of fold {config.split.fold}"
+        watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = tracking.CurveKeeper()
-        trainer = fit(
-            module, data, config.trainer, folder, title, gan["images"], board, callbacks=[curve]
-        )
-        trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
-        if not _first_rank():
+        alarm = None
+        try:
+            trainer = fit(
+                module,
+                data,
+                config.trainer,
+                folder,
+                title,
+                gan["images"],
+                board,
+                callbacks=[curve, watch] if watch else [curve],
+            )
+            trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
+        except GANDiverged as error:
+            alarm = error
+        chosen = settle(watch, folder, alarm)
+        if not first_rank():
             return
+        if chosen["alarm"]:
+            warnings.warn(f"{title}: {chosen['alarm']}", stacklevel=2)
         (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
+        generator = load_generator(folder / "generator.ckpt")
         about = {
             "format": FORMAT,
             "hash": key_hash(key),
             "classes": store.classes,
             "seen_groups": sorted(cell.split.units(store, "train")),
             "um_per_px": um * store.pixels.shape[1] / size if um else None,
-            "images": int(module.images_seen),
+            "images": int(generator.images_seen),
+            "images_trained": int(module.images_seen),
             "curve": curve.curve,
+            **chosen,
         }
-        text = json.dumps(_finite(about), indent=1)
+        if reference is not None:
+            reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
+            gallery.show_generator(generator, reference, config.quality, folder)
+        text = json.dumps(_finite(about), indent=1, allow_nan=False)
         (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
 
     return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
@@ -504,24 +584,57 @@ def make_generated(cell: Cell, hierarchy: Hierarchy, board: Any = None) -> dict[
     if not any(wanted.values()):
         return None
     generator = make_generator(cell, board)
+    return {"path": generator, "generated": draw_patches(cell, generator, wanted)}
+
+
+def draw_patches(cell: Cell, generator: Path, wanted: Mapping[str, int]) -> Path:
+    """A store of so many generated patches per class, selected by `select`, from a generator's folder."""
     about = _generator_facts(generator)
-    key = {"generator": about["hash"], "per_class": wanted, "seed": cell.config.generator_seed}
+    select = cell.config.select
+    key = {
+        "generator": about["hash"],
+        "per_class": dict(wanted),
+        "seed": cell.config.generator_seed,
+        "select": asdict(select) if select.filters else None,
+    }
 
     def make(folder: Path) -> None:
-        synthesize(
+        _synthesize(
             generator / "generator.ckpt",
+            about,
             wanted,
             folder / "store",
-            seed=cell.config.generator_seed,
-            generator_hash=about["hash"],
-            seen_groups=about["seen_groups"],
-            um_per_px=about["um_per_px"],
+            cell.config.generator_seed,
+            select,
         )
 
-    return {
-        "path": generator,
-        "generated": cell.artifacts.get_or_make("generated", key, make) / "store",
-    }
+    return cell.artifacts.get_or_make("generated", key, make) / "store"
+
+
+def _synthesize(
+    checkpoint: Path,
+    about: Mapping[str, Any],
+    wanted: Mapping[str, int],
+    store: Path,
+    seed: int,
+    select: SelectConfig,
+    batch_size: int = 256,
+) -> PatchStore:
+    module = load_generator(checkpoint)
+    file = checkpoint.with_name(ENCODER)
+    encoder = Encoder.load(file) if select.filters and file.is_file() else None
+    return synthesize(
+        module,
+        wanted,
+        store,
+        seed=seed,
+        generator_hash=about["hash"],
+        seen_groups=about["seen_groups"],
+        um_per_px=about["um_per_px"],
+        filters=make_filters(select, module, encoder, seed),
+        draws=select.draws,
+        batch_size=batch_size,
+    )
 
 
 def _generator_facts(folder: Path) -> dict[str, Any]:
@@ -621,7 +734,7 @@ def make_stage(
                 title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
                 fit(module, data, config.trainer, place, title, phase.images, board)
                 about = {"images": module.images_seen, "curve": module.curve}
-                if phase.name and _first_rank():
+                if phase.name and first_rank():
                     write_whole(place / "phase.json", json.dumps(about))
                     part = place / "phase.part"
                     save_weights(module, part)
@@ -629,7 +742,7 @@ def make_stage(
             curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
             seen, before = seen + about["images"], module
         assert before is not None
-        if not _first_rank():
+        if not first_rank():
             return
         save_weights(before, folder / "stage.ckpt")
         for phase in phases:
@@ -774,6 +887,11 @@ def _validate_every(module: pl.LightningModule) -> int:
     return int(plan["validate_every_images"])  # type: ignore[index,call-overload]
 
 
+def set_threads(trainer: TrainerConfig) -> None:
+    """Lets torch use as many CPU threads as the configuration says."""
+    torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
+
+
 def quiet() -> None:
     """Silences what Lightning says of things that are meant."""
     for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
@@ -890,7 +1008,7 @@ def train(config: TrainCommand) -> Path:
     quiet()
     _join_ranks(config.trainer)
     cell = prepare(config)
-    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
+    set_threads(config.trainer)
     if config.task == "gan":
         return make_generator(cell) / "generator.ckpt"
     if config.task != "stage":
@@ -917,14 +1035,14 @@ def generate(config: GenerateCommand) -> PatchStore:
                 f"{file}: no such file; `stemcell-lit train task=gan` makes and names one"
             )
     facts = json.loads(about.read_text(encoding="utf-8"))
-    return synthesize(
+    return _synthesize(
         checkpoint,
+        facts,
         dict.fromkeys(facts["classes"], config.per_class),
         Path(config.store),
-        seed=config.seed,
-        generator_hash=facts["hash"],
-        seen_groups=facts["seen_groups"],
-        um_per_px=facts["um_per_px"],
+        config.seed,
+        config.select,
+        config.batch_size,
     )
 
 

@@ -4,17 +4,156 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.distance import cdist
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
+from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule, seed_of
+from stemcell_lit.gan.quality import ball_radius, entropy
+from stemcell_lit.schema import SelectConfig
 
-Select = Callable[[np.ndarray, str], np.ndarray]
+FILTERS = ("confidence", "distance", "entropy", "critic")
+
+_PILOT = 256  # patches of a class that a filter is fitted on, or as many as are wanted
+_LEAST_SHARE = (
+    1 / 3
+)  # matching a histogram keeps at least about so many: a rare bin must not starve the rest
+
+Accept = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What decides which patches of a class are kept.
+
+    Attributes:
+        name: one of `FILTERS`, or another's own.
+        fit: (first patches drawn uint8 (n, h, w), class name) -> a function of patches
+            uint8 (m, h, w) that returns (m,) bool, True to keep.
+    """
+
+    name: str
+    fit: Callable[[np.ndarray, str], Accept]
+
+
+def make_filters(
+    select: SelectConfig, generator: GANModule, encoder: Encoder | None, seed: int = 0
+) -> list[Filter]:
+    """The filters of a configuration, in its order.
+
+    All they know of real patches is what the encoder keeps: those of the training groups.
+
+    Args:
+        select: names and thresholds.
+        generator: for its critic.
+        encoder: of the generator's training patches; needed by all filters but `critic`.
+        seed: of the draws that match a histogram.
+
+    Raises:
+        UserError: an unknown filter, a threshold out of range, or no encoder.
+    """
+    unknown = [f for f in select.filters if f not in FILTERS]
+    if unknown:
+        raise UserError(f"select.filters={unknown}: expected some of {list(FILTERS)}")
+    if not 0 < select.critic_share <= 1 or not 0 <= select.confidence < 1:
+        raise UserError(
+            f"select.critic_share={select.critic_share} and confidence={select.confidence}: expected shares, "
+            "above 0 and below 1"
+        )
+    if select.draws < 1 or select.neighbours < 1 or select.entropy_bins < 1:
+        raise UserError("select: expected at least 1 of draws, neighbours and entropy_bins")
+    if set(select.filters) - {"critic"} and encoder is None:
+        raise UserError(
+            f"select.filters={list(select.filters)}: needs the encoder.pt beside the generator, and there is none; "
+            "train the generator again"
+        )
+    of: dict[str, Callable[[np.ndarray, str], Accept]] = {
+        "confidence": lambda pilot, name: _confident(encoder, name, select.confidence),  # type: ignore[arg-type]
+        "distance": lambda pilot, name: _near(encoder, name, select.neighbours),  # type: ignore[arg-type]
+        "entropy": lambda pilot, name: _match_entropy(
+            _training(encoder, "entropy", name),  # type: ignore[arg-type]
+            entropy(pilot),
+            select.entropy_bins,
+            np.random.default_rng([seed, generator.classes.index(name)]),
+        ),
+        "critic": lambda pilot, name: _by_critic(generator, name, pilot, select.critic_share),
+    }
+    return [Filter(name, of[name]) for name in select.filters]
+
+
+def _training(encoder: Encoder, what: str, name: str) -> np.ndarray:
+    """Features or entropies of the training patches of a class."""
+    return encoder.training[what][encoder.training["label"] == encoder.classes.index(name)]
+
+
+def _confident(encoder: Encoder, name: str, least: float) -> Accept:
+    place = encoder.classes.index(name)
+    return lambda pixels: encoder.probabilities(pixels)[:, place] >= least
+
+
+def _near(encoder: Encoder, name: str, neighbours: int) -> Accept:
+    """Inside the ball of a real training patch of the class, to its k-th neighbour."""
+    real = _training(encoder, "features", name).astype(np.float64)
+    radius = ball_radius(real, neighbours)
+    return lambda pixels: (cdist(real, encoder.features(pixels)) <= radius[:, None]).any(0)
+
+
+def _match_entropy(
+    real: np.ndarray, pilot: np.ndarray, bins: int, random: np.random.Generator
+) -> Accept:
+    """Rejection sampling: entropies of what is kept follow those of real patches.
+
+    Bins hold equal shares of the real entropies; beyond the outer ones by more than a twentieth of
+    their range nothing is kept.
+
+    Args:
+        real: (n,) bits.
+        pilot: (m,) bits of generated patches.
+        bins: at most so many, and eight real patches in each.
+        random: of the rejection.
+    """
+    count = int(np.clip(len(real) // 8, 1, bins))
+    edges = np.unique(np.quantile(real, np.linspace(0, 1, count + 1)))
+    margin = max(0.05 * float(edges[-1] - edges[0]), 1e-3)
+    edges = np.concatenate([[edges[0] - margin], edges[1:-1], [edges[-1] + margin]])
+
+    def place(bits: np.ndarray) -> np.ndarray:
+        inside = (bits >= edges[0]) & (bits <= edges[-1])
+        found = np.searchsorted(edges, bits, side="right") - 1
+        return np.where(inside, np.clip(found, 0, len(edges) - 2), -1)
+
+    def share(bits: np.ndarray, more: float) -> np.ndarray:
+        found = place(bits)
+        counts = np.bincount(found[found >= 0], minlength=len(edges) - 1) + more
+        return counts / counts.sum()
+
+    ratio = share(real, 0) / share(pilot, 1)
+    keep = np.minimum(1, ratio / min(float(ratio.max()), 1 / _LEAST_SHARE))
+
+    def accept(pixels: np.ndarray) -> np.ndarray:
+        found = place(entropy(pixels))
+        return (found >= 0) & (random.random(len(found)) < keep[np.maximum(found, 0)])
+
+    return accept
+
+
+def _by_critic(generator: GANModule, name: str, pilot: np.ndarray, share: float) -> Accept:
+    """The share of the pilot with the best scores sets the least score."""
+    place = generator.classes.index(name)
+
+    def score(pixels: np.ndarray) -> np.ndarray:
+        label = torch.full((len(pixels),), place, dtype=torch.int64)
+        return np.asarray(generator.critic_scores(pixels, label), np.float64)  # type: ignore[operator,union-attr]
+
+    least = np.quantile(score(pilot), 1 - share)
+    return lambda pixels: score(pixels) >= least
 
 
 def synthesize(
@@ -26,18 +165,19 @@ def synthesize(
     generator_hash: str,
     seen_groups: Sequence[str],
     um_per_px: float | None = None,
-    select: Select | None = None,
-    threshold: float | None = None,
-    draws: float = 4.0,
+    filters: Sequence[Filter] = (),
+    draws: float = 8.0,
     batch_size: int = 256,
 ) -> PatchStore:
     """Draws patches and writes them with their provenance.
 
-    Without `select` every draw is kept. With it and no `threshold`, `draws` times the wanted number
-    is drawn and the best scores are kept. With a `threshold`, draws continue until enough patches
-    reach it, but at most `draws` times the wanted number; a class that then falls short is named in
-    a warning and in store.json (`made_by.missing`). What a class gets does not depend on the other
-    classes.
+    Without filters every draw is kept. With them, draws continue until enough patches have passed
+    all of them, but at most `draws` times the wanted number; a class that then falls short is named
+    in a warning and in store.json (`made_by.missing`). What a class gets does not depend on the
+    other classes.
+
+    store.json also holds `made_by.acceptance`: for each class the share of draws that was good
+    (`all`) and for each filter the share kept of what came to it.
 
     Args:
         source: a module, or the checkpoint of one.
@@ -48,13 +188,12 @@ def synthesize(
         seen_groups: groups whose patches the generator was trained on; the data module refuses to
             mix its patches into a split that validates or tests on one of them.
         um_per_px: size of a pixel in micrometres, None where unknown.
-        select: (uint8 (n, h, w), class name) -> (n,) scores, high is good.
-        threshold: least score to keep.
+        filters: of `make_filters`, applied in their order.
         draws: most patches drawn for each one wanted, at least 1.
         batch_size: patches drawn at a time.
 
     Raises:
-        UserError: an unknown class, nothing wanted, or no patch at all reached the threshold.
+        UserError: an unknown class, nothing wanted, or no patch at all passed the filters.
     """
     if not isinstance(source, GANModule):
         source = load_generator(source)
@@ -68,24 +207,24 @@ def synthesize(
     if draws < 1:
         raise UserError(f"{store}: draws={draws}, expected at least 1 draw for each patch wanted")
     pixels, labels = [], []
-    acceptance: dict[str, float] = {}
+    acceptance: dict[str, dict[str, float]] = {}
     missing: dict[str, int] = {}
     for position, name in enumerate(source.classes):
         wanted = int(per_class.get(name, 0))
         if not wanted:
             continue
-        limit = wanted if select is None else int(np.ceil(draws * wanted))
-        kept, drawn = _draw(source, position, wanted, limit, seed, select, threshold, batch_size)
-        acceptance[name] = len(kept) / drawn
+        limit = int(np.ceil(draws * wanted)) if filters else wanted
+        kept, acceptance[name] = _draw(source, position, wanted, limit, seed, filters, batch_size)
         if len(kept) < wanted:
             missing[name] = wanted - len(kept)
         pixels.append(kept)
         labels += [name] * len(kept)
     if missing:
         told = ", ".join(f"{n} of {per_class[c]} {c}" for c, n in missing.items())
+        names = ", ".join(f.name for f in filters)
         message = (
-            f"{store}: too few generated patches reach the threshold {threshold}: missing {told} "
-            f"after {draws:g} draws for each; train the generator longer, or lower the threshold"
+            f"{store}: too few generated patches pass the filters ({names}): missing {told} after {draws:g} draws for "
+            "each; train the generator longer, loosen the filters (select.*) or raise select.draws"
         )
         if not labels:
             raise UserError(message)
@@ -102,6 +241,7 @@ def synthesize(
             "seen_groups": sorted(str(g) for g in seen_groups),
             "seed": int(seed),
             "images_seen": source.images_seen,
+            "filters": [f.name for f in filters],
             "acceptance": acceptance,
             "missing": missing,
         },
@@ -131,34 +271,56 @@ def _draw(
     wanted: int,
     limit: int,
     seed: int,
-    select: Select | None,
-    threshold: float | None,
+    filters: Sequence[Filter],
     batch_size: int,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, dict[str, float]]:
     """Draws one class.
 
     Returns:
-        The patches kept, uint8 (at most `wanted`, h, w), and how many were drawn for them.
+        The patches kept, uint8 (at most `wanted`, h, w), and the shares that passed.
     """
-    pixels: list[np.ndarray] = []
-    scores: list[np.ndarray] = []
-    drawn = kept = turn = 0
-    while drawn < limit and (kept < wanted or threshold is None):
-        count = min(batch_size, limit - drawn)
-        label = torch.full((count,), position, dtype=torch.int64)
-        made = module.sample(label, seed_of(seed, position, turn), batch_size)
-        drawn, turn = drawn + count, turn + 1
-        if select is not None:
-            score = np.asarray(select(made, module.classes[position]), np.float64)
-            if score.shape != (count,):
-                raise ValueError(f"select gave scores of shape {score.shape}, expected {(count,)}")
-            if threshold is not None:
-                made, score = made[score >= threshold], score[score >= threshold]
-            scores.append(score)
-        pixels.append(made)
-        kept += len(made)
-    every = np.concatenate(pixels)
-    if select is not None and threshold is None:
-        best = np.sort(np.argsort(-np.concatenate(scores), kind="stable")[:wanted])
-        return every[best], drawn
-    return every[:wanted], drawn
+    name, turn, drawn = module.classes[position], 0, 0
+
+    def draw(count: int) -> np.ndarray:
+        nonlocal turn, drawn
+        parts = []
+        while count > 0:
+            size = min(batch_size, count)
+            label = torch.full((size,), position, dtype=torch.int64)
+            parts.append(module.sample(label, seed_of(seed, position, turn), batch_size))
+            turn, drawn, count = turn + 1, drawn + size, count - size
+        return np.concatenate(parts)
+
+    made = draw(min(limit, max(wanted, _PILOT)) if filters else wanted)
+    came, passed = (
+        dict.fromkeys((f.name for f in filters), 0),
+        dict.fromkeys((f.name for f in filters), 0),
+    )
+
+    def keep(one: Filter, accept: Accept, patches: np.ndarray) -> np.ndarray:
+        if not len(patches):
+            return patches
+        mask = accept(patches)
+        if mask.shape != (len(patches),) or mask.dtype != bool:
+            raise ValueError(
+                f"filter {one.name} gave {mask.dtype} {mask.shape}, expected bool {(len(patches),)}"
+            )
+        came[one.name] += len(patches)
+        passed[one.name] += int(mask.sum())
+        return patches[mask]
+
+    accepts = []
+    good = made
+    for one in filters:  # each is fitted on what the ones before it leave, if that says anything
+        accept = one.fit(good if len(good) > 1 else made, name)
+        good = keep(one, accept, good)
+        accepts.append((one, accept))
+    kept = [good]
+    while sum(map(len, kept)) < wanted and drawn < limit:
+        good = draw(min(batch_size, limit - drawn))
+        for one, accept in accepts:
+            good = keep(one, accept, good)
+        kept.append(good)
+    every = np.concatenate(kept)
+    shares = {f: passed[f] / came[f] if came[f] else 0.0 for f in came}
+    return every[:wanted], {"all": len(every) / drawn, **shares}

@@ -7,7 +7,9 @@ import torch
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.synthesis import load_generator, synthesize
+from stemcell_lit.gan.quality import entropy
+from stemcell_lit.gan.synthesis import FILTERS, Filter, load_generator, make_filters, synthesize
+from stemcell_lit.schema import SelectConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY
 
 GIVEN = {"seed": 3, "generator_hash": "abc", "seen_groups": ["b", "a"]}
@@ -18,8 +20,56 @@ def module():
     return GANModule(TINY, CLASSES, SIDE).eval()
 
 
-def brightness(pixels, name):
-    return pixels.mean((1, 2))
+class Painter(GANModule):
+    """Paints gray levels at random: rows dark or bright in halves, others of one level."""
+
+    def sample(self, labels, seed, batch_size=256):
+        random = np.random.default_rng(seed)
+        low = random.integers(0, 2, (len(labels), 1, 1)) * 128
+        levels = random.choice([4, 64], (len(labels), 1, 1), p=[0.8, 0.2])
+        made = low + random.integers(0, levels, (len(labels), SIDE, SIDE))
+        return made.astype(np.uint8)
+
+    def critic_scores(self, pixels, label):
+        return pixels.mean((1, 2)).astype(np.float64)
+
+
+class Judge:
+    """Stands for an encoder: brightness is the feature and the confidence in `rows`."""
+
+    classes = CLASSES
+
+    def __init__(self, levels=64):
+        real = np.random.default_rng(1).integers(0, levels, (64, SIDE, SIDE)).astype(np.uint8)
+        self.training = {
+            "features": self.features(real),
+            "entropy": entropy(real),
+            "label": np.zeros(64, np.int64),
+        }
+
+    def features(self, pixels):
+        return pixels.reshape(len(pixels), -1).mean(1, keepdims=True).astype(np.float32)
+
+    def probabilities(self, pixels):
+        p = self.features(pixels)[:, 0] / 255
+        return np.stack([p, 1 - p, 0 * p], 1)
+
+
+@pytest.fixture(scope="module")
+def painter():
+    return Painter(TINY, CLASSES, SIDE).eval()
+
+
+def drawn(painter, folder, judge=None, wanted=100, **settings):
+    select = SelectConfig(**settings)
+    return synthesize(
+        painter,
+        {"rows": wanted},
+        folder,
+        filters=make_filters(select, painter, judge, 0),
+        draws=select.draws,
+        **GIVEN,
+    )
 
 
 def test_store_carries_its_provenance(module, tmp_path):
@@ -35,7 +85,8 @@ def test_store_carries_its_provenance(module, tmp_path):
     made_by = json.loads((store.path / "store.json").read_text())["made_by"]
     assert made_by["generator"] == "abc"
     assert made_by["seed"] == 3
-    assert made_by["acceptance"] == {"rows": 1.0, "flat": 1.0}
+    assert made_by["acceptance"] == {"rows": {"all": 1.0}, "flat": {"all": 1.0}}
+    assert made_by["filters"] == [] and made_by["missing"] == {}
 
 
 def test_same_seed_same_store_and_classes_are_independent(module, tmp_path):
@@ -48,38 +99,102 @@ def test_same_seed_same_store_and_classes_are_independent(module, tmp_path):
     assert not np.array_equal(alone.pixels, other.pixels)
 
 
-def test_selection_keeps_the_best(module, tmp_path):
-    plain = synthesize(module, {"rows": 40}, tmp_path / "plain", **GIVEN)
-    best = synthesize(module, {"rows": 10}, tmp_path / "best", select=brightness, draws=4, **GIVEN)
-    every = np.sort(brightness(plain.pixels, ""))
-    assert np.allclose(np.sort(brightness(best.pixels, "")), every[-10:])
-    assert best.info["made_by"]["acceptance"] == {"rows": 0.25}
+def test_confidence_keeps_what_is_called_the_wanted_class(painter, tmp_path):
+    store = drawn(painter, tmp_path / "made", Judge(), filters=["confidence"], confidence=0.45)
+    assert len(store) == 100
+    assert (Judge().probabilities(store.pixels)[:, 0] >= 0.45).all()
+    shares = store.info["made_by"]["acceptance"]["rows"]
+    assert shares["confidence"] == pytest.approx(0.5, abs=0.15)  # half is painted bright
+
+
+def test_distance_keeps_what_lies_among_real_patches(painter, tmp_path):
+    judge = Judge()
+    store = drawn(painter, tmp_path / "made", judge, filters=["distance"], draws=20, wanted=40)
+    real, made = judge.training["features"], judge.features(store.pixels)
+    assert made.min() > real.min() - 1 and made.max() < real.max() + 1
+    assert set(np.ptp(store.pixels, (1, 2)) > 10) == {True}  # neither the bright nor the flat
+    everything = painter.sample(torch.zeros(200, dtype=torch.int64), 0)
+    assert judge.features(everything).max() > real.max() + 50
+
+
+def test_entropy_matches_the_histogram_of_real_patches(painter, tmp_path):
+    judge = Judge()  # four parts flat, one part fine, in equal shares
+    flat = np.random.default_rng(2).integers(0, 4, (64, SIDE, SIDE)).astype(np.uint8)
+    judge.training["entropy"] = np.concatenate([judge.training["entropy"], entropy(flat)])
+    judge.training["label"] = np.zeros(128, np.int64)
+    plain = drawn(painter, tmp_path / "plain", wanted=400)
+    store = drawn(painter, tmp_path / "made", judge, wanted=400, filters=["entropy"])
+    fine = [(entropy(s.pixels) > 4).mean() for s in (plain, store)]
+    assert fine[0] == pytest.approx(0.2, abs=0.07)
+    assert fine[1] == pytest.approx(0.5, abs=0.1)
+    assert store.info["made_by"]["acceptance"]["rows"]["all"] > 0.25
+
+
+def test_critic_keeps_the_share_with_the_best_scores(painter, tmp_path):
+    store = drawn(painter, tmp_path / "made", filters=["critic"], critic_share=0.25, wanted=200)
+    plain = drawn(painter, tmp_path / "plain", wanted=1000)
+    least = np.quantile(plain.pixels.mean((1, 2)), 0.75)
+    assert np.quantile(store.pixels.mean((1, 2)), 0.05) > least - 3
+    assert store.info["made_by"]["acceptance"]["rows"]["critic"] == pytest.approx(0.25, abs=0.06)
+
+
+def test_filters_combine_in_their_order_and_tell_their_shares(painter, tmp_path):
+    chosen = {"filters": ["confidence", "critic"], "confidence": 0.45, "draws": 20}
+    store = drawn(painter, tmp_path / "made", Judge(), **chosen)
+    shares = store.info["made_by"]["acceptance"]["rows"]
+    assert store.info["made_by"]["filters"] == ["confidence", "critic"]
+    assert shares["all"] == pytest.approx(shares["confidence"] * shares["critic"])
+    assert shares["critic"] == pytest.approx(0.5, abs=0.15)  # of those that are confident
+    again = drawn(painter, tmp_path / "again", Judge(), **chosen)
+    assert again.content_hash == store.content_hash
 
 
 def test_a_class_that_cannot_be_filled_says_so_and_ends(module, tmp_path):
-    scored = []
+    seen = []
 
-    def only_rows(pixels, name):
-        scored.append(len(pixels))
-        return np.full(len(pixels), 1.0 if name == "rows" else 0.0)
+    def fit(pilot, name):
+        def accept(pixels):
+            seen.append(len(pixels))
+            return np.full(len(pixels), name == "rows")
 
-    with pytest.warns(UserWarning, match="missing 7 of 7 flat"):
+        return accept
+
+    given = {"filters": [Filter("picky", fit)], "draws": 3, **GIVEN}
+    with pytest.warns(UserWarning, match="missing 7 of 7 flat after 3 draws"):
         store = synthesize(
-            module,
-            {"rows": 5, "flat": 7},
-            tmp_path / "made",
-            select=only_rows,
-            threshold=0.5,
-            draws=3,
-            batch_size=4,
-            **GIVEN,
+            module, {"rows": 5, "flat": 7}, tmp_path / "made", batch_size=4, **given
         )
-    assert sum(scored) == 8 + 21  # rows: two batches of four fill five; flat: three draws for each
+    assert sum(seen) == 15 + 21  # three draws for each that is wanted, no more
     assert store.info["made_by"]["missing"] == {"flat": 7}
+    assert store.info["made_by"]["acceptance"]["flat"] == {"all": 0.0, "picky": 0.0}
     assert len(store) == 5
-    with pytest.raises(UserError, match="threshold"):
-        synthesize(module, {"flat": 7}, tmp_path / "none", select=only_rows, threshold=0.5, **GIVEN)
+    with pytest.raises(UserError, match="loosen the filters"):
+        synthesize(module, {"flat": 7}, tmp_path / "none", **given)
     assert not (tmp_path / "none").exists()
+
+
+def test_draws_beyond_the_pilot_go_on_until_the_quota(module, tmp_path):
+    def fit(pilot, name):
+        return lambda pixels: np.arange(len(pixels)) % 4 == 0
+
+    store = synthesize(
+        module, {"flat": 100}, tmp_path / "made", filters=[Filter("fourth", fit)], draws=8, **GIVEN
+    )
+    assert len(store) == 100
+    assert store.info["made_by"]["acceptance"]["flat"]["all"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_wrong_filters_are_named(painter):
+    for settings, says in (
+        ({"filters": ["beauty"]}, "beauty"),
+        ({"filters": ["critic"], "critic_share": 0.0}, "critic_share=0"),
+        ({"filters": ["distance"]}, "encoder.pt"),
+        ({"draws": 0.5}, "at least 1"),
+    ):
+        with pytest.raises(UserError, match=says):
+            make_filters(SelectConfig(**settings), painter, None)
+    names = [f.name for f in make_filters(SelectConfig(filters=list(FILTERS)), painter, Judge())]
+    assert names == list(FILTERS)
 
 
 @pytest.mark.parametrize("wanted", [{"debris": 3}, {"rows": 0}, {}, {"rows": -1, "flat": 3}])

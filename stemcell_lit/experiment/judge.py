@@ -1,0 +1,580 @@
+"""`judge`: generators side by side, on the same patches and at the same budget; table and grids.
+
+All numbers by which a generator may be chosen come from training groups: from patches set aside for
+validation. The accuracy score on test groups stands apart, for reporting only.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
+from stemcell_lit.data.splits import fold_count
+from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.metrics import confusion, scores_of
+from stemcell_lit.experiment.gallery import (
+    METRICS,
+    class_grid,
+    find,
+    measure,
+    read_quality,
+    write_quality,
+)
+from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
+from stemcell_lit.experiment.run import (
+    Cell,
+    draw_patches,
+    generator_key,
+    make_generator,
+    part_of,
+    prepare,
+    quiet,
+    reference_of,
+    set_threads,
+    versions,
+)
+from stemcell_lit.gan.encoder import first_rank, train_classifier
+from stemcell_lit.gan.quality import Reference
+from stemcell_lit.schema import JudgeCommand, RunCommand
+
+FORMAT = 1  # of judge.json
+REAL = ("real, as they are", "real, balanced")  # the floors of the accuracy score
+SAMPLERS = dict(zip(REAL, ("shuffle", "balanced"), strict=True))
+PARTS = {"val": "validation groups", "test": "test groups, for reporting only"}
+
+Confusions = dict[str, list[list[list[int]]]]  # part -> seed -> rows true, columns predicted
+
+
+def own_keys() -> set[str]:
+    """Keys that a single cell does not know, or that judge sets for each."""
+    shared = {f.name for f in fields(RunCommand)}
+    return {f.name for f in fields(JudgeCommand)} - shared | {
+        "gan",
+        "select",
+        "split.fold",
+        "out",
+        "artifacts",
+        "gan.images",
+        "hierarchy",
+    }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table on one fold.
+
+    Attributes:
+        name: `tiny`, or with a selection `tiny+confidence`.
+        gan: name in conf/gan.
+        select: name in conf/select.
+        fold: of the split.
+        cell: its settings and data.
+        seeds: of the accuracy's classifier.
+        per_class: generated patches that it learns.
+    """
+
+    name: str
+    gan: str
+    select: str
+    fold: int
+    cell: Cell
+    seeds: tuple[int, ...]
+    per_class: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that determines what is judged."""
+        select = self.cell.config.select
+        return {
+            "format": FORMAT,
+            "generator": generator_key(self.cell),
+            "test": self.cell.split.test.tolist(),
+            "select": asdict(select) if select.filters else None,
+            "stage": asdict(self.cell.config.stage),
+            "augment": self.cell.config.data.augment,
+            "seeds": self.seeds,
+            "per_class": self.per_class,
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether its numbers are there."""
+        return self.cell.artifacts.locate("judged", self.key).is_dir()
+
+
+def judge(
+    config: JudgeCommand, overrides: list[str], typed_run: Callable[[list[str]], RunCommand]
+) -> int:
+    """Trains what is not there yet, measures everything, writes table.md, table.csv, judge.json and grids/.
+
+    Args:
+        config: resolved settings.
+        overrides: the same as the user gave them.
+        typed_run: composes a list of overrides into a `RunCommand`.
+
+    Returns:
+        0, or 1 where jobs failed: then there is no table, and the same command goes on.
+
+    Raises:
+        UserError: settings that do not fit, found before any job starts.
+    """
+    quiet()
+    set_threads(config.trainer)
+    entries = plan(config, overrides, typed_run)
+    missing = [e for e in entries if not e.done]
+    if len(missing) > 1:
+        outcomes = run_jobs(
+            _jobs(config, overrides, missing),
+            slots=config.slots or default_slots(config.trainer.accelerator),
+            title="judge",
+        )
+        if not all(o.ok for o in outcomes):
+            print(
+                "no table: some generators could not be judged; mend the cause, then the same command goes on",
+                file=sys.stderr,
+            )
+            return 1
+    folders = [judged(e) for e in entries]
+    floors = {e.fold: real_accuracy(e) for e in entries}
+    write(Path(config.out), config, entries, folders, floors)
+    return 0
+
+
+def plan(
+    config: JudgeCommand, overrides: list[str], typed_run: Callable[[list[str]], RunCommand]
+) -> list[Entry]:
+    """Every generator x selection x fold, with one budget for all.
+
+    Raises:
+        UserError: nothing to judge, settings or folds that do not fit.
+    """
+    if not config.gans or not config.selects or not config.folds or not config.seeds:
+        raise UserError("judge: expected at least one of each of gans, selects, folds and seeds")
+    if config.trainer.devices > 1:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices}: judge trains on one device a job"
+        )
+    if config.split.validation_share <= 0:
+        raise UserError(
+            f"split.validation_share={config.split.validation_share}: generators are judged on validation groups, "
+            "expected a share above 0"
+        )
+    base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own_keys()]
+    base += ["hierarchy=flat", f"out={config.out}", f"artifacts={config.artifacts or Path(config.out) / 'artifacts'}"]
+    budget = next((o for o in overrides if o.startswith("gan.images=")), None)
+    images = config.images or (int(budget.split("=")[1]) if budget else None)
+    entries: list[Entry] = []
+    store: PatchStore | None = None
+    for gan in config.gans:
+        for select in config.selects:
+            one = typed_run([*base, f"gan={gan}", f"select={select}"])
+            images = images or one.gan.images  # the first's, where none is given
+            one = replace(one, gan=replace(one.gan, images=images))
+            for fold in config.folds:
+                cell = prepare(replace(one, split=replace(one.split, fold=fold)))
+                if store is None:
+                    store = cell.store
+                    count = fold_count(store, config.split)
+                    if max(config.folds) >= count:
+                        raise UserError(f"folds={config.folds}: expected some of 0 to {count - 1}")
+                labels = cell.store.labels[cell.split.train]
+                per_class = config.per_class or int(np.bincount(labels).max())
+                name = gan if select == "none" else f"{gan}+{select}"
+                entries.append(Entry(name, gan, select, fold, cell, tuple(config.seeds), per_class))
+    return entries
+
+
+def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) -> list[Job]:
+    """A process for each entry: judge with a table of one row. A generator's second entry waits for its first."""
+    base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own_keys()]
+    jobs: list[Job] = []
+    leader: dict[tuple[str, int], str] = {}
+    for e in missing:
+        name = f"{e.name}-f{e.fold}"
+        argv = [
+            *base,
+            f"gans=[{e.gan}]",
+            f"selects=[{e.select}]",
+            f"folds=[{e.fold}]",
+            f"seeds=[{','.join(map(str, e.seeds))}]",
+            f"per_class={e.per_class}",
+            f"images={e.cell.config.gan.images}",
+            f"out={Path(config.out) / 'parts' / name}",
+            f"artifacts={e.cell.artifacts.root}",
+        ]
+        first = leader.setdefault((e.gan, e.fold), name)
+        jobs.append(
+            Job(
+                name=name,
+                argv=[sys.executable, "-m", "stemcell_lit", "judge", *argv],
+                out=Path(config.out) / "logs" / name,
+                done=partial(_done, e),
+                after=[] if first == name else [first],
+            )
+        )
+    return jobs
+
+
+def _done(entry: Entry) -> bool:
+    return entry.done
+
+
+# --- one generator on one fold --------------------------------------------------------------------
+
+
+def judged(entry: Entry) -> Path:
+    """The folder of what is known of a generator on a fold, made or taken from the artifacts.
+
+    Holds quality.json, accuracy.json (confusion matrices on validation and on test patches), facts.json and grids/.
+    """
+    cell = entry.cell
+    if entry.done:
+        return cell.artifacts.get_or_make("judged", entry.key, lambda folder: None)
+    generator = make_generator(cell)
+    wanted = dict.fromkeys(cell.store.classes, entry.per_class)
+    store = PatchStore.open(draw_patches(cell, generator, wanted))
+    about = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+
+    def make(folder: Path) -> None:
+        if cell.config.select.filters:  # other patches than the generator's own quality.json is of
+            reference = reference_of(cell)
+            assert reference is not None  # plan asks for a validation share
+            made = [store.pixels[store.labels == i] for i in range(len(store.classes))]
+            most = cell.config.quality.final_samples
+            made = [np.asarray(m[:most]) for m in made]
+            write_quality(
+                measure(reference, made, cell.config.quality),
+                reference.encoder.name,
+                folder / "quality.json",
+            )
+            _grids(reference, made, folder / "grids")
+        else:
+            read_quality(generator)
+            shutil.copy(generator / "quality.json", folder / "quality.json")
+            (folder / "grids").mkdir()
+            for file in (generator / "grids").glob("class_*.png"):
+                shutil.copy(file, folder / "grids" / file.name)
+        facts = {
+            **{
+                k: about.get(k)
+                for k in ("hash", "images", "images_trained", "metric", "chosen", "alarm")
+            },
+            **{k: store.info["made_by"].get(k) for k in ("filters", "acceptance", "missing")},
+            "patches": {c: int((store.labels == i).sum()) for i, c in enumerate(store.classes)},
+        }
+        _write_json(folder / "facts.json", facts)
+        found = _accuracy(cell, store.pixels, store.labels, entry.seeds, "balanced")
+        _write_json(folder / "accuracy.json", found)
+
+    return cell.artifacts.get_or_make("judged", entry.key, make)
+
+
+def real_accuracy(entry: Entry) -> dict[str, Confusions]:
+    """The same classifier's confusion matrices after training on the real training patches, two ways."""
+    cell = entry.cell
+    result = {}
+    for name, sampler in SAMPLERS.items():
+        key = {
+            **{k: entry.key[k] for k in ("format", "test", "stage", "augment", "seeds")},
+            **{k: entry.key["generator"][k] for k in ("data", "train", "val", "size", "threads")},
+            "sampler": sampler,
+        }
+
+        def make(folder: Path, sampler: str = sampler) -> None:
+            pixels, labels = part_of(cell, "train")
+            found = _accuracy(cell, pixels, labels, entry.seeds, sampler)
+            _write_json(folder / "accuracy.json", found)
+
+        folder = cell.artifacts.get_or_make("judged-real", key, make)
+        result[name] = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _accuracy(
+    cell: Cell, pixels: np.ndarray, labels: np.ndarray, seeds: Sequence[int], sampler: str
+) -> Confusions:
+    """Trains the flat classifier on some patches and tests it on held-out real ones, a matrix a part and seed."""
+    classes, config = cell.store.classes, cell.config
+    parts = {part: part_of(cell, part) for part in PARTS}
+    found: Confusions = {part: [] for part in PARTS}
+    for seed in seeds:
+        module = train_classifier(
+            np.asarray(pixels),
+            labels,
+            classes,
+            asdict(config.stage),
+            seed=seed,
+            sampler=sampler,
+            augment=config.data.augment,
+            accelerator=config.trainer.accelerator,
+        )
+        for part, (held, truth) in parts.items():
+            predicted = module.probabilities(held).argmax(1)
+            found[part].append(confusion(truth, predicted, classes).tolist())
+    return found
+
+
+def _grids(reference: Reference, made: Sequence[np.ndarray], folder: Path) -> None:
+    for name, patches in zip(reference.classes, made, strict=True):
+        class_grid(reference, name, patches, folder / f"class_{name}.png")
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def accuracy(
+    folds: Sequence[Confusions], part: str, classes: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Scores over folds: matrices are summed over folds, then mean and standard deviation over seeds.
+
+    Returns:
+        `tpr` and `f1` macro, and `tpr/<class>`.
+    """
+    every = np.array([fold[part] for fold in folds]).sum(0)  # (seeds, classes, classes)
+    per_seed = [scores_of(matrix, classes) for matrix in every]
+    names = {"tpr": "macro/tpr", "f1": "macro/f1", **{f"tpr/{c}": f"tpr/{c}" for c in classes}}
+    return {
+        to: (
+            float(np.mean([s[name] for s in per_seed])),
+            float(np.std([s[name] for s in per_seed])),
+        )
+        for to, name in names.items()
+    }
+
+
+def table_of(
+    entries: Sequence[Entry],
+    folders: Sequence[Path],
+    floors: Mapping[int, Mapping[str, Confusions]],
+) -> pd.DataFrame:
+    """A row for each generator, metric and class: mean over folds.
+
+    Columns: gan, part (validation groups, or test groups for reporting only), metric, class (empty: all), value,
+    std, floor, floor_std. The floor of a distance is that of real training patches; the floor of `accuracy/tpr` and
+    `accuracy/f1` is the same classifier trained on the real patches as they are. Both real ways have rows of their own.
+    """
+    classes = entries[0].cell.store.classes
+    folds = sorted({e.fold for e in entries})
+    rows: list[dict[str, Any]] = []
+    names = list(dict.fromkeys(e.name for e in entries))
+    real = {
+        name: {part: accuracy([floors[f][name] for f in folds], part, classes) for part in PARTS}
+        for name in REAL
+    }
+    for name in REAL:
+        for part, label in PARTS.items():
+            for metric, (value, std) in real[name][part].items():
+                rows.append(_row(name, label, metric, value, std, None, None, "accuracy/"))
+    for name in names:
+        mine = [(e, f) for e, f in zip(entries, folders, strict=True) if e.name == name]
+        qualities = [read_quality(f)["quality"] for _, f in mine]
+        for metric in METRICS:
+            for c in ("", *classes):
+                found = [q[c] for q in (find(q, metric) or {} for q in qualities) if c in q]
+                if not found:
+                    continue
+                means = [
+                    _mean([q[k] for q in found]) for k in ("value", "std", "floor", "floor_std")
+                ]
+                encoders = {
+                    k.split("/encoder=")[-1] for q in qualities for k in q if "/encoder=" in k
+                }
+                on = metric in ("kid", "frechet", "precision", "recall", "density", "coverage")
+                full = f"{metric}/encoder={'+'.join(sorted(encoders))}" if on else metric
+                rows.append(
+                    {
+                        "gan": name,
+                        "part": PARTS["val"],
+                        "metric": full,
+                        "class": c,
+                        **dict(zip(("value", "std", "floor", "floor_std"), means, strict=True)),
+                    }
+                )
+        found_c = [json.loads((f / "accuracy.json").read_text(encoding="utf-8")) for _, f in mine]
+        for part, label in PARTS.items():
+            for metric, (value, std) in accuracy(found_c, part, classes).items():
+                floor = real[REAL[0]][part][metric]
+                rows.append(_row(name, label, metric, value, std, *floor, "accuracy/"))
+    return pd.DataFrame(rows)
+
+
+def _row(
+    gan: str,
+    part: str,
+    metric: str,
+    value: float,
+    std: float,
+    floor: float | None,
+    floor_std: float | None,
+    prefix: str,
+) -> dict[str, Any]:
+    kind, _, c = metric.partition("/")
+    return {
+        "gan": gan,
+        "part": part,
+        "metric": prefix + kind,
+        "class": c,
+        "value": value,
+        "std": std,
+        "floor": floor,
+        "floor_std": floor_std,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def markdown(
+    table: pd.DataFrame, entries: Sequence[Entry], facts: Sequence[Mapping[str, Any]]
+) -> str:
+    """The table for reading: all classes first, then KID and accuracy class by class."""
+    first = entries[0]
+    classes = first.cell.store.classes
+    folds = sorted({e.fold for e in entries})
+    config = first.cell.config
+    names = list(dict.fromkeys(e.name for e in entries))
+    lines = [
+        "# Generators side by side",
+        "",
+        f"{first.cell.store.path}, {first.key['generator']['size']} px, folds {', '.join(map(str, folds))}; "
+        f"{config.gan.images:,} images each; accuracy by {len(first.seeds)} classifiers of {config.stage.images:,} "
+        f"images, on {', '.join(sorted({str(e.per_class) for e in entries}))} generated patches a class.",
+        "",
+        "Against held-out real patches of training groups (validation groups). In brackets: real training patches "
+        "against the same ones, the floor.",
+        "",
+        "| generator | " + " | ".join(t for t, _, _ in METRICS.values()) + " |",
+        "|" + " --- |" * (1 + len(METRICS)),
+    ]
+    for name in names:
+        cells = [
+            _text(_pick(table, name, PARTS["val"], m, ""), d) for m, (_, _, d) in METRICS.items()
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Classification accuracy score: macro TPR and F1 in % of a classifier trained on generated patches alone, "
+        "beside the same one trained on real patches; matrices summed over folds, ± standard deviation over seeds. "
+        "The validation columns may choose a generator, the test columns are **for reporting only**.",
+        "",
+        "| trained on | validation TPR | validation F1 | test TPR | test F1 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in (*REAL, *names):
+        cells = [
+            _percent(_pick(table, name, label, f"accuracy/{metric}", ""))
+            for label in PARTS.values()
+            for metric in ("tpr", "f1")
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "KID by class (floor):", "", "| generator | " + " | ".join(classes) + " |"]
+    lines.append("|" + " --- |" * (1 + len(classes)))
+    for name in names:
+        cells = [_text(_pick(table, name, PARTS["val"], "kid", c), 3) for c in classes]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "TPR in % by class on validation groups:",
+        "",
+        "| trained on | " + " | ".join(classes) + " |",
+    ]
+    lines.append("|" + " --- |" * (1 + len(classes)))
+    for name in (*REAL, *names):
+        cells = [_percent(_pick(table, name, PARTS["val"], "accuracy/tpr", c)) for c in classes]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    notes = []
+    for e, fact in zip(entries, facts, strict=True):
+        where = f"{e.name}, fold {e.fold}"
+        notes.append(
+            f"- {where}: snapshot of {fact['images']:,} of {fact['images_trained']:,} images, by {fact['metric']}"
+        )
+        if fact["alarm"]:
+            notes.append(f"- {where}: **{fact['alarm']}**")
+        if fact["filters"]:
+            shares = ", ".join(f"{c} {100 * a['all']:.0f} %" for c, a in fact["acceptance"].items())
+            notes.append(f"- {where}: kept by {', '.join(fact['filters'])}: {shares}")
+        if fact["missing"]:
+            notes.append(f"- {where}: could not be filled: {fact['missing']}")
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def _pick(table: pd.DataFrame, name: str, part: str, metric: str, c: str) -> Any:
+    base = table["metric"].str.split("/encoder=").str[0]
+    found = table[
+        (table["gan"] == name) & (table["part"] == part) & (base == metric) & (table["class"] == c)
+    ]
+    return found.iloc[0] if len(found) else None
+
+
+def _text(row: Any, digits: int) -> str:
+    if row is None or pd.isna(row["value"]):
+        return "–"
+    floor = "–" if pd.isna(row["floor"]) else f"{row['floor']:.{digits}f}"
+    return f"{row['value']:.{digits}f} ({floor})"
+
+
+def _percent(row: Any) -> str:
+    if row is None or pd.isna(row["value"]):
+        return "–"
+    return f"{100 * row['value']:.1f} ± {100 * row['std']:.1f}"
+
+
+def write(
+    out: Path,
+    config: JudgeCommand,
+    entries: Sequence[Entry],
+    folders: Sequence[Path],
+    floors: Mapping[int, Mapping[str, Confusions]],
+) -> None:
+    """Writes table.csv, table.md, judge.json and grids/, each whole or not at all, and prints the table."""
+    if not first_rank():
+        return
+    table = table_of(entries, folders, floors)
+    facts = [json.loads((f / "facts.json").read_text(encoding="utf-8")) for f in folders]
+    text = markdown(table, entries, facts)
+    write_whole(out / "table.csv", table.to_csv(index=False))
+    write_whole(out / "table.md", text)
+    content = {
+        "format": FORMAT,
+        "data": entries[0].cell.store.content_hash,
+        "classes": entries[0].cell.store.classes,
+        "real": {str(fold): of for fold, of in floors.items()},
+        "generators": [
+            {
+                "name": e.name,
+                "fold": e.fold,
+                "per_class": e.per_class,
+                "seeds": list(e.seeds),
+                "facts": fact,
+                "quality": read_quality(folder)["quality"],
+                "accuracy": json.loads((folder / "accuracy.json").read_text(encoding="utf-8")),
+            }
+            for e, folder, fact in zip(entries, folders, facts, strict=True)
+        ],
+        "config": asdict(config),
+        "versions": versions(),
+    }
+    write_whole(out / "judge.json", json.dumps(content, indent=1) + "\n")
+    with whole_or_absent(out / "grids") as grids:
+        for e, folder in zip(entries, folders, strict=True):
+            for file in sorted((folder / "grids").glob("class_*.png")):
+                name = f"{e.name}-f{e.fold}-{file.stem.removeprefix('class_')}.png"
+                shutil.copy(file, grids / name)
+    print(text)
+    print(out / "table.md")

@@ -1,0 +1,277 @@
+"""The encoder that judges generators: a small classifier of the training patches, its features before the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
+from stemcell_lit.data.mixing import QuotaSampler
+from stemcell_lit.errors import UserError
+from stemcell_lit.gan.quality import entropy
+from stemcell_lit.schema import StageConfig
+
+if TYPE_CHECKING:
+    from stemcell_lit.experiment.artifacts import ArtifactStore
+
+FILE = "encoder.pt"
+_MOST = 2_000  # training patches of a class whose features are kept, for the filters
+_BATCH = 512
+
+
+def train_classifier(
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    stage: Mapping[str, Any],
+    *,
+    seed: int,
+    sampler: str = "balanced",
+    augment: str = "turns",
+    accelerator: str = "cpu",
+) -> StageModule:
+    """Trains the project's classifier on patches in memory, without a trainer: no files, no logs.
+
+    Deterministic given the seed on a CPU and a number of threads; the global random state is left
+    as it was.
+
+    Args:
+        pixels: uint8 (n, side, side).
+        labels: (n,) int64, positions in `classes`. A class may be absent.
+        classes: targets.
+        stage: a `StageConfig` as a mapping; `images` is the budget.
+        seed: of the first weights, the order, dropout and augmentation.
+        sampler: `balanced` (every class present equally often) or `shuffle` (as they are).
+        augment: a policy of `augment.POLICIES`.
+        accelerator: cpu, or else a GPU is used where there is one.
+
+    Returns:
+        The module in evaluation mode, on the CPU.
+    """
+    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    strata = [np.flatnonzero(labels == i) for i in range(len(classes))]
+    sizes = [len(s) for s in strata]
+    most = max(sizes)
+    quotas = [most if n else 0 for n in sizes] if sampler == "balanced" else sizes
+    batches = QuotaSampler(strata, quotas, stage["batch_size"], seed=seed)
+    module = StageModule(
+        dict(stage),
+        "root",
+        {c: [c] for c in classes},
+        [max(1, n) for n in sizes],
+        pixels.shape[1],
+        seed,
+    ).to(device)
+    (bank, target) = (torch.from_numpy(np.array(a)).to(device) for a in (pixels, labels))
+    optimizer = module.configure_optimizers()
+    draw = torch.Generator().manual_seed(seed)
+    seen = epoch = 0
+    module.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # of dropout
+        while seen < stage["images"]:
+            batches.set_epoch(epoch)
+            epoch += 1
+            for rows in batches:
+                if seen >= stage["images"]:
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = module.learning_rate(seen / stage["images"])
+                index = torch.as_tensor(rows, device=device)
+                batch = augment_batch(to_float(bank[index]), POLICIES[augment], draw)
+                loss = module.loss(module(batch), target[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                seen += len(rows)
+    module.images_seen = seen
+    return module.eval().cpu()
+
+
+class Encoder:
+    """Features and class probabilities of patches, by a classifier of the training patches.
+
+    Features are those before the last layer, shifted and scaled by one number, such that over the
+    training patches their mean is 0 and their mean variance 1: distances then have a unit.
+
+    Attributes:
+        module: the classifier.
+        name: the first six hex digits of its artifact's hash; stands in the names of metrics.
+        classes: class names in their fixed order.
+        training: of at most 2,000 training patches a class: `features` (n, d), `label` (n,),
+            `entropy` (n,) in bits.
+    """
+
+    def __init__(
+        self,
+        module: StageModule,
+        name: str,
+        shift: torch.Tensor,
+        scale: float,
+        training: Mapping[str, np.ndarray],
+    ):
+        self.module, self.name, self.training = module.eval().requires_grad_(False), name, training
+        self.classes = list(module.groups)
+        self._shift, self._scale = shift, scale
+
+    @classmethod
+    def fit(
+        cls,
+        pixels: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        *,
+        images: int,
+        name: str = "",
+        seed: int = 0,
+        stage: Mapping[str, Any] | None = None,
+        accelerator: str = "cpu",
+    ) -> Encoder:
+        """Trains one with every class equally often.
+
+        Args:
+            pixels: uint8 (n, side, side), training patches alone.
+            labels: (n,) int64, positions in `classes`.
+            classes: class names.
+            images: budget.
+            name: of the encoder.
+            seed: see `train_classifier`.
+            stage: a `StageConfig` as a mapping; None: its defaults.
+            accelerator: see `train_classifier`.
+        """
+        settings = {**(stage or asdict(StageConfig())), "images": images}
+        module = train_classifier(
+            pixels, labels, classes, settings, seed=seed, accelerator=accelerator
+        )
+        encoder = cls(module, name, torch.zeros(()), 1.0, {})
+        random = np.random.default_rng(seed)
+        kept = np.sort(
+            np.concatenate(
+                [
+                    random.permutation(np.flatnonzero(labels == i))[:_MOST]
+                    for i in range(len(classes))
+                ]
+            )
+        )
+        features = encoder.features(pixels[kept])
+        encoder._shift = torch.from_numpy(features.mean(0))
+        encoder._scale = float(1 / max(float(np.sqrt(features.var(0).mean())), 1e-6))
+        encoder.training = {
+            "features": (features - features.mean(0)) * np.float32(encoder._scale),
+            "label": np.asarray(labels)[kept],
+            "entropy": entropy(np.asarray(pixels)[kept]),
+        }
+        return encoder
+
+    @torch.inference_mode()
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 (n, d) of uint8 patches (n, side, side)."""
+        body = self.module.network[:-2]  # type: ignore[index]  # before dropout and the last layer
+        parts = [
+            (body(to_float(torch.from_numpy(np.array(chunk)))) - self._shift) * self._scale
+            for chunk in (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
+        ]
+        width = self.module.network[-1].in_features  # type: ignore[index,union-attr]
+        return torch.cat(parts).numpy() if parts else np.empty((0, int(width)), np.float32)  # type: ignore[arg-type]
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Float32 (n, classes) of uint8 patches (n, side, side): p(class) where all are as likely."""
+        return self.module.probabilities(pixels)
+
+    def save(self, file: Path) -> None:
+        """Writes everything into one file of plain values and tensors."""
+        torch.save(
+            {
+                "hyper_parameters": dict(self.module.hparams),
+                "state_dict": self.module.state_dict(),
+                "name": self.name,
+                "shift": self._shift,
+                "scale": self._scale,
+                "training": {k: torch.from_numpy(v) for k, v in self.training.items()},
+            },
+            file,
+        )
+
+    @classmethod
+    def load(cls, file: Path) -> Encoder:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: missing or unreadable.
+        """
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            module = StageModule(**content["hyper_parameters"])
+            module.load_state_dict(content["state_dict"])
+            training = {k: v.numpy() for k, v in content["training"].items()}
+            return cls(module, content["name"], content["shift"], content["scale"], training)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{file}: no such file; expected the encoder of a generator's training patches"
+            ) from error
+        except Exception as error:  # torch raises many kinds for a broken file
+            raise UserError(
+                f"{file}: not a readable encoder ({type(error).__name__}: {error}); make it again"
+            ) from error
+
+
+def encoder_key(data: str, rows_hash: str, size: int, images: int, threads: int) -> dict[str, Any]:
+    """Everything that determines an encoder.
+
+    Args:
+        data: content hash of the store.
+        rows_hash: of the training rows.
+        size: px.
+        images: its budget.
+        threads: of the CPU; they change the order of sums.
+    """
+    stage = {**asdict(StageConfig()), "images": images}
+    return {"data": data, "train": rows_hash, "size": size, "stage": stage, "threads": threads}
+
+
+def get_encoder(
+    artifacts: ArtifactStore,
+    key: Mapping[str, Any],
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    accelerator: str = "cpu",
+) -> Encoder:
+    """The encoder of these training patches, trained or taken from the artifacts.
+
+    Args:
+        artifacts: where it is shared.
+        key: of `encoder_key`.
+        pixels: uint8 (n, size, size), training patches.
+        labels: (n,) int64.
+        classes: class names.
+        accelerator: see `train_classifier`.
+    """
+    name = artifacts.locate("encoder", key).name[:6]
+
+    def make(folder: Path) -> None:
+        if not first_rank():
+            return
+        Encoder.fit(
+            pixels,
+            labels,
+            classes,
+            images=key["stage"]["images"],
+            name=name,
+            stage=key["stage"],
+            accelerator=accelerator,
+        ).save(folder / FILE)
+
+    return Encoder.load(artifacts.get_or_make("encoder", key, make) / FILE)
+
+
+def first_rank() -> bool:
+    """Whether this process writes what all ranks of a job share."""
+    dist = torch.distributed
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,0 +1,245 @@
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.gan import watch as watching
+from stemcell_lit.gan.module import GANDiverged, GANModule, make_callbacks, trainer_settings
+from stemcell_lit.gan.quality import Reference, kid
+from stemcell_lit.gan.synthesis import load_generator
+from stemcell_lit.gan.watch import QualityWatch, distance_to, samples, settle
+from stemcell_lit.schema import QualityConfig
+from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
+
+
+def to_pixels(batch):
+    pixels = ((batch["pixels"][:, 0].numpy() + 1) * 127.5).round().astype(np.uint8)
+    return pixels, batch["label"].numpy()
+
+
+class Blocks:
+    """Stands for an encoder: means over 4 x 4 blocks."""
+
+    name = "abc123"
+
+    def features(self, pixels):
+        n, side = len(pixels), SIDE // 4
+        return (
+            pixels.reshape(n, side, 4, side, 4).mean((2, 4)).reshape(n, -1).astype(np.float32) / 64
+        )
+
+
+@pytest.fixture
+def reference():
+    return Reference(CLASSES, *to_pixels(batch_of(1, 60)), *to_pixels(batch_of(2, 36)), Blocks())
+
+
+class Scripted(GANModule):
+    """Shows given patches instead of its own, by the number of the validation."""
+
+    plan: list = []
+
+    def sample(self, labels, seed, batch_size=256):
+        kind, pixels = self.plan[min(self.batches_seen // 2 - 1, len(self.plan) - 1)]
+        random = np.random.default_rng(seed)
+        pool = pixels[int(labels[0])]
+        made = pool[random.integers(0, len(pool), len(labels))].astype(np.int64)
+        made += random.integers(-3, 4, made.shape)
+        if kind != "copy":
+            made = made // 2 + {"bright": 100, "glaring": 127}[kind]
+        return np.clip(made, 0, 255).astype(np.uint8)
+
+
+def pools(seed, n=90):
+    pixels, label = to_pixels(batch_of(seed, n))
+    return [pixels[label == i] for i in range(len(CLASSES))]
+
+
+def fit(out, reference, module, resume=None, skip=0, **quality):
+    config = QualityConfig(**{"samples": 24, "memorised_below": 0.3, **quality})
+    watch = QualityWatch(reference, config, out)
+    gan = dict(module.gan)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=out,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch, *make_callbacks(out)],
+        **trainer_settings(gan),
+    )
+    error = None
+    try:
+        trainer.fit(
+            module,
+            Batches(gan["batch_size"], skip=skip),
+            Batches(12, count=2, skip=10_000),
+            ckpt_path=resume,
+            weights_only=True,
+        )
+        trainer.save_checkpoint(out / "generator.ckpt", weights_only=True)
+    except GANDiverged as raised:
+        error = raised
+    return watch, error
+
+
+def scripted(plan, images):
+    module = Scripted({**TINY, "images": images}, CLASSES, SIDE)
+    module.plan = plan
+    return module
+
+
+def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
+    plan = [("bright", pools(5)), ("copy", pools(6)), ("glaring", pools(7))]  # of new patches
+    watch, error = fit(tmp_path, reference, scripted(plan, 72))
+    assert error is None
+    assert [c["images"] for c in watch.checks] == [24, 48, 72]
+    values = [c["value"] for c in watch.checks]
+    assert values[1] == min(values) and watch.best == watch.checks[1]
+    assert watch.metric == "kid/encoder=abc123"
+    told = settle(watch, tmp_path, None)
+    assert told["chosen"]["images"] == 48 and told["alarm"] is None
+    assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
+    assert not list(tmp_path.glob("best-*"))
+
+
+def test_the_score_is_the_mean_over_classes_of_kid_to_held_out_patches(tmp_path, reference):
+    module = GANModule(TINY, CLASSES, SIDE).eval()
+    config = QualityConfig(samples=24)
+    check = QualityWatch(reference, config, tmp_path).score(module)
+    made = samples(module, 24, CLASSES)
+    held = [reference.held_out[reference.held_label == i] for i in range(3)]
+    each = [
+        kid(Blocks().features(h), Blocks().features(m)) for h, m in zip(held, made, strict=True)
+    ]
+    assert check["value"] == pytest.approx(np.mean(each))
+    assert check == QualityWatch(reference, config, tmp_path).score(module)
+
+
+def test_classes_with_too_few_held_out_patches_do_not_count():
+    random = np.random.default_rng(0)
+    held = [random.normal(size=(n, 4)) for n in (20, 3)]
+    made = [random.normal(size=(20, 4)), random.normal(size=(20, 4)) + 50]
+    assert distance_to(kid, held, made, 5) == kid(held[0], made[0])
+    assert distance_to(kid, held, made, 50) == kid(np.concatenate(held), np.concatenate(made))
+    assert distance_to(kid, [held[0][:1]], made[:1], 5) is None
+
+
+def test_choosing_the_last_is_possible(tmp_path, reference):
+    watch, _ = fit(
+        tmp_path, reference, GANModule({**TINY, "images": 48}, CLASSES, SIDE), choose="last"
+    )
+    assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
+    with pytest.raises(UserError, match="quality.choose=beauty"):
+        QualityWatch(reference, QualityConfig(choose="beauty"), tmp_path)
+
+
+def test_resume_keeps_the_best_so_far_and_goes_on_exactly(tmp_path, reference):
+    plan = [("copy", pools(6)), ("bright", pools(5)), ("bright", pools(7)), ("bright", pools(8))]
+    whole, _ = fit(tmp_path / "whole", reference, scripted(plan, 96))
+    fit(tmp_path / "half", reference, scripted(plan, 48))
+    (tmp_path / "half" / "best-000099999.ckpt").write_bytes(b"of a run that was killed")
+    resumed, _ = fit(
+        tmp_path / "half",
+        reference,
+        scripted(plan, 96),
+        resume=tmp_path / "half" / "last.ckpt",
+        skip=4,
+    )
+    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.best["images"] == 24
+    assert [p.name for p in (tmp_path / "half").glob("best-*")] == ["best-000000024.ckpt"]
+    for folder, watch in (("whole", whole), ("half", resumed)):
+        settle(watch, tmp_path / folder, None)
+    first, second = (
+        load_generator(tmp_path / f / "generator.ckpt").state_dict() for f in ("whole", "half")
+    )
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_snapshot_is_whole_or_absent(tmp_path, reference, monkeypatch):
+    plan = [("bright", pools(5)), ("copy", pools(6))]
+    original = pl.Trainer.save_checkpoint
+
+    def cut_off(self, filepath, *args, **kwargs):
+        if "best-000000048" in str(filepath):
+            filepath.write_bytes(b"half")
+            raise KeyboardInterrupt
+        original(self, filepath, *args, **kwargs)
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", cut_off)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, reference, scripted(plan, 48))
+    assert [p.name for p in tmp_path.glob("best-*.ckpt")] == ["best-000000024.ckpt"]
+    monkeypatch.undo()
+    watch, _ = fit(
+        tmp_path, reference, scripted(plan, 48), resume=tmp_path / "last.ckpt", skip=2
+    )
+    assert watch.best["images"] == 48
+    assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
+    assert not list(tmp_path.glob("best-*"))
+
+
+def test_a_generator_of_training_patches_is_caught(tmp_path, reference):
+    """Training patches with slight noise: KID loves them, the alarm does not."""
+    train = [reference.train[reference.train_label == i] for i in range(len(CLASSES))]
+    plan = [("copy", pools(6)), ("copy", train)]
+    watch, error = fit(tmp_path, reference, scripted(plan, 10_000))
+    assert "memorised: after 72 images" in str(error)
+    assert "quality.memorised_below" in str(error)
+    assert [c["memorised"] for c in watch.checks] == [False, True, True]
+    assert watch.best["images"] == 24
+    assert watch.checks[1]["value"] < watch.checks[0]["value"] + 0.5  # KID sees no harm in copies
+    told = settle(watch, tmp_path, error)
+    assert told["alarm"] == str(error) and told["chosen"]["images"] == 24
+    assert load_generator(tmp_path / "generator.ckpt").images_seen == 24
+
+
+def test_without_a_good_snapshot_an_alarm_is_an_error(tmp_path, reference):
+    train = [reference.train[reference.train_label == i] for i in range(len(CLASSES))]
+    watch, error = fit(
+        tmp_path, reference, scripted([("copy", train)], 10_000), memorised_below=0.5
+    )
+    with pytest.raises(UserError, match=r"memorised.*No good snapshot"):
+        settle(watch, tmp_path, error)
+
+
+def test_snapshots_that_all_repeat_patches_are_told_where_no_alarm_rang(tmp_path, reference):
+    train = [reference.train[reference.train_label == i] for i in range(len(CLASSES))]
+    watch, error = fit(
+        tmp_path,
+        reference,
+        scripted([("copy", train)], 48),
+        memorised_checks=0,
+    )
+    assert error is None
+    assert "repeated training patches" in settle(watch, tmp_path, None)["alarm"]
+    assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
+
+
+def test_runaway_losses_stop_the_training(tmp_path, reference):
+    watch = QualityWatch(reference, QualityConfig(runaway_above=100), tmp_path)
+    for i in range(40):
+        watch.look(2.0 + i % 3, i)
+    watch.look(1e6, 41)
+    watch.look(3.0, 42)  # one bad batch stops nothing
+    watch.look(1e6, 43)
+    watch.look(float("inf"), 44)
+    with pytest.raises(GANDiverged, match=r"diverged: after 45 images.*gan\.lr"):
+        watch.look(1e5, 45)
+
+
+def test_losses_of_any_usual_size_are_fine(tmp_path, reference):
+    watch = QualityWatch(reference, QualityConfig(runaway_above=100), tmp_path)
+    for i in range(100):
+        watch.look(5_000.0 * (1 + i % 5), i)  # a Wasserstein loss has no scale
+
+
+def test_the_losses_of_a_training_are_looked_at(tmp_path, reference, monkeypatch):
+    monkeypatch.setattr(watching, "_LOOK_EVERY", 2)
+    module = GANModule({**TINY, "images": 72}, CLASSES, SIDE)
+    watch, _ = fit(tmp_path, reference, module)
+    assert len(watch.state_dict()["looks"]) == 3
+    assert all(np.isfinite(watch.state_dict()["looks"]))
