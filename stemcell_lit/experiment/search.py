@@ -70,6 +70,7 @@ def search(
     """
     try:
         import optuna
+        from optuna.storages.journal import JournalFileBackend
         from optuna.trial import TrialState
     except ImportError as error:
         raise UserError(
@@ -94,7 +95,7 @@ def search(
         raise UserError(f"{folder}: another process is searching there") from None
     try:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+        journal = JournalFileBackend(str(folder / "journal.log"))
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(journal),
             study_name=folder.name,
