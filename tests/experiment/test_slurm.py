@@ -89,8 +89,8 @@ def test_a_sweep_of_four_cells_with_two_ranks_each_finishes(slurm, store, tmp_pa
 def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
     slurm, store, tmp_path
 ):
-    settings = ["trainer.devices=2", "method=flat_gan", "gan.images=6000"]
-    settings += ["gan.validate_every_images=3000", "data.patch_size=16"]
+    settings = ["trainer.devices=2", "method=flat_gan", "gan.images=1600"]
+    settings += ["gan.validate_every_images=800"]
     env = {**slurm.env, "PYTHONPATH": str(ROOT)}
     words = [*settings, "hydra.launcher.partition=local"]
     process = subprocess.Popen(
@@ -104,7 +104,7 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
         "#!/bin/bash\n#SBATCH --partition=urgent --ntasks=2 --output=/dev/null\ntrue\n"
     )
     slurm.ask("sbatch", str(urgent))
-    said = process.communicate(timeout=400)[1]
+    said = slurm.wait(process, 400)
     texts = "".join(logs(tmp_path / "cut").values())
     assert process.returncode == 0, (said, texts)
     assert "DUE TO PREEMPTION" in texts
@@ -125,7 +125,7 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
 
 
 def test_a_warning_before_the_time_limit_queues_the_job_again(slurm, store, tmp_path):
-    settings = ["method=flat_gan", "gan.images=6000", "gan.validate_every_images=6000"]
+    settings = ["method=flat_gan", "gan.images=9600", "gan.validate_every_images=9600"]
     env = {**slurm.env, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command(store, tmp_path / "cut", *settings), env=env, stderr=subprocess.PIPE, text=True
@@ -137,7 +137,7 @@ def test_a_warning_before_the_time_limit_queues_the_job_again(slurm, store, tmp_
     (book,) = (tmp_path / "cut").glob("multirun/.slurm/jobs.json")
     (job,) = json.loads(book.read_text()).values()
     slurm.ask("scancel", "--signal=USR2", job)
-    said = process.communicate(timeout=400)[1]
+    said = slurm.wait(process, 400)
     texts = "".join(logs(tmp_path / "cut").values())
     assert process.returncode == 0, (said, texts)
     assert re.search(r"SIGUSR2: checkpoint at \d+ images", texts)
