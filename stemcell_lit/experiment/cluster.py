@@ -111,7 +111,8 @@ def run_on_slurm(
         while waiting and not received and not (failed and fail_fast):
             if time.monotonic() - asked > POLL_S:
                 asked = time.monotonic()
-                states = _squeue([s.id for s in waiting.values()]) or states
+                found = _squeue([s.id for s in waiting.values()])
+                states = states if found is None else found
             for number, job in enumerate(jobs):
                 submitted = waiting.get(job.name)
                 if submitted is None or states is None:

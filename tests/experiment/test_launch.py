@@ -12,6 +12,7 @@ import textwrap
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment import launch
+from stemcell_lit.experiment import launch, progress
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
 
 
@@ -138,6 +139,61 @@ def test_a_terminal_gets_a_live_table():
     )
     assert "cell" in said(console) and "870 images/s" in said(console)
     assert "0 queued, 1 running, 0 done, 0 failed" in said(console)
+
+
+NOTING = """
+    import os, time
+    from pathlib import Path
+    file = Path(os.environ["STEMCELL_LIT_PROGRESS"])
+    file.write_text('{"images": 400, "per_s": RATE}')
+    time.sleep(1.5)
+    file.unlink()
+"""
+
+
+def test_the_table_shows_images_per_second_of_each_job_and_of_all(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    jobs = [
+        job("one", NOTING.replace("RATE", "1211.6"), out=tmp_path / "one"),
+        job("two", NOTING.replace("RATE", "305"), out=tmp_path / "two"),
+        job("three", "import time; time.sleep(1)", out=tmp_path / "three"),
+    ]
+    assert all(o.ok for o in run_jobs(jobs, slots=3, console=console))
+    assert "1,212" in said(console) and "305" in said(console)
+    assert "1,517 images/s" in said(console)
+
+
+def test_a_note_of_progress_is_whole_and_an_old_one_is_none(tmp_path):
+    file = tmp_path / "progress.json"
+    assert launch.read_rate(file) is None
+    launch.write_progress(file, 640, 321.456)
+    assert json.loads(file.read_text()) == {"images": 640, "per_s": 321.46}
+    assert launch.read_rate(file) == 321.46 and list(tmp_path.iterdir()) == [file]
+    old = time.time() - launch.STALE_S - 1
+    os.utime(file, (old, old))
+    assert launch.read_rate(file) is None
+    file.write_text("{")
+    assert launch.read_rate(file) is None
+
+
+def test_a_training_notes_its_rate_at_most_once_a_second_and_clears_the_note(tmp_path, monkeypatch):
+    now, notes = [100.0], []
+    monkeypatch.setenv(launch.PROGRESS_ENV, str(tmp_path / "progress.json"))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        progress, "write_progress", lambda *a: (notes.append(a[1:]), launch.write_progress(*a))
+    )
+    shown = progress.ImagesProgress("stage root", 1000)
+    rank, module = SimpleNamespace(global_rank=0), SimpleNamespace(images_seen=50)
+    shown.on_train_start(rank, module)
+    for _ in range(24):
+        now[0] += 0.125
+        module.images_seen += 10
+        shown.on_train_batch_end(rank, module, None, None, 0)
+    assert notes == [(130, 80), (210, 80), (290, 80)]
+    assert launch.read_rate(tmp_path / "progress.json") == 80
+    shown.on_train_end(rank, module)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- order ----------------------------------------------------------------------------------------

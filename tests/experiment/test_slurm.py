@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,26 @@ def sweep(slurm, *words, **rest):
     )
 
 
+@contextmanager
+def launcher(slurm, *words):
+    """A launcher that does not outlive its test."""
+    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command(*words), env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def trains(slurm, process, out):
+    """Waits until the job has trained for a second."""
+    end = time.monotonic() + 200
+    while not list(out.glob("multirun/.slurm/*/*_progress.json")):
+        assert time.monotonic() < end and process.poll() is None, logs(out)
+        time.sleep(0.05)
+
+
 def results(out):
     return {
         p.parent.name: json.loads(p.read_text()) for p in Path(out).glob("cells/[!.]*/result.json")
@@ -89,22 +110,15 @@ def test_a_sweep_of_four_cells_with_two_ranks_each_finishes(slurm, store, tmp_pa
 def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
     slurm, store, tmp_path
 ):
-    settings = ["trainer.devices=2", "method=flat_gan", "gan.images=6000"]
-    settings += ["gan.validate_every_images=3000", "data.patch_size=16"]
-    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
-    words = [*settings, "hydra.launcher.partition=local"]
-    process = subprocess.Popen(
-        command(store, tmp_path / "cut", *words), env=env, stderr=subprocess.PIPE, text=True
-    )
-    end = time.monotonic() + 200
-    while not list((tmp_path / "cut").glob("multirun/.slurm/*/*_progress.json")):
-        assert time.monotonic() < end and process.poll() is None, logs(tmp_path / "cut")
-        time.sleep(0.05)  # it trains
-    (urgent := tmp_path / "urgent.sh").write_text(
-        "#!/bin/bash\n#SBATCH --partition=urgent --ntasks=2 --output=/dev/null\ntrue\n"
-    )
-    slurm.ask("sbatch", str(urgent))
-    said = process.communicate(timeout=400)[1]
+    settings = ["trainer.devices=2", "method=flat_gan", "gan.images=1600"]
+    settings += ["gan.validate_every_images=800"]
+    with launcher(slurm, store, tmp_path / "cut", *settings) as process:
+        trains(slurm, process, tmp_path / "cut")
+        (urgent := tmp_path / "urgent.sh").write_text(
+            "#!/bin/bash\n#SBATCH --partition=urgent --ntasks=2 --output=/dev/null\ntrue\n"
+        )
+        slurm.ask("sbatch", str(urgent))
+        said = slurm.wait(process, 400)
     texts = "".join(logs(tmp_path / "cut").values())
     assert process.returncode == 0, (said, texts)
     assert "DUE TO PREEMPTION" in texts
@@ -113,6 +127,7 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
     log = (tmp_path / "cut/artifacts/log.jsonl").read_text()
     assert log.count('"kind": "generator"') >= 1
 
+    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
     undisturbed = command(store, tmp_path / "whole", *settings, launcher="local")
     subprocess.run(undisturbed, env=env, check=True, capture_output=True, timeout=300)
     (cut,), (whole,) = results(tmp_path / "cut").items(), results(tmp_path / "whole").items()
@@ -125,19 +140,13 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_undisturbed_result(
 
 
 def test_a_warning_before_the_time_limit_queues_the_job_again(slurm, store, tmp_path):
-    settings = ["method=flat_gan", "gan.images=6000", "gan.validate_every_images=6000"]
-    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command(store, tmp_path / "cut", *settings), env=env, stderr=subprocess.PIPE, text=True
-    )
-    end = time.monotonic() + 200
-    while not list((tmp_path / "cut").glob("multirun/.slurm/*/*_progress.json")):
-        assert time.monotonic() < end and process.poll() is None, logs(tmp_path / "cut")
-        time.sleep(0.05)
-    (book,) = (tmp_path / "cut").glob("multirun/.slurm/jobs.json")
-    (job,) = json.loads(book.read_text()).values()
-    slurm.ask("scancel", "--signal=USR2", job)
-    said = process.communicate(timeout=400)[1]
+    settings = ["method=flat_gan", "gan.images=9600", "gan.validate_every_images=9600"]
+    with launcher(slurm, store, tmp_path / "cut", *settings) as process:
+        trains(slurm, process, tmp_path / "cut")
+        (book,) = (tmp_path / "cut").glob("multirun/.slurm/jobs.json")
+        (job,) = json.loads(book.read_text()).values()
+        slurm.ask("scancel", "--signal=USR2", job)
+        said = slurm.wait(process, 400)
     texts = "".join(logs(tmp_path / "cut").values())
     assert process.returncode == 0, (said, texts)
     assert re.search(r"SIGUSR2: checkpoint at \d+ images", texts)
@@ -154,18 +163,15 @@ def test_a_job_that_fails_is_named_and_the_others_finish(slurm, store, tmp_path)
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_waits_for_them(slurm, store, tmp_path):
     settings = ["method=time_only", "split.fold=0,1"]
-    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command(store, tmp_path / "out", *settings), env=env, stderr=subprocess.PIPE, text=True
-    )
     book = tmp_path / "out/multirun/.slurm/jobs.json"
-    while not book.is_file():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.3)  # behind the submission
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[1]
-    assert process.returncode == 130 and "2 jobs stay with Slurm" in said and "Traceback" not in said
+    with launcher(slurm, store, tmp_path / "out", *settings) as process:
+        while not book.is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert "2 jobs stay with Slurm" in said
     before = book.read_text()
     done = sweep(slurm, store, tmp_path / "out", *settings)
     assert done.returncode == 0, done.stderr
