@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +27,23 @@ import pandas as pd
 import tifffile
 import torch
 import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
-from stemcell_lit.data.colonies import METHODS, Tracks, foreground, label_colonies, track
-from stemcell_lit.data.frames import Frames, open_frames
-from stemcell_lit.data.patches import whole_or_absent
+from stemcell_lit.data.colonies import (
+    METHODS,
+    PixelClassifier,
+    Tracks,
+    classifier_of,
+    foreground,
+    label_colonies,
+    track,
+)
+from stemcell_lit.data.frames import Frames, open_frames, resample, scale_between, scaled_shape
+from stemcell_lit.data.patches import Views, whole_or_absent
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.progress import LINE_S, SILENT_S
 from stemcell_lit.schema import ColoniesConfig, PredictCommand
@@ -52,7 +58,6 @@ OUTPUTS = (MAPS, "overlay.png", "colonies.csv", "shares.csv", "shares.png", RECO
 
 TILE_PX = 512  # of a tile's windows, model px: its features fit into a processor's cache
 BATCH = 256  # windows cut out at once
-WHOLE_FACTOR = 0.005  # a reduction this near to a whole factor averages whole blocks
 ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
 ADJUST_LEAST = 100  # windows; fewer cannot tell hundreds of features apart
 RIDGE = 0.01  # of the features' mean square; ten times more or less changes little
@@ -273,7 +278,7 @@ class Mapper:
         shape: (height, width) of the frames, px.
         um_per_px: of the frames; None: that of the model.
         stride: px of the movie between windows; the nearest that the networks allow is taken.
-        exact: cut every window out, as in training.
+        exact: cut every window out, as in training; always so where the model looks at several scales.
 
     Attributes:
         scale: model px per px of the movie.
@@ -295,28 +300,24 @@ class Mapper:
     ):
         if stride < 1:
             raise UserError(f"stride={stride}: expected 1 px of the movie or more")
-        self.model, self.shape, self.exact = model, shape, exact
-        known = um_per_px is not None and model.um_per_px is not None
-        ratio = model.um_per_px / um_per_px if known else 1.0  # type: ignore[operator]
-        if abs(ratio - round(ratio)) <= WHOLE_FACTOR * ratio:
-            ratio = float(round(ratio))  # as patches are reduced for training
-        self.scale = 1 / ratio
+        # The views of several scales move at different speeds past a window: nothing to share
+        self.model, self.shape, self.exact = model, shape, exact or len(model.scales) > 1
+        self.scale = scale_between(um_per_px, model.um_per_px)  # as patches are for training
         pool = max((total_pool(stage) for stage in model.stages.values()), default=1)
         self.stride = usable_stride(stride * self.scale, pool)
         self.size = model.image_size
-        reduced = [int(side * self.scale + 1e-6) for side in shape]
+        reduced = scaled_shape(shape, self.scale)
         if min(reduced) < self.size:
             raise UserError(
                 f"the frames are {shape[0]} x {shape[1]} px, {reduced[0]} x {reduced[1]} at the model's "
                 f"{_um(model.um_per_px)}; expected at least {self.size} x {self.size}; check um_per_px"
             )
-        self._reduced = (reduced[0], reduced[1])
         self.grid = tuple((side - self.size) // self.stride + 1 for side in reduced)
         self._rows, self._columns = (
             self._nearest(side, count) for side, count in zip(shape, self.grid, strict=True)
         )
         self._dense: dict[str, DenseStage] = {}
-        if not exact:
+        if not self.exact:
             self._dense = {
                 name: DenseStage(stage, self.size, self.stride)
                 for name, stage in model.stages.items()
@@ -324,15 +325,7 @@ class Mapper:
 
     def reduce(self, frame: np.ndarray) -> np.ndarray:
         """A frame at the model's pixel size, uint8; whole factors average blocks, as in training."""
-        height, width = self._reduced
-        factor = round(1 / self.scale)
-        if self.scale * factor == 1:
-            cut = frame[: height * factor, : width * factor]
-            blocks = cut.reshape(height, factor, width, factor)
-            return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
-        how = Image.Resampling.BOX if self.scale < 1 else Image.Resampling.BICUBIC
-        box = (0.0, 0.0, width / self.scale, height / self.scale)
-        return np.asarray(Image.fromarray(frame).resize((width, height), how, box=box))
+        return resample(frame, self.scale)
 
     def windows(self, mask: np.ndarray) -> np.ndarray:
         """The windows that some pixel of a mask (height, width) belongs to, bool (rows, columns)."""
@@ -380,7 +373,7 @@ class Mapper:
             for name, dense in self._dense.items():
                 if wanted.any() and name not in silent:
                     stage = self.model.stages[name]
-                    cut = _cut_out(stage, image, self.size, self.stride, wanted)
+                    cut = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
                     found[name].append((dense.raw(image, wanted), cut))
         for name, pairs in found.items():
             if pairs:
@@ -447,7 +440,7 @@ class Mapper:
             if name in silent:
                 p[name] = np.zeros((count, len(stage.groups)), np.float32)
             elif exact:
-                p[name] = _cut_out(stage, image, self.size, self.stride, wanted)
+                p[name] = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
             else:
                 p[name] = self._dense[name].probabilities(image, wanted)[wanted]
         joint = hierarchy.combine(p, times)
@@ -458,14 +451,19 @@ class Mapper:
 
 
 def _cut_out(
-    stage: StageModule, image: np.ndarray, size: int, stride: int, wanted: np.ndarray
+    stage: StageModule,
+    image: np.ndarray,
+    size: int,
+    stride: int,
+    scales: Sequence[int],
+    wanted: np.ndarray,
 ) -> np.ndarray:
     """Probabilities (wanted windows, groups), each window cut out and classified, in batches."""
-    windows = sliding_window_view(image, (size, size))[::stride, ::stride]
-    rows, columns = np.nonzero(wanted)
+    views = Views(image, size, scales)
+    top, left = (stride * i for i in np.nonzero(wanted))
     parts = [
-        stage.probabilities(windows[rows[i : i + BATCH], columns[i : i + BATCH]], BATCH)
-        for i in range(0, len(rows), BATCH)
+        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH)
+        for i in range(0, len(top), BATCH)
     ]
     return np.concatenate(parts)
 
@@ -516,16 +514,12 @@ def _check(config: PredictCommand, out: Path) -> None:
         raise UserError(
             f"colonies.method={config.colonies.method}: expected one of {', '.join(METHODS)}, none"
         )
-    if config.colonies.method == "forest":
-        raise UserError(
-            "colonies=forest needs annotated frames, which predict does not have; choose contrast, "
-            "colony, paper or none"
-        )
     for key, value, least in (
         ("threads", config.threads, 0),
         ("panels", config.panels, 1),
         ("adjust", config.adjust, 0),
         ("stride", config.stride, 1),
+        ("every", config.every, 1),
     ):
         if value < least:
             raise UserError(f"{key}={value}: expected {least} or more")

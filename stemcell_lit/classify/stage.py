@@ -48,6 +48,7 @@ class StageModule(pl.LightningModule):
         counts: training patches per target, real and generated; for weighted and logit-adjusted losses.
         image_size: height and width in pixels.
         seed: of the first weights.
+        channels: views of a patch: the scales of its store.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class StageModule(pl.LightningModule):
         counts: Sequence[int],
         image_size: int,
         seed: int = 0,
+        channels: int = 1,
     ):
         super().__init__()
         groups = {name: list(members) for name, members in groups.items()}
@@ -70,11 +72,12 @@ class StageModule(pl.LightningModule):
                 "counts": counts,
                 "image_size": image_size,
                 "seed": seed,
+                "channels": channels,
             }
         )
         self.stage, self.node, self.groups = dict(stage), node, list(groups)
         self.network = networks.build(
-            stage["network"], len(groups), stage["width"], stage["dropout"], seed
+            stage["network"], len(groups), stage["width"], stage["dropout"], seed, channels
         )
         self.images_seen = (
             0  # a plain number: reading a tensor would make every step wait for the GPU
@@ -92,7 +95,7 @@ class StageModule(pl.LightningModule):
         self._rng: torch.Tensor | None = None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, groups) of float patches (batch, 1, size, size) in -1 to 1."""
+        """Logits (batch, groups) of float patches (batch, channels, size, size) in -1 to 1."""
         return self.network(pixels)
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -192,7 +195,7 @@ class StageModule(pl.LightningModule):
         """Softmax probabilities of patches.
 
         Args:
-            pixels: uint8 (patches, size, size), already at the trained size.
+            pixels: uint8 (patches, [scales,] size, size), already at the trained size.
             batch_size: patches at once.
 
         Returns:

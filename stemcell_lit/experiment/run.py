@@ -133,7 +133,7 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
 
     def make(folder: Path) -> None:
         simulate(simulation, folder / "movies")
-        extract(folder / "movies", folder / "store", **asdict(extraction))
+        extract(folder / "movies", folder / "store", extraction)
 
     key = {
         "simulation": {k: v for k, v in asdict(simulation).items() if k != "threads"},
@@ -167,10 +167,10 @@ def run(config: RunCommand) -> Path:
                 module, about, _ = make_stage(cell, node, generated, board)
                 stages[node.name] = module
                 trained.append(about)
-        size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+        size = cell.config.data.patch_size or cell.store.size
         um = cell.store.info["um_per_px"]
-        um = um * cell.store.pixels.shape[1] / size if um else None
-        model = TrainedHierarchy(hierarchy, stages, size, um)
+        um = um * cell.store.size / size if um else None
+        model = TrainedHierarchy(hierarchy, stages, size, um, cell.store.scales)
         facts = _facts(cell, cell.split.val)
         if len(cell.split.val) and config.method.network:
             p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
@@ -262,6 +262,11 @@ def evaluate(
         raise UserError(
             f"{store.path}: has classes {store.classes}, the model {classes}; they must be the same"
         )
+    if list(model.scales) != store.scales:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, the model learned from {list(model.scales)}; import "
+            "the movies again with the model's extraction.scales"
+        )
     manifest = store.manifest.iloc[rows]
     p, predicted = model.predict(store.pixels[rows], manifest)
     table = pd.DataFrame(
@@ -290,7 +295,13 @@ def make_generator(cell: Cell) -> Path:
         a folder with generator.ckpt, generator.json (what it has seen) and grids/.
     """
     config, store = cell.config, cell.store
-    gan, size = asdict(config.gan), config.data.patch_size or store.pixels.shape[1]
+    if len(store.scales) > 1:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
+            "methods without generated patches (flat, flat_sampler, flat_weighted, hierarchy, temporal, time_only), "
+            "or a store with extraction.scales=[1]"
+        )
+    gan, size = asdict(config.gan), config.data.patch_size or store.size
     key = {
         "data": store.content_hash,
         "train": _rows_hash(cell.split.train),
@@ -327,7 +338,7 @@ def make_generator(cell: Cell) -> Path:
             "hash": key_hash(key),
             "classes": store.classes,
             "seen_groups": sorted(cell.split.units(store, "train")),
-            "um_per_px": um * store.pixels.shape[1] / size if um else None,
+            "um_per_px": um * store.size / size if um else None,
             "images": int(module.images_seen),
         }
         (folder / "generator.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -427,7 +438,9 @@ def make_stage(
         )
         counts = [sum(data.counts[g]) for g in node.groups]
         torch.manual_seed(config.seed)
-        module = StageModule(stage, node.name, node.groups, counts, data.size, config.seed)
+        module = StageModule(
+            stage, node.name, node.groups, counts, data.size, config.seed, data.channels
+        )
         fit(module, data, config.trainer, folder, f"stage {node.name}", stage["images"], board)
         save_weights(module, folder / "stage.ckpt")
         (folder / "last.ckpt").unlink(missing_ok=True)

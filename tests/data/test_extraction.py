@@ -1,6 +1,7 @@
 """What cutting labelled patches from movies promises. The movies are drawn by hand, so every label is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,10 @@ from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.patches import COLUMNS
 from stemcell_lit.data.simulate import CLASSES
 from stemcell_lit.errors import UserError
+from stemcell_lit.schema import ExtractionConfig
 
 SIZE = 16
-SETTINGS = {
-    "patch_size": SIZE,
-    "patches_per_movie": 60,
-    "purity": 0.7,
-    "foreground": 0.5,
-    "seed": 0,
-}
+SETTINGS = ExtractionConfig(patch_size=SIZE, patches_per_movie=60)
 
 
 def _draw(folder, maps, colonies=None, **changes):
@@ -72,7 +68,7 @@ def _windows(store, maps):
 
 
 def test_label_purity_and_foreground_hold_for_every_patch(tmp_path, halves):
-    store = extract(_draw(tmp_path / "in", [halves]), tmp_path / "out", **SETTINGS)
+    store = extract(_draw(tmp_path / "in", [halves]), tmp_path / "out", SETTINGS)
     assert set(store.manifest["label"]) == {"dense", "spread"}
     for row, window in _windows(store, [halves]):
         counts = np.bincount(window.ravel(), minlength=5)
@@ -84,7 +80,7 @@ def test_label_purity_and_foreground_hold_for_every_patch(tmp_path, halves):
 
 def test_pixels_are_cut_where_the_manifest_says(tmp_path, halves):
     source = _draw(tmp_path / "in", [halves])
-    store = extract(source, tmp_path / "out", **SETTINGS)
+    store = extract(source, tmp_path / "out", SETTINGS)
     frames = tifffile.imread(source / "movie_00.tif")
     for (row, window), patch in zip(_windows(store, [frames]), store.pixels, strict=True):
         assert (window == patch).all()
@@ -99,7 +95,7 @@ def test_unsure_patches_are_left_out_and_counted(tmp_path):
     stripes = np.zeros((2, 80, 80), np.uint8)
     stripes[0, :, ::2], stripes[0, :, 1::2] = 2, 3  # half and half everywhere
     stripes[1] = 4
-    store = extract(_draw(tmp_path / "in", [stripes]), tmp_path / "out", **SETTINGS)
+    store = extract(_draw(tmp_path / "in", [stripes]), tmp_path / "out", SETTINGS)
     assert set(store.manifest["frame"]) == {1}
     assert store.info["made_by"]["unsure"] > 5
 
@@ -107,7 +103,7 @@ def test_unsure_patches_are_left_out_and_counted(tmp_path):
 def test_small_debris_on_bare_ground_makes_a_debris_patch(tmp_path):
     spot = np.zeros((1, 60, 60), np.uint8)
     spot[0, 27:33, 27:33] = 1  # 36 of 256 pixels: over an eighth
-    store = extract(_draw(tmp_path / "in", [spot]), tmp_path / "out", **SETTINGS)
+    store = extract(_draw(tmp_path / "in", [spot]), tmp_path / "out", SETTINGS)
     assert set(store.manifest["label"]) == {"debris"}
     assert (store.manifest["foreground"] >= 1 / 8).all()
     assert (store.manifest["track"] == "").all()
@@ -116,12 +112,12 @@ def test_small_debris_on_bare_ground_makes_a_debris_patch(tmp_path):
 def test_little_debris_on_cells_leaves_them_their_label(tmp_path):
     classes = np.full((1, 60, 60), 2, np.uint8)
     classes[0, 28:32, 28:32] = 1
-    store = extract(_draw(tmp_path / "in", [classes]), tmp_path / "out", **SETTINGS)
+    store = extract(_draw(tmp_path / "in", [classes]), tmp_path / "out", SETTINGS)
     assert set(store.manifest["label"]) == {"dense"}
 
 
 def test_patches_of_a_frame_share_at_most_half(tmp_path, halves):
-    store = extract(_draw(tmp_path / "in", [halves]), tmp_path / "out", **SETTINGS)
+    store = extract(_draw(tmp_path / "in", [halves]), tmp_path / "out", SETTINGS)
     for _, rows in store.manifest.groupby("frame"):
         corners = rows[["y", "x"]].to_numpy()
         for i in range(len(corners)):
@@ -133,7 +129,7 @@ def test_tracks_name_movie_and_colony(tmp_path, halves):
     ids = np.zeros(halves.shape, np.uint16)
     ids[:, :, :60], ids[:, :, 60:] = 1, 2
     source = _draw(tmp_path / "in", [halves, halves], colonies=[ids, ids])
-    store = extract(source, tmp_path / "out", **SETTINGS)
+    store = extract(source, tmp_path / "out", SETTINGS)
     tracks = store.manifest.groupby("track")["label"].agg(set).to_dict()
     assert tracks == {
         f"movie_0{i}/c{j}": {label} for i in (0, 1) for j, label in ((1, "dense"), (2, "spread"))
@@ -143,7 +139,7 @@ def test_tracks_name_movie_and_colony(tmp_path, halves):
 def test_same_seed_same_store_and_another_seed_another(tmp_path, halves):
     source = _draw(tmp_path / "in", [halves])
     hashes = [
-        extract(source, tmp_path / f"out{i}", **{**SETTINGS, "seed": seed}).content_hash
+        extract(source, tmp_path / f"out{i}", replace(SETTINGS, seed=seed)).content_hash
         for i, seed in enumerate((0, 0, 1))
     ]
     assert hashes[0] == hashes[1] != hashes[2]
@@ -151,7 +147,7 @@ def test_same_seed_same_store_and_another_seed_another(tmp_path, halves):
 
 def test_no_movie_gives_more_patches_than_asked(tmp_path, halves):
     source = _draw(tmp_path / "in", [halves, halves])
-    store = extract(source, tmp_path / "out", **{**SETTINGS, "patches_per_movie": 7})
+    store = extract(source, tmp_path / "out", replace(SETTINGS, patches_per_movie=7))
     assert store.manifest["group"].value_counts().to_dict() == {"movie_00": 7, "movie_01": 7}
 
 
@@ -161,7 +157,7 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path, halves, key, name):
     source = _draw(tmp_path / "in", [halves])
     _edit(source, lambda m: m["movies"][0].update({key: name}))
     with pytest.raises(UserError, match="expected one inside"):
-        extract(source, tmp_path / "out", **SETTINGS)
+        extract(source, tmp_path / "out", SETTINGS)
 
 
 def _truncate(path):
@@ -203,7 +199,7 @@ def test_bad_input_is_a_sentence_naming_the_file_and_nothing_is_written(
     source = _draw(tmp_path / "in", [halves])
     damage(source / file)
     with pytest.raises(UserError, match=message) as error:
-        extract(source, tmp_path / "out", **SETTINGS)
+        extract(source, tmp_path / "out", SETTINGS)
     assert file in str(error.value)
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
@@ -216,10 +212,10 @@ def test_bad_input_is_a_sentence_naming_the_file_and_nothing_is_written(
 def test_a_setting_out_of_range_is_a_sentence_naming_it(tmp_path, halves, key, value):
     source = _draw(tmp_path / "in", [halves])
     with pytest.raises(UserError, match=rf"{key}.*{value}"):
-        extract(source, tmp_path / "out", **{**SETTINGS, key: value})
+        extract(source, tmp_path / "out", replace(SETTINGS, **{key: value}))
 
 
 def test_no_patch_at_all_is_a_sentence(tmp_path):
     source = _draw(tmp_path / "in", [np.zeros((1, 40, 40), np.uint8)])
     with pytest.raises(UserError, match="expected at least one"):
-        extract(source, tmp_path / "out", **SETTINGS)
+        extract(source, tmp_path / "out", SETTINGS)
