@@ -35,7 +35,6 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.colonies import (
     METHODS,
-    PixelClassifier,
     Tracks,
     classifier_of,
     foreground,
@@ -46,7 +45,7 @@ from stemcell_lit.data.frames import Frames, open_frames, resample, scale_betwee
 from stemcell_lit.data.patches import Views, whole_or_absent
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.progress import LINE_S, SILENT_S
-from stemcell_lit.schema import ColoniesConfig, PredictCommand
+from stemcell_lit.schema import PredictCommand
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -487,6 +486,31 @@ class _Found:
     differences: list[np.ndarray] = field(default_factory=list)
 
 
+class _Movie:
+    """The frames that are mapped, and where cells are in them."""
+
+    def __init__(self, config: PredictCommand, frames: Frames, um_per_px: float | None):
+        self.frames, self.um_per_px, self.colonies = frames, um_per_px, config.colonies
+        self.numbers = range(0, len(frames), config.every)
+        interval = frames.hours_per_frame
+        self.hours = config.start_h + np.array(self.numbers) * (interval or math.nan)
+        self.hours_between = None if interval is None else interval * config.every
+        self.classifier = classifier_of(config.colonies)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, i: int) -> np.ndarray:
+        """The i-th of them, uint8 (height, width)."""
+        return self.frames.read(self.numbers[i])
+
+    def mask(self, frame: np.ndarray) -> np.ndarray:
+        """Where cells are, bool (height, width)."""
+        if self.colonies.method == "none":
+            return np.ones(frame.shape, bool)
+        return foreground(frame, self.colonies, self.um_per_px, classifier=self.classifier)
+
+
 def predict(config: PredictCommand) -> Path:
     """Maps the classes of a movie and returns the folder of its outputs, whole or absent.
 
@@ -540,44 +564,46 @@ def _check(config: PredictCommand, out: Path) -> None:
 
 def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
     hierarchy = model.hierarchy
-    count, height, width = frames.shape
+    _, height, width = frames.shape
     movie_um = frames.um_per_px if frames.um_per_px is not None else model.um_per_px
     try:
         mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
     except UserError as error:
         raise UserError(f"{config.movie}: {error}") from error
-    hours = config.start_h + np.arange(count) * (frames.hours_per_frame or math.nan)
+    movie = _Movie(config, frames, movie_um)
     notices = _notices(config, model, frames, mapper)
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
-    known = _adjust(config, frames, mapper, hours, movie_um)
+    known = _adjust(config, movie, mapper)
     found = _Found()
     tracks = track(
-        _work(config, frames, mapper, hours, movie_um, found, known),
+        _work(config, movie, mapper, found, known),
         um_per_px=movie_um,
-        hours_per_frame=frames.hours_per_frame,
+        hours_per_frame=movie.hours_between,
     )
     with whole_or_absent(out) as folder:
-        _write_maps(folder / MAPS, mapper, found, frames, movie_um)
-        _colonies(tracks, found, model, hours).to_csv(
+        _write_maps(folder / MAPS, mapper, found, movie)
+        _colonies(tracks, found, model, movie).to_csv(
             folder / "colonies.csv", index=False, float_format="%.6g"
         )
-        shares = _shares(found, hierarchy.classes, hours, height * width)
+        shares = _shares(found, hierarchy.classes, movie, height * width)
         # Enough digits for the shares of a row to sum to 1
         shares.to_csv(folder / "shares.csv", index=False, float_format="%.9g")
         _plot_shares(shares, hierarchy.classes).savefig(folder / "shares.png", dpi=150)
-        _overlay(found, hierarchy.classes, hours).savefig(folder / "overlay.png", dpi=150)
+        _overlay(found, hierarchy.classes, movie).savefig(folder / "overlay.png", dpi=150)
         record = {
             "format": FORMAT,
             "movie": frames.describe(),
             "checkpoint": str(config.checkpoint),
             "classes": hierarchy.classes,
             "um_per_px": {"movie": movie_um, "model": model.um_per_px},
+            "every": config.every,
+            "scales": list(model.scales),
             "stride_px": mapper.stride / mapper.scale,
             "windows": list(mapper.grid),
             "temporal": hierarchy.temporal,
             "colonies": asdict(config.colonies),
-            "exact": config.exact,
+            "exact": mapper.exact,
             "adjust": config.adjust,
             "deviation": _deviation(found),
             "notices": notices,
@@ -612,6 +638,11 @@ def _notices(
             f"{name} does not tell its frame interval, so the model's knowledge of time is not used; "
             "give hours_per_frame"
         )
+    if mapper.exact and not config.exact:
+        said.append(
+            f"the model looks at scales {list(model.scales)}, whose windows cannot share features: every window is cut "
+            "out, as with exact=true"
+        )
     if temporal == "path":
         said.append(
             "temporal=path is applied to the class of each colony in colonies.csv, not to the maps"
@@ -619,34 +650,28 @@ def _notices(
     return said
 
 
-def _adjust(
-    config: PredictCommand,
-    frames: Frames,
-    mapper: Mapper,
-    hours: np.ndarray,
-    movie_um: float | None,
-) -> dict[int, np.ndarray]:
+def _adjust(config: PredictCommand, movie: _Movie, mapper: Mapper) -> dict[int, np.ndarray]:
     """Adjusts the shared features to windows of frames spread over the movie.
 
     Returns:
         frame -> bool (rows, columns), the windows that were adjusted to.
     """
-    if config.exact or not config.adjust or not mapper.model.stages:
+    if mapper.exact or not config.adjust or not mapper.model.stages:
         return {}
-    chosen = sorted(_spaced(len(frames), ADJUST_FRAMES))
+    chosen = sorted(_spaced(len(movie), ADJUST_FRAMES))
     rng, known = np.random.default_rng(1), {}
 
     def examples() -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
         for i in chosen:
-            frame = frames.read(i)
-            inside = mapper.windows(_mask(frame, config.colonies, movie_um))
+            frame = movie.read(i)
+            inside = mapper.windows(movie.mask(frame))
             rows, columns = np.nonzero(inside)
             # half at most: the other windows are to tell how well it went
             count = min(math.ceil(config.adjust / len(chosen)), len(rows) // 2)
             some = rng.permutation(len(rows))[:count]
             known[i] = np.zeros(mapper.grid, bool)
             known[i][rows[some], columns[some]] = True
-            yield frame, float(hours[i]), known[i]
+            yield frame, float(movie.hours[i]), known[i]
 
     mapper.adjust(examples())
     return known
@@ -654,24 +679,22 @@ def _adjust(
 
 def _work(
     config: PredictCommand,
-    frames: Frames,
+    movie: _Movie,
     mapper: Mapper,
-    hours: np.ndarray,
-    movie_um: float | None,
     found: _Found,
     known: dict[int, np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
-    total = len(frames)
+    total, hours = len(movie), movie.hours
     classes = len(mapper.model.hierarchy.classes)
     path = mapper.model.hierarchy.temporal == "path"
-    compared = set() if config.exact else _spaced(total, COMPARED_FRAMES)
+    compared = set() if mapper.exact else _spaced(total, COMPARED_FRAMES)
     shown = _spaced(total, config.panels)
     rng = np.random.default_rng(0)
     progress = _Progress(total)
     for i in range(total):
-        frame = frames.read(i)
-        mask = _mask(frame, config.colonies, movie_um)
+        frame = movie.read(i)
+        mask = movie.mask(frame)
         p = mapper.probabilities(frame, hours[i], mapper.windows(mask))
         if i in compared and mapper.model.stages:
             found.differences.append(mapper.deviation(frame, hours[i], p, rng, known.get(i)))
@@ -694,12 +717,6 @@ def _work(
         progress.show(i + 1)
         yield labels
     progress.end()
-
-
-def _mask(frame: np.ndarray, config: ColoniesConfig, um_per_px: float | None) -> np.ndarray:
-    if config.method == "none":
-        return np.ones(frame.shape, bool)
-    return foreground(frame, config, um_per_px)
 
 
 def _mean_p(mapper: Mapper, p: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
@@ -741,9 +758,7 @@ def _class_map(mapper: Mapper, found: _Found, i: int) -> np.ndarray:
     return mapper.spread(found.windows[i]) * mask
 
 
-def _write_maps(
-    file: Path, mapper: Mapper, found: _Found, frames: Frames, um_per_px: float | None
-) -> None:
+def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> None:
     """The class maps as OME-TIFF with a palette, frame after frame."""
     classes = mapper.model.hierarchy.classes
     names = {"0": "background", **{str(i + 1): c for i, c in enumerate(classes)}}
@@ -753,21 +768,21 @@ def _write_maps(
         "Description": "; ".join(f"{k} {v}" for k, v in names.items()),
         "MapAnnotation": {"Namespace": "stemcell_lit/classes", **names},
     }
-    if um_per_px is not None:
-        metadata |= {"PhysicalSizeX": um_per_px, "PhysicalSizeXUnit": "µm"}
-        metadata |= {"PhysicalSizeY": um_per_px, "PhysicalSizeYUnit": "µm"}
-    if frames.hours_per_frame is not None:
-        metadata |= {"TimeIncrement": frames.hours_per_frame, "TimeIncrementUnit": "h"}
+    if movie.um_per_px is not None:
+        metadata |= {"PhysicalSizeX": movie.um_per_px, "PhysicalSizeXUnit": "µm"}
+        metadata |= {"PhysicalSizeY": movie.um_per_px, "PhysicalSizeYUnit": "µm"}
+    if movie.hours_between is not None:
+        metadata |= {"TimeIncrement": movie.hours_between, "TimeIncrementUnit": "h"}
     palette = np.zeros((3, 256), np.uint16)
     for i in range(len(classes)):
         palette[:, i + 1] = np.array(_rgb(i)) * 257  # 8 bit to 16
     tifffile.imwrite(
         file,
-        (_class_map(mapper, found, i) for i in range(len(frames))),
-        shape=frames.shape,
+        (_class_map(mapper, found, i) for i in range(len(movie))),
+        shape=(len(movie), *mapper.shape),
         dtype=np.uint8,
         ome=True,
-        bigtiff=math.prod(frames.shape) > 2**31,
+        bigtiff=len(movie) * math.prod(mapper.shape) > 2**31,
         compression="zlib",
         photometric="palette",
         colormap=palette,
@@ -776,12 +791,12 @@ def _write_maps(
 
 
 def _colonies(
-    tracks: Tracks, found: _Found, model: TrainedHierarchy, hours: np.ndarray
+    tracks: Tracks, found: _Found, model: TrainedHierarchy, movie: _Movie
 ) -> pd.DataFrame:
     """A row per colony and frame: where, how large, its class and the share of each class in it."""
     classes = model.hierarchy.classes
     table = tracks.table[["track", "frame", "y", "x", "area_px", "area_um2", "cut"]].copy()
-    table.insert(2, "time_h", hours[table["frame"]])
+    table.insert(2, "time_h", movie.hours[table["frame"]])
     where = list(zip(table["frame"], tracks.table["label"], strict=True))
     shape = (len(where), len(classes))
     counts = np.array([found.counts[f][n] for f, n in where], float).reshape(shape)
@@ -793,13 +808,14 @@ def _colonies(
         best = model.hierarchy.constrain(
             p, table["time_h"].to_numpy(), names, table["frame"].to_numpy()
         )[1]
+    table["frame"] *= movie.numbers.step
     table["class"] = np.array(classes)[best] if len(best) else ""
     for i, name in enumerate(classes):
         table[f"share/{name}"] = shares[:, i]
     return table.sort_values(["track", "frame"], ignore_index=True)
 
 
-def _shares(found: _Found, classes: list[str], hours: np.ndarray, pixels: int) -> pd.DataFrame:
+def _shares(found: _Found, classes: list[str], movie: _Movie, pixels: int) -> pd.DataFrame:
     """A row per frame: share of the frame in colonies, and of each class in those, NaN without any."""
     counts = np.stack([c.sum(0) for c in found.counts]).astype(float)
     inside = counts.sum(1)
@@ -807,8 +823,8 @@ def _shares(found: _Found, classes: list[str], hours: np.ndarray, pixels: int) -
         shares = counts / inside[:, None]
     return pd.DataFrame(
         {
-            "frame": np.arange(len(counts)),
-            "time_h": hours,
+            "frame": list(movie.numbers),
+            "time_h": movie.hours,
             "colonies": inside / pixels,
             **{f"share/{c}": shares[:, i] for i, c in enumerate(classes)},
         }
@@ -858,7 +874,7 @@ def _plot_shares(shares: pd.DataFrame, classes: list[str]) -> Figure:
     return figure
 
 
-def _overlay(found: _Found, classes: list[str], hours: np.ndarray) -> Figure:
+def _overlay(found: _Found, classes: list[str], movie: _Movie) -> Figure:
     height, width = found.panels[0][1].shape
     figure = _figure(3.2 * len(found.panels), 3.2 * height / width + 0.8)
     colours = np.array([(0, 0, 0), *(_rgb(i) for i in range(len(classes)))]) / 255
@@ -868,8 +884,8 @@ def _overlay(found: _Found, classes: list[str], hours: np.ndarray) -> Figure:
         axes.imshow(frame, cmap="gray", vmin=0, vmax=255)
         colour = np.dstack([colours[class_map], np.where(class_map > 0, 0.4, 0)])
         axes.imshow(colour, interpolation="nearest")
-        known = math.isfinite(hours[i])
-        axes.set_title(f"frame {i}, {hours[i]:.4g} h" if known else f"frame {i}", fontsize=10)
+        name, hours = f"frame {movie.numbers[i]}", movie.hours[i]
+        axes.set_title(f"{name}, {hours:.4g} h" if math.isfinite(hours) else name, fontsize=10)
         axes.set_axis_off()
     _legend(figure, classes)
     return figure

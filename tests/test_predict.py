@@ -343,7 +343,7 @@ def test_outputs_are_whole_or_absent(tmp_path, checkpoint):
         (["adjust=-1"], "adjust=-1: expected 0 or more"),
         (["panels=0"], "panels=0: expected 1 or more"),
         (["start_h=nan"], "start_h=nan: expected hours"),
-        (["colonies=forest"], "colonies=forest needs annotated frames"),
+        (["colonies=forest"], "colonies=forest needs annotated frames; give colonies.forest_movie"),
         (["colonies.method=magic"], "colonies.method=magic: expected one of contrast"),
         (["colonies=magic"], "contrast"),
         (["stride=wide"], "stride"),

@@ -106,9 +106,7 @@ class TrainedHierarchy:
                 name: load_stage(folder / Path(part).name) for name, part in about["stages"].items()
             }
             hierarchy = Hierarchy.from_dict(about["hierarchy"])
-            return cls(
-                hierarchy, stages, about["image_size"], about["um_per_px"], about["scales"]
-            )
+            return cls(hierarchy, stages, about["image_size"], about["um_per_px"], about["scales"])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"{file}: not a readable model ({error!r}); run the cell again"

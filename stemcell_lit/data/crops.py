@@ -135,7 +135,9 @@ def checked_labels(
         )
     absent = [name for name in names if name not in labels]
     if absent:
-        raise UserError(f"{where}: no patch is labelled {absent[0]!r}; found {labels}; leave it out of classes=")
+        raise UserError(
+            f"{where}: no patch is labelled {absent[0]!r}; found {labels}; leave it out of classes="
+        )
     return names, sure, rows[doubtful].reset_index(drop=True)
 
 
@@ -165,7 +167,9 @@ def read_table(table: Path, columns: Sequence[str]) -> pd.DataFrame:
         rows = pd.read_csv(table, dtype=dict.fromkeys(text, str))
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{table}: not a readable CSV ({reason}); expected columns {', '.join(columns)}") from error
+        raise UserError(
+            f"{table}: not a readable CSV ({reason}); expected columns {', '.join(columns)}"
+        ) from error
     missing = [c for c in columns if c not in rows]
     if missing:
         raise UserError(

@@ -47,8 +47,8 @@ class View:
 class PatchDataModule(pl.LightningDataModule):
     """Serves real training patches with generated ones mixed in; validation and test patches are always real.
 
-    A batch is a dict: `pixels` float (batch, scales, size, size) in -1 to 1 (one scale, or the store's several), `label` int64 (batch,) positions in
-    `targets`, `images` the number of patches in this batch over all ranks.
+    A batch is a dict: `pixels` float (batch, scales, size, size) in -1 to 1, with one scale or the store's several,
+    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks.
 
     Args:
         store: real patches.

@@ -72,7 +72,7 @@ def extract(
     classes: Sequence[str] | None = None,
     um_per_px: float | None = None,
     hours_per_frame: float | None = None,
-    blocks: int = BLOCKS,
+    blocks: int | None = None,
 ) -> PatchStore:
     """Cuts patches at random places or on a grid and labels them by the class map.
 
@@ -84,7 +84,7 @@ def extract(
     patch its label. Random places of a frame never share more than half a patch. Of all that are sure
     `patches_per_movie` are drawn, so the classes stay as imbalanced as the frames show them.
 
-    A movie is a group of the split. A single movie has blocks of columns instead; what lies in two of them is left out.
+    A movie is a group of the split. A single one may have blocks of columns instead; what lies in two is left out.
 
     Frames are read one by one, and only those that patches come from.
 
@@ -96,7 +96,7 @@ def extract(
         classes: names of the maps' values from 1; None: what the manifest of `simulate` says.
         um_per_px: of the movies; None: what they say.
         hours_per_frame: of the movies; None: what they say.
-        blocks: of columns, the groups of a single movie.
+        blocks: of columns, the groups of a single movie; None: it is one group.
 
     Returns:
         The store. `made_by` in its info holds the settings, the movies and how many places were unsure.
@@ -136,7 +136,7 @@ def extract(
             scale, um = patch_scale(frames, extraction.um_per_px)
             sizes.setdefault(um, movie.frames.name)
             found = _look(movie, frames, scale, names, extraction, rng, opened)
-            if len(movies) == 1:
+            if blocks is not None and len(movies) == 1:
                 side = scaled_shape(frames.shape[1:], scale)[1]
                 inside = [
                     p
@@ -158,8 +158,9 @@ def extract(
     if not rows:
         raise UserError(
             f"{source}: no patch of {extraction.patch_size} px has foreground >= {extraction.foreground} and purity >= "
-            f"{extraction.purity} ({len(left_out)} were unsure, {straddling} lay in two of blocks={blocks}), expected "
-            "at least one; lower one of these"
+            f"{extraction.purity} ({len(left_out)} were unsure"
+            f"{f', {straddling} lay in two of blocks={blocks}' * (straddling > 0)}), expected at least one; lower "
+            "one of these"
         )
     if straddling and len(extraction.scales) > 1:
         warnings.warn(
@@ -181,8 +182,8 @@ def extract(
             **asdict(extraction),
             "movies": described,
             "split_by": "movie"
-            if len(movies) > 1
-            else f"block of columns ({blocks} over the width of the frame; {straddling} patches in two were left out)",
+            if blocks is None or len(movies) > 1
+            else f"block of columns ({blocks} over the width of the frame, {straddling} patches in two left out)",
             "unsure": len(left_out),
         },
     )
@@ -310,7 +311,7 @@ def find_movies(
         )
     if bare:
         warnings.warn(
-            f"{len(bare)} movies without class maps are left out ({bare[0].name} is the first)",
+            f"{len(bare)} of {len(paths)} movies have no class maps and are left out, such as {bare[0].name}",
             stacklevel=2,
         )
     return found
@@ -322,8 +323,11 @@ def movies_in(source: Path) -> list[Path]:
         return [source]
     if stacks := stacks_in(source):
         return stacks
-    if images_in(source):
-        return [source]  # its frames
+    if images := [f for f in images_in(source) if not bare_name(f).endswith(MAPS)]:
+        labelled = any(_beside(f, "_classes", [source]) for f in images)
+        return (
+            images if labelled else [source]
+        )  # single images with maps, or the frames of one movie
     folders = sorted(
         (f for f in source.iterdir() if f.is_dir() and not f.name.endswith(MAPS)),
         key=lambda f: natural_key(f.name),

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +239,10 @@ class PatchStore:
             raise UserError(
                 f"{path}: not a readable patch store ({reason}); make it again"
             ) from error
-        found = info.get("format") if isinstance(info, dict) else None
-        if found != FORMAT:
+        version = info.get("format") if isinstance(info, dict) else None
+        if version != FORMAT:
             raise UserError(
-                f"{file}: format {found}, this version reads {FORMAT}; make the store again"
+                f"{file}: format {version}, this version reads {FORMAT}; make the store again"
             )
         missing = {"classes", "um_per_px", "size", "content_hash", "made_by"} - set(info)
         missing |= set(COLUMNS) - set(manifest)
@@ -296,7 +297,7 @@ class Views:
             uint8 (patches, size, size), or (patches, scales, size, size) for several scales.
         """
         parts = []
-        for k, windows in zip(self.scales, self._windows, strict=True):
+        for windows in self._windows:
             part = np.empty((len(top), self.size, self.size), np.uint8)
             for i in range(0, len(top), 64):  # 64 of the widest still fit into a few megabytes
                 some = windows[top[i : i + 64], left[i : i + 64]]
@@ -312,7 +313,7 @@ def checked_scales(scales: Sequence[int], size: int) -> list[int]:
         UserError: they are not, or the views of an odd size have no common centre.
     """
     found = list(scales)
-    if not found or found[0] != 1 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
+    if not found or found[0] != 1 or any(b <= a for a, b in pairwise(found)):
         raise UserError(
             f"extraction.scales={found}: expected whole numbers from 1 up, each larger, such as [1,2,4]"
         )
