@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stemcell_lit.data.crops import import_crops
 from stemcell_lit.data.extraction import extract, has_maps
+from stemcell_lit.data.frames import bare_name
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.tiles import import_tiles, is_tiles
 from stemcell_lit.errors import UserError
@@ -26,7 +27,11 @@ def import_patches(config: ImportCommand) -> PatchStore:
     table = None if config.table is None else Path(config.table)
     if not source.exists():
         raise UserError(
-            f"{source}: no such folder or file; expected a folder of crops or movies, or a movie"
+            f"{source}: no such file or folder; expected a movie, or a folder of movies or crops"
+        )
+    if table is not None and not table.exists():
+        raise UserError(
+            f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
         )
     if config.blocks < 1:
         raise UserError(f"blocks={config.blocks}: expected 1 or more")
@@ -43,9 +48,15 @@ def import_patches(config: ImportCommand) -> PatchStore:
             **given,
         )
     if source.is_file() or (table is not None and is_tiles(table)):
+        table = table or source.with_name("tiles.csv")
+        if not table.is_file():
+            raise UserError(
+                f"{source}: has no labels; expected {bare_name(source)}_classes.tif (class maps) or {table.name} "
+                "beside it, or table= naming either; to label it by hand: stemcell-lit annotate"
+            )
         return import_tiles(
             source,
-            table or source.with_name("tiles.csv"),
+            table,
             config.store,
             blocks=config.blocks,
             classes=config.classes,
