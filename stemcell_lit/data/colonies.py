@@ -24,6 +24,7 @@ from skimage.feature import multiscale_basic_features
 from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.filters.rank import entropy
 from skimage.morphology import disk
+from skimage.transform import resize
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stemcell_lit.data.frames import Frames, open_frames
@@ -98,7 +99,7 @@ def foreground(
             raise UserError(
                 "colonies.method=forest needs a classifier trained on annotated frames; see classifier_of"
             )
-        mask = classifier.probability(image, um_per_px=scale) > config.probability
+        mask = _at_scale(classifier, image, scale) > config.probability
     return _tidy(mask, config, scale)
 
 
@@ -200,15 +201,12 @@ class PixelClassifier:
         ).fit(np.concatenate(inputs), np.concatenate(targets))
         return self
 
-    def probability(
-        self, frame: np.ndarray, where: np.ndarray | None = None, um_per_px: float | None = None
-    ) -> np.ndarray:
+    def probability(self, frame: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
         """The probability of foreground.
 
         Args:
-            frame: as in `foreground`.
+            frame: as in `foreground`, with pixels of the size that it was trained at.
             where: bool (height, width), the pixels wanted; None: all.
-            um_per_px: size of the frame's pixels; None: as in training.
 
         Returns:
             float32 (height, width), 0 where not wanted.
@@ -218,12 +216,12 @@ class PixelClassifier:
         wanted = np.ones(frame.shape, bool) if where is None else where
         result = np.zeros(frame.shape, np.float32)
         if wanted.any():
-            values = self._features(_flat(frame, None), um_per_px)[wanted]
+            values = self._features(_flat(frame, None))[wanted]
             result[wanted] = self._model.predict_proba(values)[:, 1]
         return result
 
-    def _features(self, image: np.ndarray, um_per_px: float | None = None) -> np.ndarray:
-        scale = self.scale if um_per_px is None else um_per_px
+    def _features(self, image: np.ndarray) -> np.ndarray:
+        scale = self.scale
         low, high = self.config.forest_min_um / scale, self.config.forest_max_um / scale
         return multiscale_basic_features(
             _relative(image, self.config.background_um / scale),
@@ -231,6 +229,16 @@ class PixelClassifier:
             sigma_max=high,
             num_sigma=max(1, round(math.log2(high / low)) + 1),
         )
+
+
+def _at_scale(classifier: PixelClassifier, image: np.ndarray, scale: float) -> np.ndarray:
+    """Probabilities of a frame with pixels of any size: slopes and curvatures need that of the training."""
+    ratio = scale / classifier.scale
+    if abs(ratio - 1) < 0.01:
+        return classifier.probability(image)
+    shape = [max(1, round(side * ratio)) for side in image.shape]
+    resized = resize(image, shape, order=1, anti_aliasing=ratio < 1).astype(np.float32)
+    return resize(classifier.probability(resized), image.shape, order=1)
 
 
 def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:

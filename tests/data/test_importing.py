@@ -108,6 +108,8 @@ def test_generators_refuse_several_scales_and_say_what_works(tmp_path, movies, c
                 "trainer=cpu",
                 "logger=disabled",
                 "method=flat_gan",
+                "mix=ratio",
+                "mix.amount=1",
             ),
             *("split.folds=2", f"data.store={store}", "data.patch_size=8", f"out={tmp_path / 'r'}"),
         )
