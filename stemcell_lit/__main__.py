@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stemcell-lit reproduce data.store=stores/mine hierarchy=colony out=results/mine",
     ),
     "import": (
-        "Turns labelled crops on disk (a folder per class, or a CSV) into a store of patches.",
+        "Turns labelled crops, movies with class maps, or a movie and a CSV of tiles into a store of patches.",
         "stemcell-lit import source=my_crops store=stores/mine",
     ),
     "annotate": (
@@ -214,42 +213,21 @@ def _simulate(overrides: list[str]) -> None:
     simulate(c.simulation, Path(c.out))
     print(f"movies: {c.out}")
     if c.store:
-        print(extract(Path(c.out), Path(c.store), **asdict(c.extraction)))
+        print(extract(Path(c.out), Path(c.store), c.extraction))
 
 
 def _import(overrides: list[str]) -> None:
-    from stemcell_lit.data.crops import import_crops
-    from stemcell_lit.data.extraction import extract
-    from stemcell_lit.data.tiles import import_tiles, is_tiles
+    from stemcell_lit.data.importing import import_patches
     from stemcell_lit.experiment.run import typed
     from stemcell_lit.schema import ImportCommand
 
     c = typed(compose("import", overrides), ImportCommand)
-    if (Path(c.source) / "manifest.json").is_file():  # movies with class maps
-        store = extract(Path(c.source), Path(c.store), **asdict(c.extraction))
-    elif Path(c.source).is_file() or (c.table and is_tiles(Path(c.table))):  # one movie, tiles
-        store = import_tiles(
-            c.source,
-            c.table or Path(c.source).with_name("tiles.csv"),
-            c.store,
-            um_per_px=c.um_per_px,
-            hours_per_frame=c.hours_per_frame,
-            blocks=c.blocks,
-        )
-    else:
-        store = import_crops(
-            c.source,
-            c.store,
-            table=c.table,
-            group=c.group,
-            size=c.size,
-            um_per_px=c.um_per_px,
-            hours_per_frame=c.hours_per_frame,
-            classes=c.classes,
-        )
+    store = import_patches(c)
     print(store)
-    by = store.info["made_by"].get("split_by", "movie")
-    print(f"split by {by}: {store.manifest['group'].nunique()} groups")
+    by = store.info["made_by"]
+    if by.get("unsure"):
+        print(f"unsure: {by['unsure']} places left out, named in {store.path / 'unsure.parquet'}")
+    print(f"split by {by.get('split_by', 'movie')}: {store.manifest['group'].nunique()} groups")
     print(
         f"next: stemcell-lit reproduce data.store={c.store} hierarchy=flat out=results/{Path(c.store).name}"
     )

@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,20 +27,25 @@ import pandas as pd
 import tifffile
 import torch
 import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
-from stemcell_lit.data.colonies import METHODS, Tracks, foreground, label_colonies, track
-from stemcell_lit.data.frames import Frames, open_frames
-from stemcell_lit.data.patches import whole_or_absent
+from stemcell_lit.data.colonies import (
+    METHODS,
+    Tracks,
+    classifier_of,
+    foreground,
+    label_colonies,
+    track,
+)
+from stemcell_lit.data.frames import Frames, open_frames, resample, scale_between, scaled_shape
+from stemcell_lit.data.patches import Views, whole_or_absent
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.progress import LINE_S, SILENT_S
-from stemcell_lit.schema import ColoniesConfig, PredictCommand
+from stemcell_lit.schema import PredictCommand
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +57,6 @@ OUTPUTS = (MAPS, "overlay.png", "colonies.csv", "shares.csv", "shares.png", RECO
 
 TILE_PX = 512  # of a tile's windows, model px: its features fit into a processor's cache
 BATCH = 256  # windows cut out at once
-WHOLE_FACTOR = 0.005  # a reduction this near to a whole factor averages whole blocks
 ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
 ADJUST_LEAST = 100  # windows; fewer cannot tell hundreds of features apart
 RIDGE = 0.01  # of the features' mean square; ten times more or less changes little
@@ -278,7 +282,7 @@ class Mapper:
         shape: (height, width) of the frames, px.
         um_per_px: of the frames; None: that of the model.
         stride: px of the movie between windows; the nearest that the networks allow is taken.
-        exact: cut every window out, as in training.
+        exact: cut every window out, as in training; always so where the model looks at several scales.
 
     Attributes:
         scale: model px per px of the movie.
@@ -300,28 +304,24 @@ class Mapper:
     ):
         if stride < 1:
             raise UserError(f"stride={stride}: expected 1 px of the movie or more")
-        self.model, self.shape, self.exact = model, shape, exact
-        known = um_per_px is not None and model.um_per_px is not None
-        ratio = model.um_per_px / um_per_px if known else 1.0  # type: ignore[operator]
-        if abs(ratio - round(ratio)) <= WHOLE_FACTOR * ratio:
-            ratio = float(round(ratio))  # as patches are reduced for training
-        self.scale = 1 / ratio
+        # The views of several scales move at different speeds past a window: nothing to share
+        self.model, self.shape, self.exact = model, shape, exact or len(model.scales) > 1
+        self.scale = scale_between(um_per_px, model.um_per_px)  # as patches are for training
         pool = max((total_pool(stage) for stage in model.stages.values()), default=1)
         self.stride = usable_stride(stride * self.scale, pool)
         self.size = model.image_size
-        reduced = [int(side * self.scale + 1e-6) for side in shape]
+        reduced = scaled_shape(shape, self.scale)
         if min(reduced) < self.size:
             raise UserError(
                 f"the frames are {shape[0]} x {shape[1]} px, {reduced[0]} x {reduced[1]} at the model's "
                 f"{_um(model.um_per_px)}; expected at least {self.size} x {self.size}; check um_per_px"
             )
-        self._reduced = (reduced[0], reduced[1])
         self.grid = tuple((side - self.size) // self.stride + 1 for side in reduced)
         self._rows, self._columns = (
             self._nearest(side, count) for side, count in zip(shape, self.grid, strict=True)
         )
         self._dense: dict[str, DenseStage] = {}
-        if not exact:
+        if not self.exact:
             self._dense = {
                 name: DenseStage(stage, self.size, self.stride)
                 for name, stage in model.stages.items()
@@ -329,15 +329,7 @@ class Mapper:
 
     def reduce(self, frame: np.ndarray) -> np.ndarray:
         """A frame at the model's pixel size, uint8; whole factors average blocks, as in training."""
-        height, width = self._reduced
-        factor = round(1 / self.scale)
-        if self.scale * factor == 1:
-            cut = frame[: height * factor, : width * factor]
-            blocks = cut.reshape(height, factor, width, factor)
-            return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
-        how = Image.Resampling.BOX if self.scale < 1 else Image.Resampling.BICUBIC
-        box = (0.0, 0.0, width / self.scale, height / self.scale)
-        return np.asarray(Image.fromarray(frame).resize((width, height), how, box=box))
+        return resample(frame, self.scale)
 
     def windows(self, mask: np.ndarray) -> np.ndarray:
         """The windows that some pixel of a mask (height, width) belongs to, bool (rows, columns)."""
@@ -385,7 +377,7 @@ class Mapper:
             for name, dense in self._dense.items():
                 if wanted.any() and name not in silent:
                     stage = self.model.stages[name]
-                    cut = _cut_out(stage, image, self.size, self.stride, wanted)
+                    cut = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
                     found[name].append((dense.raw(image, wanted), cut))
         for name, pairs in found.items():
             if pairs:
@@ -452,7 +444,7 @@ class Mapper:
             if name in silent:
                 p[name] = np.zeros((count, len(stage.groups)), np.float32)
             elif exact:
-                p[name] = _cut_out(stage, image, self.size, self.stride, wanted)
+                p[name] = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
             else:
                 p[name] = self._dense[name].probabilities(image, wanted)[wanted]
         joint = hierarchy.combine(p, times)
@@ -463,14 +455,19 @@ class Mapper:
 
 
 def _cut_out(
-    stage: StageModule, image: np.ndarray, size: int, stride: int, wanted: np.ndarray
+    stage: StageModule,
+    image: np.ndarray,
+    size: int,
+    stride: int,
+    scales: Sequence[int],
+    wanted: np.ndarray,
 ) -> np.ndarray:
     """Probabilities (wanted windows, groups), each window cut out and classified, in batches."""
-    windows = sliding_window_view(image, (size, size))[::stride, ::stride]
-    rows, columns = np.nonzero(wanted)
+    views = Views(image, size, scales)
+    top, left = (stride * i for i in np.nonzero(wanted))
     parts = [
-        stage.probabilities(windows[rows[i : i + BATCH], columns[i : i + BATCH]], BATCH)
-        for i in range(0, len(rows), BATCH)
+        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH)
+        for i in range(0, len(top), BATCH)
     ]
     return np.concatenate(parts)
 
@@ -492,6 +489,31 @@ class _Found:
     mean_p: list[np.ndarray] = field(default_factory=list)  # (labels + 1, classes), for a path
     panels: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     differences: list[np.ndarray] = field(default_factory=list)
+
+
+class _Movie:
+    """The frames that are mapped, and where cells are in them."""
+
+    def __init__(self, config: PredictCommand, frames: Frames, um_per_px: float | None):
+        self.frames, self.um_per_px, self.colonies = frames, um_per_px, config.colonies
+        self.numbers = range(0, len(frames), config.every)
+        interval = frames.hours_per_frame
+        self.hours = config.start_h + np.array(self.numbers) * (interval or math.nan)
+        self.hours_between = None if interval is None else interval * config.every
+        self.classifier = classifier_of(config.colonies)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, i: int) -> np.ndarray:
+        """The i-th of them, uint8 (height, width)."""
+        return self.frames.read(self.numbers[i])
+
+    def mask(self, frame: np.ndarray) -> np.ndarray:
+        """Where cells are, bool (height, width)."""
+        if self.colonies.method == "none":
+            return np.ones(frame.shape, bool)
+        return foreground(frame, self.colonies, self.um_per_px, classifier=self.classifier)
 
 
 def predict(config: PredictCommand) -> Path:
@@ -521,16 +543,12 @@ def _check(config: PredictCommand, out: Path) -> None:
         raise UserError(
             f"colonies.method={config.colonies.method}: expected one of {', '.join(METHODS)}, none"
         )
-    if config.colonies.method == "forest":
-        raise UserError(
-            "colonies=forest needs annotated frames, which predict does not have; choose contrast, "
-            "colony, paper or none"
-        )
     for key, value, least in (
         ("threads", config.threads, 0),
         ("panels", config.panels, 1),
         ("adjust", config.adjust, 0),
         ("stride", config.stride, 1),
+        ("every", config.every, 1),
     ):
         if value < least:
             raise UserError(f"{key}={value}: expected {least} or more")
@@ -551,44 +569,46 @@ def _check(config: PredictCommand, out: Path) -> None:
 
 def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
     hierarchy = model.hierarchy
-    count, height, width = frames.shape
+    _, height, width = frames.shape
     movie_um = frames.um_per_px if frames.um_per_px is not None else model.um_per_px
     try:
         mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
     except UserError as error:
         raise UserError(f"{config.movie}: {error}") from error
-    hours = config.start_h + np.arange(count) * (frames.hours_per_frame or math.nan)
+    movie = _Movie(config, frames, movie_um)
     notices = _notices(config, model, frames, mapper)
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
-    known = _adjust(config, frames, mapper, hours, movie_um)
+    known = _adjust(config, movie, mapper)
     found = _Found()
     tracks = track(
-        _work(config, frames, mapper, hours, movie_um, found, known),
+        _work(config, movie, mapper, found, known),
         um_per_px=movie_um,
-        hours_per_frame=frames.hours_per_frame,
+        hours_per_frame=movie.hours_between,
     )
     with whole_or_absent(out) as folder:
-        _write_maps(folder / MAPS, mapper, found, frames, movie_um)
-        _colonies(tracks, found, model, hours).to_csv(
+        _write_maps(folder / MAPS, mapper, found, movie)
+        _colonies(tracks, found, model, movie).to_csv(
             folder / "colonies.csv", index=False, float_format="%.6g"
         )
-        shares = _shares(found, hierarchy.classes, hours, height * width)
+        shares = _shares(found, hierarchy.classes, movie, height * width)
         # Enough digits for the shares of a row to sum to 1
         shares.to_csv(folder / "shares.csv", index=False, float_format="%.9g")
         _plot_shares(shares, hierarchy.classes).savefig(folder / "shares.png", dpi=150)
-        _overlay(found, hierarchy.classes, hours).savefig(folder / "overlay.png", dpi=150)
+        _overlay(found, hierarchy.classes, movie).savefig(folder / "overlay.png", dpi=150)
         record = {
             "format": FORMAT,
             "movie": frames.describe(),
             "checkpoint": str(config.checkpoint),
             "classes": hierarchy.classes,
             "um_per_px": {"movie": movie_um, "model": model.um_per_px},
+            "every": config.every,
+            "scales": list(model.scales),
             "stride_px": mapper.stride / mapper.scale,
             "windows": list(mapper.grid),
             "temporal": hierarchy.temporal,
             "colonies": asdict(config.colonies),
-            "exact": config.exact,
+            "exact": mapper.exact,
             "adjust": config.adjust,
             "deviation": _deviation(found),
             "notices": notices,
@@ -623,6 +643,11 @@ def _notices(
             f"{name} does not tell its frame interval, so the model's knowledge of time is not used; "
             "give hours_per_frame"
         )
+    if mapper.exact and not config.exact:
+        said.append(
+            f"the model looks at scales {list(model.scales)}, whose windows cannot share features: every window is cut "
+            "out, as with exact=true"
+        )
     if temporal == "path":
         said.append(
             "temporal=path is applied to the class of each colony in colonies.csv, not to the maps"
@@ -630,34 +655,28 @@ def _notices(
     return said
 
 
-def _adjust(
-    config: PredictCommand,
-    frames: Frames,
-    mapper: Mapper,
-    hours: np.ndarray,
-    movie_um: float | None,
-) -> dict[int, np.ndarray]:
+def _adjust(config: PredictCommand, movie: _Movie, mapper: Mapper) -> dict[int, np.ndarray]:
     """Adjusts the shared features to windows of frames spread over the movie.
 
     Returns:
         frame -> bool (rows, columns), the windows that were adjusted to.
     """
-    if config.exact or not config.adjust or not mapper.model.stages:
+    if mapper.exact or not config.adjust or not mapper.model.stages:
         return {}
-    chosen = sorted(_spaced(len(frames), ADJUST_FRAMES))
+    chosen = sorted(_spaced(len(movie), ADJUST_FRAMES))
     rng, known = np.random.default_rng(1), {}
 
     def examples() -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
         for i in chosen:
-            frame = frames.read(i)
-            inside = mapper.windows(_mask(frame, config.colonies, movie_um))
+            frame = movie.read(i)
+            inside = mapper.windows(movie.mask(frame))
             rows, columns = np.nonzero(inside)
             # half at most: the other windows are to tell how well it went
             count = min(math.ceil(config.adjust / len(chosen)), len(rows) // 2)
             some = rng.permutation(len(rows))[:count]
             known[i] = np.zeros(mapper.grid, bool)
             known[i][rows[some], columns[some]] = True
-            yield frame, float(hours[i]), known[i]
+            yield frame, float(movie.hours[i]), known[i]
 
     mapper.adjust(examples())
     return known
@@ -665,24 +684,22 @@ def _adjust(
 
 def _work(
     config: PredictCommand,
-    frames: Frames,
+    movie: _Movie,
     mapper: Mapper,
-    hours: np.ndarray,
-    movie_um: float | None,
     found: _Found,
     known: dict[int, np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
-    total = len(frames)
+    total, hours = len(movie), movie.hours
     classes = len(mapper.model.hierarchy.classes)
     path = mapper.model.hierarchy.temporal == "path"
-    compared = set() if config.exact else _spaced(total, COMPARED_FRAMES)
+    compared = set() if mapper.exact else _spaced(total, COMPARED_FRAMES)
     shown = _spaced(total, config.panels)
     rng = np.random.default_rng(0)
     progress = _Progress(total)
     for i in range(total):
-        frame = frames.read(i)
-        mask = _mask(frame, config.colonies, movie_um)
+        frame = movie.read(i)
+        mask = movie.mask(frame)
         p = mapper.probabilities(frame, hours[i], mapper.windows(mask))
         if i in compared and mapper.model.stages:
             found.differences.append(mapper.deviation(frame, hours[i], p, rng, known.get(i)))
@@ -705,12 +722,6 @@ def _work(
         progress.show(i + 1)
         yield labels
     progress.end()
-
-
-def _mask(frame: np.ndarray, config: ColoniesConfig, um_per_px: float | None) -> np.ndarray:
-    if config.method == "none":
-        return np.ones(frame.shape, bool)
-    return foreground(frame, config, um_per_px)
 
 
 def _mean_p(mapper: Mapper, p: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
@@ -752,9 +763,7 @@ def _class_map(mapper: Mapper, found: _Found, i: int) -> np.ndarray:
     return mapper.spread(found.windows[i]) * mask
 
 
-def _write_maps(
-    file: Path, mapper: Mapper, found: _Found, frames: Frames, um_per_px: float | None
-) -> None:
+def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> None:
     """The class maps as OME-TIFF with a palette, frame after frame."""
     classes = mapper.model.hierarchy.classes
     names = {"0": "background", **{str(i + 1): c for i, c in enumerate(classes)}}
@@ -764,21 +773,21 @@ def _write_maps(
         "Description": "; ".join(f"{k} {v}" for k, v in names.items()),
         "MapAnnotation": {"Namespace": "stemcell_lit/classes", **names},
     }
-    if um_per_px is not None:
-        metadata |= {"PhysicalSizeX": um_per_px, "PhysicalSizeXUnit": "µm"}
-        metadata |= {"PhysicalSizeY": um_per_px, "PhysicalSizeYUnit": "µm"}
-    if frames.hours_per_frame is not None:
-        metadata |= {"TimeIncrement": frames.hours_per_frame, "TimeIncrementUnit": "h"}
+    if movie.um_per_px is not None:
+        metadata |= {"PhysicalSizeX": movie.um_per_px, "PhysicalSizeXUnit": "µm"}
+        metadata |= {"PhysicalSizeY": movie.um_per_px, "PhysicalSizeYUnit": "µm"}
+    if movie.hours_between is not None:
+        metadata |= {"TimeIncrement": movie.hours_between, "TimeIncrementUnit": "h"}
     palette = np.zeros((3, 256), np.uint16)
     for i in range(len(classes)):
         palette[:, i + 1] = np.array(_rgb(i)) * 257  # 8 bit to 16
     tifffile.imwrite(
         file,
-        (_class_map(mapper, found, i) for i in range(len(frames))),
-        shape=frames.shape,
+        (_class_map(mapper, found, i) for i in range(len(movie))),
+        shape=(len(movie), *mapper.shape),
         dtype=np.uint8,
         ome=True,
-        bigtiff=math.prod(frames.shape) > 2**31,
+        bigtiff=len(movie) * math.prod(mapper.shape) > 2**31,
         compression="zlib",
         photometric="palette",
         colormap=palette,
@@ -787,12 +796,12 @@ def _write_maps(
 
 
 def _colonies(
-    tracks: Tracks, found: _Found, model: TrainedHierarchy, hours: np.ndarray
+    tracks: Tracks, found: _Found, model: TrainedHierarchy, movie: _Movie
 ) -> pd.DataFrame:
     """A row per colony and frame: where, how large, its class and the share of each class in it."""
     classes = model.hierarchy.classes
     table = tracks.table[["track", "frame", "y", "x", "area_px", "area_um2", "cut"]].copy()
-    table.insert(2, "time_h", hours[table["frame"]])
+    table.insert(2, "time_h", movie.hours[table["frame"]])
     where = list(zip(table["frame"], tracks.table["label"], strict=True))
     shape = (len(where), len(classes))
     counts = np.array([found.counts[f][n] for f, n in where], float).reshape(shape)
@@ -804,13 +813,14 @@ def _colonies(
         best = model.hierarchy.constrain(
             p, table["time_h"].to_numpy(), names, table["frame"].to_numpy()
         )[1]
+    table["frame"] *= movie.numbers.step
     table["class"] = np.array(classes)[best] if len(best) else ""
     for i, name in enumerate(classes):
         table[f"share/{name}"] = shares[:, i]
     return table.sort_values(["track", "frame"], ignore_index=True)
 
 
-def _shares(found: _Found, classes: list[str], hours: np.ndarray, pixels: int) -> pd.DataFrame:
+def _shares(found: _Found, classes: list[str], movie: _Movie, pixels: int) -> pd.DataFrame:
     """A row per frame: share of the frame in colonies, and of each class in those, NaN without any."""
     counts = np.stack([c.sum(0) for c in found.counts]).astype(float)
     inside = counts.sum(1)
@@ -818,8 +828,8 @@ def _shares(found: _Found, classes: list[str], hours: np.ndarray, pixels: int) -
         shares = counts / inside[:, None]
     return pd.DataFrame(
         {
-            "frame": np.arange(len(counts)),
-            "time_h": hours,
+            "frame": list(movie.numbers),
+            "time_h": movie.hours,
             "colonies": inside / pixels,
             **{f"share/{c}": shares[:, i] for i, c in enumerate(classes)},
         }
@@ -869,7 +879,7 @@ def _plot_shares(shares: pd.DataFrame, classes: list[str]) -> Figure:
     return figure
 
 
-def _overlay(found: _Found, classes: list[str], hours: np.ndarray) -> Figure:
+def _overlay(found: _Found, classes: list[str], movie: _Movie) -> Figure:
     height, width = found.panels[0][1].shape
     figure = _figure(3.2 * len(found.panels), 3.2 * height / width + 0.8)
     colours = np.array([(0, 0, 0), *(_rgb(i) for i in range(len(classes)))]) / 255
@@ -879,8 +889,8 @@ def _overlay(found: _Found, classes: list[str], hours: np.ndarray) -> Figure:
         axes.imshow(frame, cmap="gray", vmin=0, vmax=255)
         colour = np.dstack([colours[class_map], np.where(class_map > 0, 0.4, 0)])
         axes.imshow(colour, interpolation="nearest")
-        known = math.isfinite(hours[i])
-        axes.set_title(f"frame {i}, {hours[i]:.4g} h" if known else f"frame {i}", fontsize=10)
+        name, hours = f"frame {movie.numbers[i]}", movie.hours[i]
+        axes.set_title(f"{name}, {hours:.4g} h" if math.isfinite(hours) else name, fontsize=10)
         axes.set_axis_off()
     _legend(figure, classes)
     return figure

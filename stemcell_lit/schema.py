@@ -28,12 +28,18 @@ class SimulationConfig:
 
 @dataclass
 class ExtractionConfig:
-    """Patches cut from frames by their class maps (`data/extraction`)."""
+    """Patches cut from frames by their class maps (`data/extraction`) or a table of tiles (`data/tiles`)."""
 
     patch_size: int = 64  # px
-    patches_per_movie: int = 150
+    um_per_px: float | None = None  # of the patches; movies are resampled; None: their own
+    places: str = "random"  # random | grid
+    stride: int | None = None  # px between places of the grid; None: patch_size
+    every: int = 1  # use each n-th frame of a movie
+    patches_per_movie: int | None = 150  # drawn from all that are sure; None: all
     purity: float = 0.7  # least share of a patch's labelled pixels that its class must hold
     foreground: float = 0.5  # least share of a patch that is not background
+    debris_weight: int = 4  # a pixel of the class debris counts so often in both shares
+    scales: list[int] = field(default_factory=lambda: [1])  # views around a patch, in patches
     seed: int = 0
 
 
@@ -261,6 +267,10 @@ class ColoniesConfig:
     forest_trees: int = 100
     forest_pixels: int = 20_000  # drawn from each annotated frame
     forest_seed: int = 0
+    forest_movie: str | None = None  # annotated frames; the trees are fitted to them at every use
+    forest_masks: str | None = None  # cells of those frames: 0 ground, else cell
+    forest_frames: int = 8  # at most, of the masks that are not empty, spread over the movie
+    forest_um_per_px: float | None = None  # of that movie; None: what the file says
     # all: what becomes of the map
     grow_um: float = 1.6  # outlines lie outside the bright body
     join_um: float = 0.0  # gaps up to this width are closed: cells to colonies
@@ -288,18 +298,15 @@ class ImportCommand:
 
     source: str = MISSING
     store: str = MISSING
-    table: str | None = (
-        None  # CSV; None: patches.csv in the source, tiles.csv beside a movie, else a folder per class
-    )
-    blocks: int = 10  # of columns, the groups of a movie's tiles
+    table: str | None = None  # CSV or class maps; None: what lies in or beside the source
+    blocks: int = 10  # of columns, the groups of a single movie
     group: str | None = None  # column to split by; None: the first of group, track, movie
     size: int | None = None  # px of crops; None: as they are, they must then agree
-    um_per_px: float | None = None
+    um_per_px: float | None = None  # of the source; None: what its files say
     hours_per_frame: float | None = None
-    classes: list[str] | None = None  # order of the classes; None: alphabetical
-    extraction: ExtractionConfig = field(
-        default_factory=ExtractionConfig
-    )  # of movies with class maps
+    classes: list[str] | None = None  # names of a class map's values; order; None: alphabetical
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
 
 
 @dataclass
@@ -429,6 +436,7 @@ class PredictCommand:
     um_per_px: float | None = None  # of the movie; None: what the file says
     hours_per_frame: float | None = None
     start_h: float = 0.0  # hours since the culture began, at the first frame
+    every: int = 1  # map each n-th frame
     stride: int = 16  # px of the movie between windows
     exact: bool = False  # cut every window out, as in training: much slower
     adjust: int = 1024  # windows cut out first, to which shared features are adjusted; 0: none

@@ -90,7 +90,7 @@ def test_methods_differ_only_in_what_their_names_say():
         (["run", "method=magic"], "flat_gan"),
         (["run", "+new=1"], "new"),
         (["run", "data.store=nowhere"], "nowhere: no such folder; expected a patch store"),
-        (["import", "source=nowhere", "store=x"], "nowhere: no such folder"),
+        (["import", "source=nowhere", "store=x"], "nowhere: no such file or folder"),
         (["import", "store=x"], "source= is missing"),
         (["report", "out=nowhere"], "nowhere"),
         (["artifacts", "list"], "artifacts list DIR"),

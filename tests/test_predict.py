@@ -16,6 +16,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.colonies import foreground
+from stemcell_lit.data.frames import Frames, open_frames
 from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.predict import DenseStage, Mapper, predict, usable_stride
 from stemcell_lit.schema import (
@@ -341,9 +342,10 @@ def test_outputs_are_whole_or_absent(tmp_path, checkpoint):
         (["um_per_px=-1"], "um_per_px=-1.0: expected a positive number"),
         (["stride=0"], "stride=0: expected 1 or more"),
         (["adjust=-1"], "adjust=-1: expected 0 or more"),
+        (["every=0"], "every=0: expected 1 or more"),
         (["panels=0"], "panels=0: expected 1 or more"),
         (["start_h=nan"], "start_h=nan: expected hours"),
-        (["colonies=forest"], "colonies=forest needs annotated frames"),
+        (["colonies=forest"], "colonies=forest needs annotated frames; give colonies.forest_movie"),
         (["colonies.method=magic"], "colonies.method=magic: expected one of contrast"),
         (["colonies=magic"], "contrast"),
         (["stride=wide"], "stride"),
@@ -364,6 +366,44 @@ def test_a_users_mistake_gets_one_message_and_leaves_nothing(
     assert says in message, message
     assert message.count("\n") == 1
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_each_nth_frame_is_mapped_and_keeps_its_number_and_time(tmp_path, checkpoint):
+    frames = np.full((7, 96, 128), 40, np.uint8)
+    frames[3:] = 240
+    movie = movie_of(tmp_path / "m.ome.tif", frames, hours=2.0)
+    out = run(movie, checkpoint, tmp_path / "out", every=3)
+    with tifffile.TiffFile(out / "classes.ome.tif") as tiff:
+        maps = tiff.asarray()
+    assert maps.shape == (3, 96, 128) and [set(np.unique(m)) for m in maps] == [{1}, {2}, {2}]
+    with open_frames(out / "classes.ome.tif") as written:
+        assert written.hours_per_frame == pytest.approx(6.0) and written.um_per_px == 1.0
+    shares, colonies = (pd.read_csv(out / f"{n}.csv") for n in ("shares", "colonies"))
+    assert shares["frame"].tolist() == colonies["frame"].tolist() == [0, 3, 6]
+    assert shares["time_h"].tolist() == colonies["time_h"].tolist() == [0, 6, 12]
+    assert colonies["track"].nunique() == 1 and colonies["class"].tolist()[1:] == ["bright"] * 2
+    assert json.loads((out / "predict.json").read_text())["every"] == 3
+
+
+def test_no_frame_but_those_mapped_is_read_and_none_is_kept(tmp_path, checkpoint, monkeypatch):
+    movie = movie_of(tmp_path / "m.ome.tif", noise(9, 64, 64))
+    read, real = [], Frames.raw
+    monkeypatch.setattr(Frames, "raw", lambda self, i: read.append(i) or real(self, i))
+    run(movie, checkpoint, tmp_path / "out", every=4, adjust=0, panels=1)
+    assert set(read) == {0, 4, 8} and len(read) == 3
+
+
+def test_a_forest_finds_colonies_from_annotated_frames(tmp_path, checkpoint):
+    from tests.data.test_colonies import cells, f1, write_annotated
+
+    colonies = write_annotated(tmp_path)
+    frame, truth = cells(seed=7)
+    movie = movie_of(tmp_path / "m.ome.tif", np.rint(255 * frame[None]).astype(np.uint8), um=1.6)
+    out = run(movie, checkpoint, tmp_path / "out", colonies=colonies)
+    maps = tifffile.imread(out / "classes.ome.tif").reshape(truth.shape)
+    assert f1(maps > 0, truth) > 0.95
+    record = json.loads((out / "predict.json").read_text())
+    assert record["colonies"]["forest_movie"] == str(tmp_path / "few.tif")
 
 
 def test_unknown_pixel_sizes_are_said(tmp_path, checkpoint):

@@ -19,7 +19,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def small(outputs: int, width: int = 16, dropout: float = 0.2) -> nn.Module:
+def small(outputs: int, width: int = 16, dropout: float = 0.2, channels: int = 1) -> nn.Module:
     """Six 3x3 convolutions, 0.3 M weights at width 16, 8 MMAC a 32x32 patch.
 
     The first convolution keeps full resolution: a stride there loses the texture that tells the classes apart.
@@ -28,10 +28,11 @@ def small(outputs: int, width: int = 16, dropout: float = 0.2) -> nn.Module:
         outputs: number of targets.
         width: channels of the first block; doubled at each halving.
         dropout: share of features dropped before the last layer.
+        channels: views of a patch, such as scales.
     """
     w = width
     return nn.Sequential(
-        _block(1, w),
+        _block(channels, w),
         nn.MaxPool2d(2),
         _block(w, 2 * w),
         _block(2 * w, 2 * w),
@@ -47,8 +48,8 @@ def small(outputs: int, width: int = 16, dropout: float = 0.2) -> nn.Module:
     )
 
 
-def vgg(outputs: int, width: int = 64, dropout: float = 0.5) -> nn.Module:
-    """VGG-19 with batch normalisation for one channel, the paper's reference (Simonyan and Zisserman 2015).
+def vgg(outputs: int, width: int = 64, dropout: float = 0.5, channels: int = 1) -> nn.Module:
+    """VGG-19 with batch normalisation, the paper's reference (Simonyan and Zisserman 2015).
 
     The classifier is one hidden layer on the pooled features, since patches are far smaller than ImageNet's.
 
@@ -56,9 +57,10 @@ def vgg(outputs: int, width: int = 64, dropout: float = 0.5) -> nn.Module:
         outputs: number of targets.
         width: channels of the first block (64 in the original).
         dropout: share of features dropped before each linear layer.
+        channels: views of a patch, such as scales.
     """
     layers: list[nn.Module] = []
-    inputs = 1
+    inputs = channels
     for repeats, factor in ((2, 1), (2, 2), (4, 4), (4, 8), (4, 8)):
         for _ in range(repeats):
             layers.append(_block(inputs, factor * width))
@@ -110,7 +112,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"small": small, "vgg": vgg}
 
 
 def build(
-    name: str, outputs: int, width: int, dropout: float, seed: int, members: int = 1
+    name: str,
+    outputs: int,
+    width: int,
+    dropout: float,
+    seed: int,
+    members: int = 1,
+    channels: int = 1,
 ) -> nn.Module:
     """Builds a network, or an ensemble of several, with weights that depend on `seed` alone.
 
@@ -123,5 +131,8 @@ def build(
         raise UserError(f"stage.network={name}: expected one of {', '.join(NETWORKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = [NETWORKS[name](outputs, width=width, dropout=dropout) for _ in range(members)]
+        made = [
+            NETWORKS[name](outputs, width=width, dropout=dropout, channels=channels)
+            for _ in range(members)
+        ]
     return made[0] if members == 1 else Ensemble(made)

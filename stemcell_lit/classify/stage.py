@@ -50,6 +50,7 @@ class StageModule(pl.LightningModule):
         counts: training patches per target, real and generated; for weighted and logit-adjusted losses.
         image_size: height and width in pixels.
         seed: of the first weights.
+        channels: views of a patch: the scales of its store.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class StageModule(pl.LightningModule):
         counts: Sequence[int],
         image_size: int,
         seed: int = 0,
+        channels: int = 1,
     ):
         super().__init__()
         groups = {name: list(members) for name, members in groups.items()}
@@ -72,6 +74,7 @@ class StageModule(pl.LightningModule):
                 "counts": counts,
                 "image_size": image_size,
                 "seed": seed,
+                "channels": channels,
             }
         )
         self.stage, self.node, self.groups = dict(stage), node, list(groups)
@@ -82,6 +85,7 @@ class StageModule(pl.LightningModule):
             stage["dropout"],
             seed,
             stage["members"],
+            channels,
         )
         self.head_only = False
         self.images_seen = (
@@ -99,7 +103,7 @@ class StageModule(pl.LightningModule):
         self._loss_n = 0
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, groups) of float patches (batch, 1, size, size) in -1 to 1."""
+        """Logits (batch, groups) of float patches (batch, channels, size, size) in -1 to 1."""
         return self.network(pixels)
 
     def retrain_head(self, images: int, seed: int) -> None:
@@ -250,7 +254,7 @@ class StageModule(pl.LightningModule):
         """Softmax probabilities of patches, with `turns` the mean over the eight symmetries of the square.
 
         Args:
-            pixels: uint8 (patches, size, size), already at the trained size.
+            pixels: uint8 (patches, [scales,] size, size), already at the trained size.
             batch_size: patches at once.
 
         Returns:

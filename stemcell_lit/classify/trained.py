@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,20 @@ class TrainedHierarchy:
         stages: node name -> module; empty for the time-only classifier.
         image_size: height and width in pixels that the stages want.
         um_per_px: of patches at `image_size`, None where unknown.
+        scales: widths of the views of a patch, see `data.patches.Views`.
     """
 
     hierarchy: Hierarchy
     stages: Mapping[str, StageModule]
     image_size: int
     um_per_px: float | None = None
+    scales: Sequence[int] = (1,)
 
     def network_probabilities(self, pixels: np.ndarray, times: np.ndarray) -> np.ndarray:
         """p(class | patch, window) (patches, classes), before prior and path.
 
         Args:
-            pixels: uint8 (patches, size, size); reduced to `image_size`.
+            pixels: uint8 (patches, [scales,] size, size); reduced to `image_size`.
             times: (patches,) hours, NaN where unknown.
         """
         if not self.stages:
@@ -54,7 +56,7 @@ class TrainedHierarchy:
         """Classifies patches, with everything the temporal constraint allows.
 
         Args:
-            pixels: uint8 (patches, size, size).
+            pixels: uint8 (patches, [scales,] size, size).
             manifest: their rows, with time_h, track and frame.
 
         Returns:
@@ -74,6 +76,7 @@ class TrainedHierarchy:
             "format": FORMAT,
             "image_size": self.image_size,
             "um_per_px": self.um_per_px,
+            "scales": list(self.scales),
             "stages": files,
             "hierarchy": self.hierarchy.to_dict(),
         }
@@ -103,11 +106,11 @@ class TrainedHierarchy:
                 name: load_stage(folder / Path(part).name) for name, part in about["stages"].items()
             }
             hierarchy = Hierarchy.from_dict(about["hierarchy"])
+            return cls(hierarchy, stages, about["image_size"], about["um_per_px"], about["scales"])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(
                 f"{file}: not a readable model ({error!r}); run the cell again"
             ) from error
-        return cls(hierarchy, stages, about["image_size"], about["um_per_px"])
 
 
 def save_weights(module: pl.LightningModule, file: Path) -> None:

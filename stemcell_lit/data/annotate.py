@@ -37,7 +37,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-import tifffile
 from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
@@ -47,15 +46,14 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from stemcell_lit.data.colonies import foreground, label_colonies, track
-from stemcell_lit.data.crops import SUFFIXES, read_crop
-from stemcell_lit.data.frames import TIFF_SUFFIXES, Frames, natural_key, open_frames
+from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
+from stemcell_lit.data.crops import SUFFIXES, UNSURE, read_crop
+from stemcell_lit.data.frames import TIFF_SUFFIXES, Frames, natural_key, open_frames, stacks_in
 from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
 
 FORMAT = 1
-UNSURE = "unsure"
 HOST = "127.0.0.1"  # never another: the page shows unpublished data and takes no password
 META = ("group", "track", "movie", "frame", "time_h", "x", "y")
 KINDS = ("auto", "movie", "crops", "store")
@@ -322,7 +320,7 @@ def _begin(out: Path, config: AnnotateCommand) -> None:
     elif kind == "store":
         chosen = rng.permutation(len(store))[: config.limit]
         patches = [
-            (np.asarray(store.pixels[i]), _store_item(store.manifest.iloc[i])) for i in chosen
+            (np.asarray(store.finest[i]), _store_item(store.manifest.iloc[i])) for i in chosen
         ]
     else:
         items = _crop_items(source)
@@ -401,7 +399,7 @@ def _kind(source: Path) -> str:
     files = _images(source)
     if not files:
         return "crops"  # in sub-folders, or none at all, which is said there
-    if _stacks(source):
+    if stacks_in(source):
         return "movie"
     try:
         with Image.open(files[0]) as image:
@@ -418,24 +416,8 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _stacks(folder: Path) -> list[Path]:
-    """The movies in a folder of TIFF stacks; empty if its files hold one frame each."""
-    # simulate writes maps beside its movies
-    maps = ("_classes", "_colonies")
-    files = [f for f in _images(folder) if f.suffix.lower() in TIFF_SUFFIXES]
-    files = [f for f in files if not f.stem.endswith(maps)]
-    try:
-        if files:
-            with tifffile.TiffFile(files[0]) as tiff:
-                series = tiff.series[0]
-                return files if len(series.shape) - ("S" in series.axes) > 2 else []
-    except (OSError, ValueError, IndexError):  # open_frames says what is wrong with it
-        pass
-    return []
-
-
 def _movies(source: Path) -> list[Path]:
-    return (_stacks(source) if source.is_dir() else []) or [source]
+    return (stacks_in(source) if source.is_dir() else []) or [source]
 
 
 def _open_movie(path: Path, um_per_px: float | None, hours_per_frame: float | None) -> Frames:
@@ -476,12 +458,14 @@ def _from_movie(
 ) -> list[tuple[np.ndarray, Item]]:
     cut: list[tuple[np.ndarray, int, int, int, int]] = []  # pixels, step, top, left, colony
     numbers = range(0, len(frames), config.every)
+    classifier = classifier_of(config.colonies)
 
     def maps() -> Iterator[np.ndarray]:
         bar = progress(numbers, f"colonies of {name}", console=Console(stderr=True), transient=True)
         for step, number in enumerate(bar):
             image = frames.read(number)
-            labels = label_colonies(foreground(image, config.colonies, frames.um_per_px))
+            mask = foreground(image, config.colonies, frames.um_per_px, classifier=classifier)
+            labels = label_colonies(mask)
             for top, left in _positions(labels > 0, config, rng):
                 where = slice(top, top + config.size), slice(left, left + config.size)
                 inside = np.bincount(labels[where].ravel())[1:]

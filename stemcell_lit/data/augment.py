@@ -52,7 +52,7 @@ def augment_batch(images: torch.Tensor, policy: Policy, random: torch.Generator)
     """Augments a batch on its device, every image by its own draw.
 
     Args:
-        images: float (batch, 1, size, size), range -1 to 1.
+        images: float (batch, scales, size, size), range -1 to 1; all scales of a patch are treated alike.
         policy: one of `POLICIES`.
         random: a CPU generator: the draws are the same on every device.
     """
@@ -85,17 +85,18 @@ def augment_batch(images: torch.Tensor, policy: Policy, random: torch.Generator)
 
 
 def _shift(images: torch.Tensor, most: int, random: torch.Generator) -> torch.Tensor:
-    batch, _, size, _ = images.shape
+    batch, channels, size, _ = images.shape
     padded = torch.nn.functional.pad(images, [most] * 4, mode="reflect")
     start = torch.randint(0, 2 * most + 1, (2, batch), generator=random).to(images.device)
     line = torch.arange(size, device=images.device)
     rows, columns = start[0].view(-1, 1) + line, start[1].view(-1, 1) + line
-    which = torch.arange(batch, device=images.device).view(-1, 1, 1)
-    return padded[which, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+    which = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def albumentations_policy(policy: Policy, size: int, seed: int) -> Any:
-    """The same policy as an albumentations pipeline on uint8 (height, width, 1) patches.
+    """The same policy as an albumentations pipeline on uint8 (height, width, scales) patches.
 
     Args:
         policy: one of `POLICIES`.
@@ -146,5 +147,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
-    """Uint8 (batch, height, width) into float (batch, 1, height, width) in -1 to 1."""
-    return pixels.unsqueeze(1).float().div_(127.5).sub_(1)
+    """Uint8 (batch, height, width) into float (batch, 1, height, width) in -1 to 1; a dimension of scales stays."""
+    if pixels.ndim == 3:
+        pixels = pixels.unsqueeze(1)
+    return pixels.float().div_(127.5).sub_(1)

@@ -24,9 +24,10 @@ from skimage.feature import multiscale_basic_features
 from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.filters.rank import entropy
 from skimage.morphology import disk
+from skimage.transform import resize
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from stemcell_lit.data.frames import Frames
+from stemcell_lit.data.frames import Frames, open_frames
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ColoniesConfig
 
@@ -96,10 +97,9 @@ def foreground(
     else:
         if classifier is None:
             raise UserError(
-                "colonies.method=forest needs a classifier trained on annotated frames; fit a "
-                "PixelClassifier, or use colonies.method=contrast"
+                "colonies.method=forest needs a classifier trained on annotated frames; see classifier_of"
             )
-        mask = classifier.probability(image) > config.probability
+        mask = _at_scale(classifier, image, scale) > config.probability
     return _tidy(mask, config, scale)
 
 
@@ -205,7 +205,7 @@ class PixelClassifier:
         """The probability of foreground.
 
         Args:
-            frame: as in `foreground`.
+            frame: as in `foreground`, with pixels of the size that it was trained at.
             where: bool (height, width), the pixels wanted; None: all.
 
         Returns:
@@ -221,13 +221,62 @@ class PixelClassifier:
         return result
 
     def _features(self, image: np.ndarray) -> np.ndarray:
-        low, high = self.config.forest_min_um / self.scale, self.config.forest_max_um / self.scale
+        scale = self.scale
+        low, high = self.config.forest_min_um / scale, self.config.forest_max_um / scale
         return multiscale_basic_features(
-            _relative(image, self.config.background_um / self.scale),
+            _relative(image, self.config.background_um / scale),
             sigma_min=low,
             sigma_max=high,
             num_sigma=max(1, round(math.log2(high / low)) + 1),
         )
+
+
+def _at_scale(classifier: PixelClassifier, image: np.ndarray, scale: float) -> np.ndarray:
+    """Probabilities of a frame with pixels of any size: slopes and curvatures need that of the training."""
+    ratio = scale / classifier.scale
+    if abs(ratio - 1) < 0.01:
+        return classifier.probability(image)
+    shape = [max(1, round(side * ratio)) for side in image.shape]
+    resized = resize(image, shape, order=1, anti_aliasing=ratio < 1).astype(np.float32)
+    return resize(classifier.probability(resized), image.shape, order=1)
+
+
+def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:
+    """The classifier that method `forest` needs, fitted to the annotated frames that the settings name.
+
+    It is not stored: fitting takes seconds, and the same frames and settings give the same trees. Annotated are the
+    frames of `forest_masks` that hold a cell, at most `forest_frames` of them, spread over the movie.
+
+    Returns:
+        None for the other methods.
+
+    Raises:
+        UserError: no annotated frames are named, or the masks do not fit the movie.
+    """
+    if config.method != "forest":
+        return None
+    if config.forest_movie is None or config.forest_masks is None:
+        raise UserError(
+            "colonies=forest needs annotated frames; give colonies.forest_movie=MOVIE and colonies.forest_masks=MASKS "
+            "(0 ground, else cell; empty frames are not annotated), or take contrast, colony or paper"
+        )
+    with (
+        open_frames(config.forest_movie, um_per_px=config.forest_um_per_px) as frames,
+        open_frames(config.forest_masks, scaling=(0, 1)) as masks,
+    ):
+        if masks.shape != frames.shape:
+            raise UserError(
+                f"{masks.path}: found {masks.shape} (frames, height, width), expected {frames.shape} as "
+                f"{frames.path.name} has; leave frames that are not annotated empty"
+            )
+        annotated = [i for i in range(len(masks)) if masks.raw(i).any()]
+        spread = np.linspace(0, len(annotated) - 1, min(config.forest_frames, len(annotated)))
+        chosen = [annotated[i] for i in np.unique(spread.round().astype(int))]
+        examples = ((frames.read(i), masks.raw(i) > 0, None) for i in chosen)
+        try:
+            return PixelClassifier(config, frames.um_per_px).fit(examples)
+        except UserError as error:
+            raise UserError(f"{masks.path}: {error}") from error
 
 
 def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
@@ -247,6 +296,8 @@ def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
     for name in ("background_um", "cell_um", "entropy_radius_um", "forest_min_um", "forest_max_um"):
         if getattr(config, name) <= 0:
             raise UserError(f"colonies.{name}={getattr(config, name)}: expected a positive length")
+    if config.forest_frames < 1:
+        raise UserError(f"colonies.forest_frames={config.forest_frames}: expected 1 or more")
     for name in ("blur_um", "opening_um", "grow_um", "join_um", "min_area_um2", "margin_um"):
         if getattr(config, name) < 0:
             raise UserError(f"colonies.{name}={getattr(config, name)}: expected 0 or more")

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from stemcell_lit.data.frames import resample, scale_between
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+UNSURE = "unsure"  # not a class: left out of stores, and counted
 GROUP_COLUMNS = (
     "group",
     "track",
@@ -32,8 +34,9 @@ def import_crops(
     um_per_px: float | None = None,
     hours_per_frame: float | None = None,
     classes: Sequence[str] | None = None,
+    patch_um_per_px: float | None = None,
 ) -> PatchStore:
-    """Imports labelled crops.
+    """Imports labelled crops. The label or folder `unsure` is left out, and counted.
 
     Args:
         source: the folder. Without a table its sub-folders are the classes.
@@ -46,6 +49,7 @@ def import_crops(
         um_per_px: size of a pixel in micrometres.
         hours_per_frame: turns `frame` into hours where the table has no `time_h`.
         classes: the classes and their order. None: alphabetical.
+        patch_um_per_px: size of a pixel of the patches: crops are resampled to it before they are cut. None: as is.
 
     Raises:
         UserError: nothing to import, an unreadable image, crops of several sizes, a column missing.
@@ -60,10 +64,14 @@ def import_crops(
     else:
         rows = _from_folders(source)
     group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
-    names = list(classes) if classes else sorted(rows["label"].unique())
-    rows = rows[rows["label"].isin(names)].reset_index(drop=True)
+    names, rows, unsure = checked_labels(rows, classes, Path(table) if table else source)
     base = Path(table).parent if table else source
-    pixels = _read_all(base, rows["path"].tolist(), size)
+    if patch_um_per_px is not None and um_per_px is None:
+        raise UserError(
+            f"extraction.um_per_px={patch_um_per_px}: crops do not tell the size of their pixels; give um_per_px, too"
+        )
+    scale = scale_between(um_per_px, patch_um_per_px)
+    pixels = _read_all(base, rows["path"].tolist(), size, scale)
 
     manifest = pd.DataFrame({"label": rows["label"], "source": rows["path"]})
     if group is None:
@@ -88,10 +96,49 @@ def import_crops(
         "split_by": group
         or "crop (no group, track or movie is known: related crops may leak between splits)",
         "hours_per_frame": hours_per_frame,
+        "unsure": len(unsure),
     }
     return PatchStore.write(
-        store, pixels, manifest, classes=names, um_per_px=um_per_px, made_by=made_by
+        store,
+        pixels,
+        manifest,
+        classes=names,
+        um_per_px=um_per_px if patch_um_per_px is None else patch_um_per_px,
+        unsure=unsure[["label"]].assign(source=unsure["path"]),
+        made_by=made_by,
     )
+
+
+def checked_labels(
+    rows: pd.DataFrame, classes: Sequence[str] | None, where: Path
+) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
+    """Classes in their order, the rows that have one, and those that are labelled `unsure`.
+
+    Raises:
+        UserError: a label that is not among the given classes, a class without rows, or no labelled row.
+    """
+    doubtful = (rows["label"] == UNSURE).to_numpy()
+    sure = rows[~doubtful].reset_index(drop=True)
+    labels = sorted(sure["label"].unique())
+    if not labels:
+        raise UserError(
+            f"{where}: all of its {len(rows)} patches are {UNSURE}; expected labelled ones"
+        )
+    names = list(classes) if classes else labels
+    if len(set(names)) != len(names) or UNSURE in names:
+        raise UserError(f"classes={names}: expected each class once, and none called {UNSURE}")
+    strange = [name for name in labels if name not in names]
+    if strange:
+        raise UserError(
+            f"{where}: found the label {strange[0]!r}, expected one of classes={names} or {UNSURE}; correct the label, "
+            "remove those patches, or name the class"
+        )
+    absent = [name for name in names if name not in labels]
+    if absent:
+        raise UserError(
+            f"{where}: no patch is labelled {absent[0]!r}; found {labels}; leave it out of classes="
+        )
+    return names, sure, rows[doubtful].reset_index(drop=True)
 
 
 def _from_folders(source: Path) -> pd.DataFrame:
@@ -116,9 +163,13 @@ def read_table(table: Path, columns: Sequence[str]) -> pd.DataFrame:
         UserError: unreadable, a column missing, no rows, or an empty cell.
     """
     try:
-        rows = pd.read_csv(table, dtype={"label": str, "path": str, "group": str, "track": str})
+        text = ("label", "path", "group", "track", "movie")
+        rows = pd.read_csv(table, dtype=dict.fromkeys(text, str))
     except (OSError, ValueError) as error:
-        raise UserError(f"{table}: not a readable CSV ({error})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{table}: not a readable CSV ({reason}); expected columns {', '.join(columns)}"
+        ) from error
     missing = [c for c in columns if c not in rows]
     if missing:
         raise UserError(
@@ -145,7 +196,7 @@ def _numbers(rows: pd.DataFrame, column: str, table: Any) -> pd.Series:
     return values
 
 
-def _read_all(base: Path, paths: Sequence[str], size: int | None) -> np.ndarray:
+def _read_all(base: Path, paths: Sequence[str], size: int | None, scale: float) -> np.ndarray:
     root = base.resolve()
     pixels: np.ndarray | None = None
     for i, name in enumerate(paths):
@@ -154,7 +205,7 @@ def _read_all(base: Path, paths: Sequence[str], size: int | None) -> np.ndarray:
             raise UserError(
                 f"{file}: lies outside {base}; paths must stay inside the source folder"
             )
-        crop = read_crop(file)
+        crop = resample(read_crop(file), scale)
         if size is not None:
             crop = _centre(crop, size, file)
         if pixels is None:

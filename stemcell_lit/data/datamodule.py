@@ -47,8 +47,8 @@ class View:
 class PatchDataModule(pl.LightningDataModule):
     """Serves real training patches with generated ones mixed in; validation and test patches are always real.
 
-    A batch is a dict: `pixels` float (batch, 1, size, size) in -1 to 1, `label` int64 (batch,) positions in
-    `targets`, `images` the number of patches in this batch over all ranks.
+    A batch is a dict: `pixels` float (batch, scales, size, size) in -1 to 1, with one scale or the store's several,
+    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks.
 
     Args:
         store: real patches.
@@ -132,6 +132,10 @@ class PatchDataModule(pl.LightningDataModule):
         extra_rows, extra_labels = np.empty(0, np.int64), np.empty(0, np.int64)
         if generated is not None:
             check_no_leak(store, split, generated)
+            if store.pixels.shape[1:-2] != generated.pixels.shape[1:-2]:
+                raise UserError(
+                    f"{generated.path}: has scales {generated.scales}, {store.path} {store.scales}; expected the same"
+                )
         if sum(wanted.values()) > 0:
             if generated is None:
                 raise UserError(
@@ -149,7 +153,7 @@ class PatchDataModule(pl.LightningDataModule):
         parts = [reduce_pixels(store.pixels[rows["train"]], patch_size)]
         if len(extra_rows):
             assert generated is not None
-            parts.append(reduce_pixels(generated.pixels[extra_rows], parts[0].shape[1]))
+            parts.append(reduce_pixels(generated.pixels[extra_rows], parts[0].shape[-1]))
         if pseudo is not None:
             parts.append(reduce_pixels(store.pixels[pseudo[0]], patch_size))
         self.bank = {
@@ -167,7 +171,13 @@ class PatchDataModule(pl.LightningDataModule):
     @property
     def size(self) -> int:
         """Height and width of the served patches, px."""
-        return int(self.bank["train"].shape[1])
+        return int(self.bank["train"].shape[-1])
+
+    @property
+    def channels(self) -> int:
+        """Views of a patch: the scales of the store."""
+        bank = self.bank["train"]
+        return 1 if bank.ndim == 3 else int(bank.shape[1])
 
     def batches(self, rank: int = 0, world: int = 1) -> QuotaSampler:
         """The training sampler of one rank."""
@@ -274,9 +284,11 @@ class _Patches(Dataset):
         if self.pipeline is None:
             info = get_worker_info()  # each process its own random state
             seed = self.seed + (info.seed % 100_003 if info else 0)
-            self.pipeline = albumentations_policy(self.policy, self.bank.shape[1], seed)
-        image = self.pipeline(image=self.bank[index][:, :, None])["image"][:, :, 0]
-        return to_float(torch.from_numpy(np.ascontiguousarray(image))[None])[0], self.labels[index]
+            self.pipeline = albumentations_policy(self.policy, self.bank.shape[-1], seed)
+        patch = self.bank[index].reshape(-1, *self.bank.shape[-2:])  # scales first
+        image = self.pipeline(image=np.ascontiguousarray(np.moveaxis(patch, 0, -1)))["image"]
+        views = np.ascontiguousarray(np.moveaxis(image, -1, 0))
+        return to_float(torch.from_numpy(views)[None])[0], self.labels[index]
 
 
 @dataclass

@@ -38,6 +38,10 @@ SAMPLED_PIXELS = 65_536  # per sampled frame; 0.1 % of them are still 65 pixels
 SCALING_PERCENTILES = (0.1, 99.9)
 # A resolution tag that says more is a printer's 72 dpi (353 um), not a microscope's
 MAX_PLAUSIBLE_UM = 20.0
+# A reduction this near to a whole factor averages whole blocks
+WHOLE_FACTOR = 0.005
+# What lies beside a movie under its name: class maps, colony numbers
+MAPS = ("_classes", "_colonies")
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 _TO_UM = {
@@ -123,12 +127,109 @@ def open_frames(
         raise
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder that may be frames, in natural order; hidden ones are left out."""
+    return sorted(
+        (
+            f
+            for f in folder.iterdir()
+            if f.suffix.lower() in TIFF_SUFFIXES + IMAGE_SUFFIXES
+            and not f.name.startswith(".")
+            and f.is_file()
+        ),
+        key=lambda f: natural_key(f.name),
+    )
+
+
+def stacks_in(folder: Path) -> list[Path]:
+    """The movies in a folder of TIFF stacks, without the maps beside them; none if a file is a frame."""
+    files = [f for f in images_in(folder) if f.suffix.lower() in TIFF_SUFFIXES]
+    files = [f for f in files if not bare_name(f).endswith(MAPS)]
+    try:
+        if files:
+            with tifffile.TiffFile(files[0]) as tiff:
+                series = tiff.series[0]
+                return files if len(series.shape) - ("S" in series.axes) > 2 else []
+    except Exception:  # every decoder has errors of its own; open_frames says what is wrong
+        pass
+    return []
+
+
+def bare_name(path: Path) -> str:
+    """A movie's name without its suffixes: `a.ome.tif` and `a.tif` are both `a`."""
+    name = path.name
+    if path.suffix.lower() in TIFF_SUFFIXES + IMAGE_SUFFIXES and not path.is_dir():
+        name = path.stem
+        if name.lower().endswith(".ome"):
+            name = name[:-4]
+    return name
+
+
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """A sort key under which `t2` comes before `t10`; zero padding only breaks ties."""
     # not \d, which also matches signs such as superscripts that int() refuses
     parts = re.split(r"([0-9]+)", name)
     key = [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in parts if p]
     return [*key, (-1, 0, name)]
+
+
+def scale_between(um_per_px: float | None, wanted: float | None) -> float:
+    """Wanted pixels per pixel: 1 where either size is unknown, 1/n where they are nearly n to 1.
+
+    Args:
+        um_per_px: size of the pixels that are there, micrometres.
+        wanted: size of the pixels to make.
+    """
+    if um_per_px is None or wanted is None:
+        return 1.0
+    ratio = wanted / um_per_px
+    if abs(ratio - round(ratio)) <= WHOLE_FACTOR * ratio:
+        ratio = float(round(ratio))
+    return 1 / ratio
+
+
+def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) of a frame after `resample`; a rest of less than a pixel is cut off."""
+    return int(shape[0] * scale + 1e-6), int(shape[1] * scale + 1e-6)
+
+
+def resample(image: np.ndarray, scale: float) -> np.ndarray:
+    """A frame with pixels of another size.
+
+    Whole factors average blocks, so that no interpolation blurs the texture; others average areas,
+    and enlarging is bicubic.
+
+    Args:
+        image: uint8 (height, width).
+        scale: new pixels per pixel, as `scale_between` gives it.
+
+    Returns:
+        uint8, of `scaled_shape`.
+    """
+    height, width = scaled_shape((image.shape[0], image.shape[1]), scale)
+    factor = round(1 / scale)
+    if scale * factor == 1:
+        if factor == 1:
+            return image
+        blocks = image[: height * factor, : width * factor]
+        blocks = blocks.reshape(height, factor, width, factor)
+        return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    box = (0.0, 0.0, width / scale, height / scale)
+    return np.asarray(Image.fromarray(image).resize((width, height), how, box=box))
+
+
+def resample_labels(labels: np.ndarray, scale: float) -> np.ndarray:
+    """A label image with pixels of another size: each takes the label at its centre."""
+    if scale == 1:
+        return labels
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) / scale).astype(int), side - 1)
+        for n, side in zip(
+            scaled_shape((labels.shape[0], labels.shape[1]), scale), labels.shape, strict=True
+        )
+    )
+    return labels[rows[:, None], columns[None, :]]
 
 
 class Frames:
@@ -488,15 +589,7 @@ class _FolderReader:
         self.source = "images"
         self.notices: list[str] = []
         if files is None:
-            files = sorted(
-                (
-                    f
-                    for f in folder.iterdir()
-                    if f.suffix.lower() in TIFF_SUFFIXES + IMAGE_SUFFIXES
-                    and not f.name.startswith(".")
-                ),
-                key=lambda f: natural_key(f.name),
-            )
+            files = images_in(folder)
         if not files:
             raise UserError(
                 f"{folder}: no TIFF, PNG or JPEG file in this folder; expected one frame a file; "

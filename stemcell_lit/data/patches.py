@@ -2,8 +2,10 @@
 
 Layout of a store::
 
-    pixels.npy        uint8, (patches, height, width), memory-mapped when opened
+    pixels.npy        uint8, (patches, height, width), memory-mapped when opened; with views at
+                      several scales (patches, scales, height, width)
     manifest.parquet  a row a patch, see COLUMNS
+    unsure.parquet    the same of places that were left out as unsure, where there are any
     store.json        format version, classes, um/px, content hash, how it was made
 """
 
@@ -16,11 +18,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
 from stemcell_lit.errors import UserError
 
@@ -85,7 +89,8 @@ class PatchStore:
 
     Attributes:
         path: its folder.
-        pixels: uint8 array (patches, height, width), memory-mapped, read-only.
+        pixels: uint8 array (patches, height, width), or (patches, scales, height, width) where `scales` are
+            several; memory-mapped, read-only.
         manifest: a row a patch, columns as in `COLUMNS` (more are allowed).
         info: the content of store.json.
     """
@@ -114,13 +119,35 @@ class PatchStore:
         """Groups that the generator of these patches has seen; empty for a store of real patches."""
         return set(self.info["made_by"].get("seen_groups", []))
 
+    @property
+    def scales(self) -> list[int]:
+        """Widths of a patch's concentric views, in patches; [1] where it is the patch alone."""
+        return list(self.info.get("scales", [1]))
+
+    @property
+    def size(self) -> int:
+        """Height and width of the patches, px."""
+        return int(self.pixels.shape[-1])
+
+    @property
+    def finest(self) -> np.ndarray:
+        """uint8 (patches, height, width): the patches at scale 1, for people to look at."""
+        return self.pixels if self.pixels.ndim == 3 else self.pixels[:, 0]
+
+    @property
+    def unsure(self) -> pd.DataFrame:
+        """What was left out as unsure: a row a place, columns as in the manifest; empty where nothing was."""
+        file = self.path / "unsure.parquet"
+        return pd.read_parquet(file) if file.is_file() else self.manifest.iloc[:0]
+
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{c} {int((self.manifest['label'] == c).sum())}" for c in self.classes)
-        height, width = self.pixels.shape[1:]
-        return f"PatchStore({self.path}, {len(self)} patches of {height} x {width} px: {counts})"
+        height, width = self.pixels.shape[-2:]
+        scales = f" at scales {self.scales}" if len(self.scales) > 1 else ""
+        return f"PatchStore({self.path}, {len(self)} patches of {height} x {width} px{scales}: {counts})"
 
     @classmethod
     def write(
@@ -132,26 +159,32 @@ class PatchStore:
         classes: Sequence[str],
         um_per_px: float | None = None,
         made_by: Mapping[str, Any] | None = None,
+        scales: Sequence[int] = (1,),
+        unsure: pd.DataFrame | None = None,
     ) -> PatchStore:
         """Writes a store, whole or not at all.
 
         Args:
             path: the folder to make; an existing store there is replaced.
-            pixels: uint8 (patches, height, width).
+            pixels: uint8 (patches, height, width), or (patches, scales, height, width) with several scales.
             manifest: a row a patch; `label` is required, other columns of `COLUMNS` get their defaults.
             classes: class names in the order to keep.
             um_per_px: size of a pixel in micrometres, None where unknown.
             made_by: how it was made, plain JSON values. A store of generated patches names `generator` (hash) and
                 `seen_groups`.
+            scales: widths of the concentric views, in patches, from 1 up.
+            unsure: places that were left out, a row each; written beside the manifest, part of nothing else.
 
         Raises:
             UserError: shapes, types or labels do not fit together.
         """
         path = Path(path)
         manifest = manifest.reset_index(drop=True).copy()
-        if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        views = () if len(scales) == 1 else (len(scales),)
+        if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[1:-2] != views:
             raise UserError(
-                f"{path}: pixels must be uint8 (patches, height, width), found {pixels.dtype} {pixels.shape}"
+                f"{path}: pixels must be uint8 (patches, {'scales, ' * bool(views)}height, width), found "
+                f"{pixels.dtype} {pixels.shape}"
             )
         if len(pixels) != len(manifest):
             raise UserError(f"{path}: {len(pixels)} patches but {len(manifest)} manifest rows")
@@ -164,28 +197,22 @@ class PatchStore:
         unknown = sorted(set(manifest["label"]) - set(classes))
         if unknown:
             raise UserError(f"{path}: labels {unknown} are not among the classes {list(classes)}")
-        for column, default in COLUMNS.items():
-            if column not in manifest:
-                manifest[column] = default
-            kind = "string" if isinstance(default, str) else type(default)
-            if kind == "string":
-                manifest[column] = manifest[column].astype(str)
-            else:
-                manifest[column] = manifest[column].astype(np.int64 if kind is int else np.float64)
-        extra = [c for c in manifest if c not in COLUMNS]
-        manifest = manifest[[*COLUMNS, *extra]]
+        manifest = _complete(manifest)
         info = {
             "format": FORMAT,
             "classes": list(classes),
             "um_per_px": um_per_px,
             "patches": len(pixels),
-            "size": list(pixels.shape[1:]),
+            "size": list(pixels.shape[-2:]),
+            **({"scales": list(scales)} if views else {}),
             "content_hash": _content_hash(pixels, manifest, classes),
             "made_by": dict(made_by or {}),
         }
         with whole_or_absent(path) as folder:
             np.save(folder / "pixels.npy", np.ascontiguousarray(pixels), allow_pickle=False)
             manifest.to_parquet(folder / "manifest.parquet", index=False)
+            if unsure is not None and len(unsure):
+                _complete(unsure).to_parquet(folder / "unsure.parquet", index=False)
             (folder / "store.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
         return cls.open(path)
 
@@ -207,18 +234,26 @@ class PatchStore:
             info = json.loads(file.read_text(encoding="utf-8"))
             pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
             manifest = pd.read_parquet(path / "manifest.parquet")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{path}: not a readable patch store ({error}); make it again"
+                f"{path}: not a readable patch store ({reason}); make it again"
             ) from error
-        if info.get("format") != FORMAT:
+        version = info.get("format") if isinstance(info, dict) else None
+        if version != FORMAT:
             raise UserError(
-                f"{file}: format {info.get('format')}, this version reads {FORMAT}; make the store again"
+                f"{file}: format {version}, this version reads {FORMAT}; make the store again"
             )
-        if len(pixels) != len(manifest) or list(pixels.shape[1:]) != info["size"]:
+        missing = {"classes", "um_per_px", "size", "content_hash", "made_by"} - set(info)
+        missing |= set(COLUMNS) - set(manifest)
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; make the store again")
+        views = [len(info["scales"])] if "scales" in info else []
+        expected = [len(manifest), *views, *info["size"]]
+        if list(pixels.shape) != expected or pixels.dtype != np.uint8:
             raise UserError(
-                f"{path}: pixels {pixels.shape}, {len(manifest)} manifest rows and size {info['size']} do not fit; "
-                "make the store again"
+                f"{path}: pixels are {pixels.dtype} {list(pixels.shape)}, its manifest and store.json say uint8 "
+                f"{expected}; make the store again"
             )
         return cls(path, pixels, manifest, info)
 
@@ -235,25 +270,90 @@ class PatchStore:
             )
 
 
+class Views:
+    """Concentric views of places in a frame, each reduced to the size of a patch.
+
+    The view of scale k is k patches wide, around the patch's centre, its blocks of k x k pixels averaged. Behind
+    the frame's border the frame is mirrored, its outermost line not repeated.
+
+    Args:
+        image: uint8 (height, width).
+        size: height and width of a patch, px.
+        scales: widths of the views, in patches.
+    """
+
+    def __init__(self, image: np.ndarray, size: int, scales: Sequence[int] = (1,)):
+        self.size, self.scales = size, list(scales)
+        # what lies at (y, x) is the view of the patch whose upper left corner is (y, x)
+        self._windows = [
+            sliding_window_view(np.pad(image, (k - 1) * size // 2, mode="reflect"), (k * size,) * 2)
+            for k in self.scales
+        ]
+
+    def cut(self, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """The views of patches with these corners, wholly inside the frame.
+
+        Returns:
+            uint8 (patches, size, size), or (patches, scales, size, size) for several scales.
+        """
+        parts = []
+        for windows in self._windows:
+            part = np.empty((len(top), self.size, self.size), np.uint8)
+            for i in range(0, len(top), 64):  # 64 of the widest still fit into a few megabytes
+                some = windows[top[i : i + 64], left[i : i + 64]]
+                part[i : i + 64] = reduce_pixels(some, self.size)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else np.stack(parts, 1)
+
+
+def checked_scales(scales: Sequence[int], size: int) -> list[int]:
+    """Scales of views, from 1 up.
+
+    Raises:
+        UserError: they are not, or the views of an odd size have no common centre.
+    """
+    found = list(scales)
+    if not found or found[0] != 1 or any(b <= a for a, b in pairwise(found)):
+        raise UserError(
+            f"extraction.scales={found}: expected whole numbers from 1 up, each larger, such as [1,2,4]"
+        )
+    if size % 2 and any(k % 2 == 0 for k in found):
+        raise UserError(
+            f"extraction.scales={found}: views of {size} px have no common centre; expected an even size"
+        )
+    return found
+
+
 def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
     """Uint8 patches averaged down to `size` px, by whole factors so that no interpolation blurs the texture.
 
     Args:
-        pixels: (patches, height, width).
+        pixels: (patches, [scales,] height, width).
         size: wanted height and width; None: as they are.
 
     Raises:
         UserError: the size does not divide that of the patches.
     """
-    have = pixels.shape[1]
+    have = pixels.shape[-1]
     if size is None or size == have:
         return np.asarray(pixels)
     if size > have or have % size:
         fits = [s for s in range(8, have + 1) if have % s == 0]
         raise UserError(f"data.patch_size={size}: patches are {have} px; expected one of {fits}")
     factor = have // size
-    blocks = pixels.reshape(len(pixels), size, factor, size, factor)
-    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+    blocks = pixels.reshape(*pixels.shape[:-2], size, factor, size, factor)
+    return np.rint(blocks.mean((-3, -1), dtype=np.float32)).astype(np.uint8)
+
+
+def _complete(manifest: pd.DataFrame) -> pd.DataFrame:
+    """All columns in their order and types, defaults where they are missing."""
+    manifest = manifest.reset_index(drop=True)
+    for column, default in COLUMNS.items():
+        if column not in manifest:
+            manifest[column] = default
+        kind = str if isinstance(default, str) else np.int64 if type(default) is int else np.float64
+        manifest[column] = manifest[column].astype(kind)
+    return manifest[[*COLUMNS, *(c for c in manifest if c not in COLUMNS)]]
 
 
 def _content_hash(pixels: np.ndarray, manifest: pd.DataFrame, classes: Sequence[str]) -> str:

@@ -1,27 +1,34 @@
-"""Labelled tiles of one time-lapse: frames and a CSV that says where each tile lies and what it shows."""
+"""Labelled tiles of time-lapses: frames and a CSV that says where each tile lies and what it shows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.data.crops import read_table
-from stemcell_lit.data.frames import open_frames
-from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.colonies import classifier_of, foreground
+from stemcell_lit.data.crops import checked_labels, read_table
+from stemcell_lit.data.extraction import BLOCKS, check_extraction, movies_in, one_size, patch_scale
+from stemcell_lit.data.frames import Frames, bare_name, open_frames, resample, scaled_shape
+from stemcell_lit.data.patches import PatchStore, Views, checked_scales
 from stemcell_lit.errors import UserError
+from stemcell_lit.schema import ColoniesConfig, ExtractionConfig
 
 COLUMNS = ("frame", "y", "x", "size", "label")
-BLOCKS = 10  # columns of tiles on one side of a split; a field of view has no better groups
 
 
 def is_tiles(table: Path) -> bool:
     """Whether a CSV names places in frames rather than files."""
     if not table.is_file():
         raise UserError(f"{table}: no such file; expected a CSV of crops or of tiles")
-    with table.open(encoding="utf-8") as stream:
-        header = stream.readline().strip().split(",")
+    try:
+        with table.open(encoding="utf-8-sig") as stream:
+            header = stream.readline().strip().split(",")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table}: not a readable CSV ({error}); expected UTF-8 text") from error
     return set(COLUMNS) <= set(header) and "path" not in header
 
 
@@ -33,24 +40,36 @@ def import_tiles(
     um_per_px: float | None = None,
     hours_per_frame: float | None = None,
     blocks: int = BLOCKS,
+    classes: Sequence[str] | None = None,
+    extraction: ExtractionConfig | None = None,
+    colonies: ColoniesConfig | None = None,
 ) -> PatchStore:
-    """Cuts the tiles of a table out of a movie, frame by frame.
+    """Cuts the tiles of a table out of a movie, or of several, frame by frame.
 
     One field of view gives no independent groups. The nearest to it are blocks of columns: tiles of one block stay
-    on one side of a split over the whole time, so no place is both trained on and tested. A track is a place.
+    on one side of a split over the whole time, so no place is both trained on and tested. Several movies are groups
+    themselves. A track is a place.
 
     Args:
-        movie: a time-lapse that `open_frames` reads.
-        table: CSV with `frame` (from 0), `y`, `x` (upper left corner, px), `size` (px, the same in all rows), `label`.
+        movie: a time-lapse that `open_frames` reads, or a folder of them, which the table tells apart.
+        table: CSV with `frame` (from 0), `y`, `x` (upper left corner, px), `size` (px, the same in all rows), `label`;
+            perhaps `coverage` (share of foreground), `movie` (a file name with or without suffix). The label `unsure`
+            is left out, and counted.
         store: the PatchStore to make.
         um_per_px: size of a pixel in micrometres; None: the movie's own, where it says.
         hours_per_frame: None: the movie's own.
         blocks: how many groups of equally many columns of pixels.
+        classes: the classes and their order. None: alphabetical.
+        extraction: `um_per_px`, `scales` and `every` of it are used: tiles are resampled, get wider views, and only
+            those of each n-th frame are taken.
+        colonies: how the foreground is found where the table has no `coverage` and the pixel size is known; None: not.
 
     Raises:
         UserError: a tile outside its frame, sizes that differ, or an unreadable movie or table.
     """
     movie, table = Path(movie), Path(table)
+    extraction = extraction or ExtractionConfig()
+    check_extraction(extraction)
     rows = read_table(table, COLUMNS)
     for column in ("frame", "y", "x", "size"):
         if not pd.api.types.is_integer_dtype(rows[column]):
@@ -58,52 +77,153 @@ def import_tiles(
                 f"{table}: column {column} holds {rows[column].dtype} values, expected whole numbers"
             )
     sizes = rows["size"].unique()
-    if len(sizes) != 1:
-        raise UserError(f"{table}: tiles of {sorted(sizes.tolist())} px; expected one size")
-    size = int(sizes[0])
-    with open_frames(movie, um_per_px=um_per_px, hours_per_frame=hours_per_frame) as frames:
-        height, width = frames.shape[-2:]
-        bad = (
-            (rows["frame"] < 0)
-            | (rows["frame"] >= len(frames))
-            | (rows["y"] < 0)
-            | (rows["x"] < 0)
-            | (rows["y"] + size > height)
-            | (rows["x"] + size > width)
+    if len(sizes) != 1 or sizes[0] < 8:
+        raise UserError(
+            f"{table}: tiles of {sorted(sizes.tolist())} px; expected one size, at least 8"
         )
-        if bad.any():
-            line = int(np.flatnonzero(bad)[0])
-            r = rows.iloc[line]
-            raise UserError(
-                f"{table}: line {line + 2}: tile at y {r['y']}, x {r['x']} of frame {r['frame']} with {size} px lies "
-                f"outside {movie.name} ({len(frames)} frames of {height} x {width} px)"
-            )
-        pixels = np.empty((len(rows), size, size), np.uint8)
-        for frame, tiles in rows.groupby("frame"):
-            image = frames.read(int(frame))  # type: ignore[call-overload,arg-type]
-            for i, y, x in zip(tiles.index, tiles["y"], tiles["x"], strict=True):
-                pixels[i] = image[y : y + size, x : x + size]
-        um, hours = frames.um_per_px, frames.hours_per_frame
-    block = (rows["x"] + size // 2) * blocks // width
-    manifest = pd.DataFrame(
-        {
-            "label": rows["label"].astype(str),
-            "group": [f"columns-{b}" for b in block],
-            "track": [f"y{y}-x{x}" for y, x in zip(rows["y"], rows["x"], strict=True)],
-            "frame": rows["frame"],
-            "time_h": rows["frame"] * hours if hours else np.nan,
-            "y": rows["y"] + size / 2,
-            "x": rows["x"] + size / 2,
-            "source": movie.name,
-            **({"foreground": rows["coverage"].astype(float)} if "coverage" in rows else {}),
-        }
-    )
+    if "coverage" in rows and not pd.api.types.is_numeric_dtype(rows["coverage"]):
+        raise UserError(f"{table}: column coverage holds text, expected shares from 0 to 1")
+    rows["line"] = np.arange(len(rows)) + 2
+    names, rows, unsure = checked_labels(rows, classes, table)
+    rows, unsure = (part[part["frame"] % extraction.every == 0] for part in (rows, unsure))
+    if rows.empty:
+        raise UserError(
+            f"{table}: no tile lies in each {extraction.every}. frame; lower extraction.every"
+        )
+    paths = _movies(movie, rows, table)
+    parts, pixels, left_out, described = [], [], [], []
+    found: dict[float | None, str] = {}
+    for path in paths.values():
+        mine, doubtful = (
+            part if len(paths) == 1 else part[[paths[n] == path for n in part["movie"]]]
+            for part in (rows, unsure[unsure["movie"].isin(paths)] if len(paths) > 1 else unsure)
+        )
+        with open_frames(path, um_per_px=um_per_px, hours_per_frame=hours_per_frame) as frames:
+            scale, um = patch_scale(frames, extraction.um_per_px)
+            found.setdefault(um, path.name)
+            for part in (mine, doubtful):
+                _check_places(part, frames, table)
+            size = round(int(sizes[0]) * scale)
+            checked_scales(extraction.scales, size)
+            mine = mine.sort_values("frame", kind="stable") if len(paths) > 1 else mine
+            cut, inside = _cut(frames, mine, scale, size, extraction.scales, colonies)
+            pixels.append(cut)
+            parts.append(_manifest(mine, frames, len(paths) == 1, blocks, inside))
+            left_out.append(_manifest(doubtful, frames, len(paths) == 1, blocks, None))
+            described.append(frames.describe())
+    one_size(found)
     made_by = {
         "command": "import",
         "source": movie.name,
         "table": table.name,
-        "split_by": f"block of columns ({blocks} over the width of the frame)",
-        "hours_per_frame": hours,
+        "movies": described,
+        "every": extraction.every,
+        "unsure": len(unsure),
+        "split_by": "movie"
+        if len(paths) > 1
+        else f"block of columns ({blocks} over the width of the frame)",
     }
-    names = sorted(manifest["label"].unique())
-    return PatchStore.write(store, pixels, manifest, classes=names, um_per_px=um, made_by=made_by)
+    return PatchStore.write(
+        store,
+        np.concatenate(pixels),
+        pd.concat(parts, ignore_index=True),
+        classes=names,
+        um_per_px=next(iter(found)),
+        scales=extraction.scales,
+        unsure=pd.concat(left_out, ignore_index=True),
+        made_by=made_by,
+    )
+
+
+def _movies(source: Path, rows: pd.DataFrame, table: Path) -> dict[str, Path]:
+    """What the table calls a movie -> its path; one entry where it does not tell movies apart."""
+    there = movies_in(source)
+    if "movie" not in rows:
+        if len(there) != 1:
+            raise UserError(
+                f"{table}: has no column movie, and {source} holds {len(there)} movies; add the column, or give one "
+                "movie as source"
+            )
+        return {"": there[0]}
+    known = {name: path for path in there for name in (path.name, bare_name(path))}
+    wanted = list(dict.fromkeys(rows["movie"]))
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise UserError(
+            f"{table}: names the movie {missing[0]!r}; {source} holds {', '.join(p.name for p in there) or 'none'}; "
+            "correct the column movie"
+        )
+    return {name: known[name] for name in wanted}
+
+
+def _check_places(rows: pd.DataFrame, frames: Frames, table: Path) -> None:
+    height, width = frames.shape[-2:]
+    bad = (
+        (rows["frame"] < 0)
+        | (rows["frame"] >= len(frames))
+        | (rows["y"] < 0)
+        | (rows["x"] < 0)
+        | (rows["y"] + rows["size"] > height)
+        | (rows["x"] + rows["size"] > width)
+    )
+    if bad.any():
+        r = rows[bad].iloc[0]
+        raise UserError(
+            f"{table}: line {r['line']}: tile at y {r['y']}, x {r['x']} of frame {r['frame']} with {r['size']} px lies "
+            f"outside {frames.path.name} ({len(frames)} frames of {height} x {width} px)"
+        )
+
+
+def _cut(
+    frames: Frames,
+    rows: pd.DataFrame,
+    scale: float,
+    size: int,
+    scales: Sequence[int],
+    colonies: ColoniesConfig | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels of the tiles, and their shares of foreground where these are wanted."""
+    views = () if len(scales) == 1 else (len(scales),)
+    pixels = np.empty((len(rows), *views, size, size), np.uint8)
+    wanted = colonies if "coverage" not in rows and frames.um_per_px is not None else None
+    inside = None if wanted is None else np.empty(len(rows))
+    classifier = classifier_of(wanted) if wanted is not None else None
+    most = np.array(scaled_shape(frames.shape[1:], scale)) - size
+    number = rows["frame"].to_numpy()
+    corners = rows[["y", "x"]].to_numpy()
+    for frame in np.unique(number):
+        mine = np.flatnonzero(number == frame)
+        image = frames.read(int(frame))
+        # a corner between two pixels of the resampled frame goes to the nearer one
+        top, left = np.minimum(np.rint(corners[mine] * scale).astype(int), most).T
+        pixels[mine] = Views(resample(image, scale), size, scales).cut(top, left)
+        if wanted is not None and inside is not None:
+            mask = foreground(image, wanted, frames.um_per_px, classifier=classifier)
+            side = int(rows["size"].iloc[0])
+            for i in mine:
+                y, x = corners[i]
+                inside[i] = mask[y : y + side, x : x + side].mean()
+    return pixels, inside
+
+
+def _manifest(
+    rows: pd.DataFrame, frames: Frames, alone: bool, blocks: int, inside: np.ndarray | None
+) -> pd.DataFrame:
+    half, width, hours = rows["size"] // 2, frames.shape[2], frames.hours_per_frame
+    name = bare_name(frames.path)
+    prefix = "" if alone else f"{name}/"
+    columns: dict[str, Any] = {
+        "label": rows["label"].astype(str),
+        "group": [f"columns-{b}" for b in (rows["x"] + half) * blocks // width] if alone else name,
+        "track": [f"{prefix}y{y}-x{x}" for y, x in zip(rows["y"], rows["x"], strict=True)],
+        "frame": rows["frame"],
+        "time_h": rows["frame"] * hours if hours else np.nan,
+        "y": rows["y"] + rows["size"] / 2,
+        "x": rows["x"] + rows["size"] / 2,
+        "source": frames.path.name,
+    }
+    if "coverage" in rows:
+        columns["foreground"] = rows["coverage"].astype(float)
+    elif inside is not None:
+        columns["foreground"] = inside
+    return pd.DataFrame(columns)

@@ -758,7 +758,7 @@ class _Pictures:
 
         (cell, fake), store, shown = self._generator, self._store, 10
         size = fake.pixels.shape[1]
-        if store.pixels.shape[1] % size:
+        if store.size % size:
             self.facts["notes"].append(
                 "Generated patches are of a size that real ones cannot take."
             )
@@ -815,8 +815,8 @@ class _Pictures:
         figure, axes = _figure(9, 0.85 * len(classes), len(classes), 1)
         for axis, name in zip(axes.flat, classes, strict=True):
             rows = np.sort(random.permutation(np.flatnonzero(labels == name))[:shown])
-            _mosaic(axis, [store.pixels[rows]], shown)
-            axis.set_yticks([store.pixels.shape[1] / 2], [name])
+            _mosaic(axis, [store.finest[rows]], shown)
+            axis.set_yticks([store.size / 2], [name])
         return figure
 
     def entropy(self) -> Figure | None:
@@ -831,7 +831,7 @@ class _Pictures:
 
         (cell, fake), store, most = self._generator, self._store, 2000
         size = fake.pixels.shape[1]
-        if store.pixels.shape[1] % size:
+        if store.size % size:
             return None
         random = np.random.default_rng(self.seed)
         train, labels = self._training(cell, store), store.manifest["label"].to_numpy()
@@ -885,7 +885,7 @@ class _Pictures:
         figure, axes = _figure(1.55 * columns, 2.25 * lines, lines, columns)
         for axis, call in zip(axes.flat, calls.to_dict("records"), strict=False):
             fact = store.manifest.iloc[int(call["patch"])]
-            axis.imshow(store.pixels[int(call["patch"])], cmap="gray", vmin=0, vmax=255)
+            axis.imshow(store.finest[int(call["patch"])], cmap="gray", vmin=0, vmax=255)
             when = f", {fact['time_h']:.0f} h" if math.isfinite(fact["time_h"]) else ""
             axis.set_title(
                 f"{fact['label']}\n→ {call['predicted']} {call['sum'] / call['count']:.2f}",

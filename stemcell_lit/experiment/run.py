@@ -151,7 +151,7 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
 
     def make(folder: Path) -> None:
         simulate(simulation, folder / "movies")
-        extract(folder / "movies", folder / "store", **asdict(extraction))
+        extract(folder / "movies", folder / "store", extraction)
 
     key = {
         "simulation": {k: v for k, v in asdict(simulation).items() if k != "threads"},
@@ -242,10 +242,10 @@ def _train(
             module, about, _ = make_stage(cell, node, generated, board)
             stages[node.name] = module
             trained.append(about)
-    size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+    size = cell.config.data.patch_size or cell.store.size
     um = cell.store.info["um_per_px"]
-    um = um * cell.store.pixels.shape[1] / size if um else None
-    model = TrainedHierarchy(hierarchy, stages, size, um)
+    um = um * cell.store.size / size if um else None
+    model = TrainedHierarchy(hierarchy, stages, size, um, cell.store.scales)
     facts = _facts(cell, cell.split.val)
     if len(cell.split.val) and cell.config.method.network:
         p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
@@ -421,6 +421,11 @@ def evaluate(
         raise UserError(
             f"{store.path}: has classes {store.classes}, the model {classes}; they must be the same"
         )
+    if list(model.scales) != store.scales:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, the model learned from {list(model.scales)}; import "
+            "the movies again with the model's extraction.scales"
+        )
     manifest = store.manifest.iloc[rows]
     p, predicted = model.predict(store.pixels[rows], manifest)
     table = pd.DataFrame(
@@ -445,11 +450,17 @@ def evaluate(
 def generator_key(cell: Cell) -> dict[str, Any]:
     """Everything that determines the generator of this cell's fold."""
     config, store = cell.config, cell.store
+    if len(store.scales) > 1:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
+            "methods without generated patches (flat, flat_sampler, flat_weighted, hierarchy, temporal, time_only), "
+            "or a store with extraction.scales=[1]"
+        )
     return {
         "data": store.content_hash,
         "train": _rows_hash(cell.split.train),
         "val": _rows_hash(cell.split.val),
-        "size": config.data.patch_size or store.pixels.shape[1],
+        "size": config.data.patch_size or store.size,
         "gan": asdict(config.gan),
         "quality": asdict(config.quality),
         "seed": config.generator_seed,
@@ -563,7 +574,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
             "hash": key_hash(key),
             "classes": store.classes,
             "seen_groups": sorted(cell.split.units(store, "train")),
-            "um_per_px": um * store.pixels.shape[1] / size if um else None,
+            "um_per_px": um * store.size / size if um else None,
             "images": int(generator.images_seen),
             "images_trained": int(module.images_seen),
             "curve": curve.curve,
@@ -721,7 +732,9 @@ def make_stage(
             counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
             torch.manual_seed(config.seed + i)
             plan = {**stage, "images": phase.images}
-            module = StageModule(plan, node.name, node.targets, counts, data.size, config.seed)
+            module = StageModule(
+                plan, node.name, node.targets, counts, data.size, config.seed, data.channels
+            )
             if before is not None:
                 module.load_state_dict(before.state_dict())
             if phase.head:
@@ -823,7 +836,7 @@ def _check_pseudo(cell: Cell) -> None:
 def _pseudo_labels(cell: Cell, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
     """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
     rows = cell.split.unlabelled
-    size = cell.config.data.patch_size or cell.store.pixels.shape[1]
+    size = cell.config.data.patch_size or cell.store.size
     p = module.cpu().probabilities(reduce_pixels(cell.store.pixels[rows], size))
     labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
     counts = [int((labels == c).sum()) for c in module.groups]

@@ -16,6 +16,7 @@ from stemcell_lit.data.colonies import (
     EVENT_COLUMNS,
     TABLE_COLUMNS,
     PixelClassifier,
+    classifier_of,
     drop_near_border,
     foreground,
     label_colonies,
@@ -99,6 +100,55 @@ def test_a_forest_learns_from_annotated_pixels_alone():
     probability = classifier.probability(other)
     assert probability.dtype == np.float32 and probability.shape == other.shape
     assert f1(foreground(other, config, 1.6, classifier=classifier), expected) > 0.95
+
+
+def write_annotated(folder, um_per_px=1.6):
+    """Six frames of cells, of which two are annotated; returns the settings that name them."""
+    scenes = [cells(um_per_px, seed=i) for i in range(6)]
+    masks = np.stack([t if i in (1, 4) else np.zeros_like(t) for i, (_, t) in enumerate(scenes)])
+    pixels = np.stack([np.rint(255 * f.clip(0, 1)) for f, _ in scenes]).astype(np.uint8)
+    tifffile.imwrite(folder / "few.tif", pixels, photometric="minisblack")
+    tifffile.imwrite(folder / "few_masks.tif", masks.astype(np.uint8), photometric="minisblack")
+    config = configured("forest")
+    config.forest_trees, config.forest_pixels = 20, 5000
+    config.forest_movie, config.forest_masks = (
+        str(folder / "few.tif"),
+        str(folder / "few_masks.tif"),
+    )
+    config.forest_um_per_px = um_per_px
+    return config
+
+
+def test_a_forest_is_fitted_anew_to_the_same_trees(tmp_path):
+    config = write_annotated(tmp_path)
+    other, expected = cells(seed=9)
+    one, two = (classifier_of(config) for _ in range(2))
+    np.testing.assert_array_equal(one.probability(other), two.probability(other))
+    assert f1(foreground(other, config, 1.6, classifier=one), expected) > 0.95
+    finer, truth = cells(0.8, seed=9)  # a movie of another magnification
+    assert f1(foreground(finer, config, 0.8, classifier=one), truth) > 0.9
+    assert classifier_of(configured("contrast")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"forest_masks": None}, "give colonies.forest_movie"),
+        ({"forest_masks": "few_short.tif"}, "few_short.tif: found \\(5, 200, 200\\)"),
+        ({"forest_masks": "few_blank.tif"}, "few_blank.tif: .*annotate at least one frame"),
+        ({"forest_um_per_px": None}, "give um_per_px"),
+        ({"forest_frames": 0}, "forest_frames=0"),
+    ],
+)
+def test_a_forest_without_proper_annotation_is_refused(tmp_path, change, says):
+    config = write_annotated(tmp_path)
+    masks = tifffile.imread(tmp_path / "few_masks.tif")
+    tifffile.imwrite(tmp_path / "few_short.tif", masks[:5], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "few_blank.tif", masks * 0, photometric="minisblack")
+    for key, value in change.items():
+        setattr(config, key, str(tmp_path / value) if isinstance(value, str) else value)
+    with pytest.raises(UserError, match=says):
+        classifier_of(config)
 
 
 @pytest.mark.parametrize("method", ["contrast", "paper"])

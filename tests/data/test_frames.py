@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stemcell_lit.data.frames import natural_key, open_frames
+from stemcell_lit.data.frames import (
+    Frames,
+    natural_key,
+    open_frames,
+    resample,
+    resample_labels,
+    scale_between,
+    scaled_shape,
+)
 from stemcell_lit.errors import UserError
 
 MOVIE = np.random.default_rng(0).integers(0, 256, (5, 24, 32), np.uint8)
@@ -381,3 +389,56 @@ def test_a_cut_image_in_a_folder_is_refused(tmp_path, suffix, share):
     content = (tmp_path / "whole").read_bytes()
     (folder / f"t3{suffix}").write_bytes(content[: int(share * len(content))])
     refused(folder, f"t3{suffix}")
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "jpegxl", "webp"])
+def test_pictures_compressions_are_read(tmp_path, compression):
+    smooth = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
+    frames = np.stack([smooth, smooth[::-1]])
+    try:
+        tifffile.imwrite(tmp_path / "movie.tif", frames, compression=compression)
+    except (ValueError, TypeError) as error:  # webp holds colours alone
+        pytest.skip(str(error))
+    with open_frames(tmp_path / "movie.tif") as found:
+        for i, frame in enumerate(frames):
+            assert np.abs(found.read(i).astype(int) - frame).mean() < 3
+
+
+def test_scaling_reads_a_few_frames_of_a_long_movie_alone(tmp_path, monkeypatch):
+    movie = np.random.default_rng(0).integers(0, 4000, (200, 16, 16), np.uint16)
+    tifffile.imwrite(tmp_path / "movie.tif", movie, compression="zlib")
+    read, real = [], Frames._checked
+    monkeypatch.setattr(Frames, "_checked", lambda self, i: read.append(i) or real(self, i))
+    with open_frames(tmp_path / "movie.tif") as frames:
+        assert len(read) == len(set(read)) <= 16 and {0, 199} <= set(read)
+        low, high = frames.describe()["scaling"]
+    assert 0 <= low < 100 and 3900 < high < 4000
+
+
+@pytest.mark.parametrize(
+    ("um", "wanted", "scale"),
+    [
+        (1.0, 2.0, 0.5),
+        (1.0, 2.009, 0.5),
+        (1, 1.5, 2 / 3),
+        (2, 1, 2),
+        (None, 1.0, 1),
+        (1.0, None, 1),
+    ],
+)
+def test_scales_between_pixel_sizes_snap_to_whole_factors(um, wanted, scale):
+    assert scale_between(um, wanted) == pytest.approx(scale)
+
+
+def test_resampling_averages_areas_and_labels_keep_their_values():
+    image = MOVIE[0]
+    whole = resample(image, 0.5)
+    assert np.abs(whole - image.reshape(12, 2, 16, 2).mean((1, 3))).max() <= 0.5
+    odd = resample(image, 2 / 3)
+    assert odd.shape == scaled_shape(image.shape, 2 / 3) == (16, 21)
+    assert abs(odd.mean() - image.mean()) < 2 and resample(image, 1.0) is image
+    labels = np.kron(np.array([[1, 2], [3, 0]], np.uint16), np.ones((12, 16), np.uint16))
+    small = resample_labels(labels, 0.5)
+    assert small.shape == (12, 16) and (small == labels[::2, ::2]).all()
+    assert set(np.unique(resample_labels(labels, 2 / 3))) == {0, 1, 2, 3}
+    assert (resample_labels(labels, 2.0) == np.kron(labels, np.ones((2, 2)))).all()
