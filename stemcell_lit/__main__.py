@@ -294,13 +294,12 @@ def _reproduce(overrides: list[str]) -> int:
 
 
 def _report(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.report import make_report, print_table
     from stemcell_lit.experiment.run import typed
+    from stemcell_lit.experiment.sweep import make_reports
     from stemcell_lit.schema import ReportCommand
 
     c = typed(compose("report", overrides), ReportCommand)
-    make_report(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
-    print_table(Path(c.out))
+    make_reports(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
 
 
 def _predict(overrides: list[str]) -> None:

@@ -376,6 +376,22 @@ def evaluate(
 # --- the generator ----------------------------------------------------------------------------------------------------
 
 
+def generator_key(cell: Cell) -> dict[str, Any]:
+    """Everything that determines the generator of a cell: cells of equal keys share it."""
+    config = cell.config
+    return {
+        "data": cell.store.content_hash,
+        "train": _rows_hash(cell.split.train),
+        "val": _rows_hash(cell.split.val),
+        "size": config.data.patch_size or cell.store.pixels.shape[1],
+        "gan": asdict(config.gan),
+        "seed": config.generator_seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
+
+
 def make_generator(cell: Cell) -> Path:
     """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
 
@@ -383,18 +399,8 @@ def make_generator(cell: Cell) -> Path:
         a folder with generator.ckpt, generator.json (what it has seen) and grids/.
     """
     config, store = cell.config, cell.store
-    gan, size = asdict(config.gan), config.data.patch_size or store.pixels.shape[1]
-    key = {
-        "data": store.content_hash,
-        "train": _rows_hash(cell.split.train),
-        "val": _rows_hash(cell.split.val),
-        "size": size,
-        "gan": gan,
-        "seed": config.generator_seed,
-        "precision": config.trainer.precision,
-        "devices": config.trainer.devices,
-        "threads": config.trainer.threads,
-    }
+    key = generator_key(cell)
+    gan, size = key["gan"], key["size"]
 
     def make(folder: Path) -> None:
         torch.manual_seed(config.generator_seed)
