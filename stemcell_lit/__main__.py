@@ -293,8 +293,8 @@ def _judge(overrides: list[str]) -> int:
 
 def _report(overrides: list[str]) -> None:
     from stemcell_lit.errors import UserError
-    from stemcell_lit.experiment.report import make_report, print_table
     from stemcell_lit.experiment.run import typed
+    from stemcell_lit.experiment.sweep import make_reports
     from stemcell_lit.schema import ReportCommand
 
     overrides = ["wandb=true" if o == "--wandb" else o for o in overrides]
@@ -309,8 +309,7 @@ def _report(overrides: list[str]) -> None:
             print(dashboard(c.out, c.logger))
         except UserError as error:  # it comes with an extra; the runs and the report do not
             print(f"note: {error}", file=sys.stderr)
-    make_report(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
-    print_table(Path(c.out))
+    make_reports(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
 
 
 def _predict(overrides: list[str]) -> None:

@@ -383,12 +383,23 @@ class EvaluateCommand:
 
 
 @dataclass
+class SweepConfig:
+    """One setting that varies over a table for each of its values, such as a dose (`experiment/sweep`)."""
+
+    key: str | None = None  # such as mix.amount or split.labelled_fraction; None: one table
+    values: list[Any] = field(default_factory=list)
+    fixed: dict[str, Any] = field(default_factory=dict)  # set beside it, such as mix.recipe
+    label: str | None = None  # of the figure's axis; None: the key
+
+
+@dataclass
 class ReproduceCommand(RunCommand):
     """`stemcell-lit reproduce`: methods x folds x seeds, then the report."""
 
-    methods: list[str] = field(
-        default_factory=lambda: ["flat", "flat_gan", "temporal", "temporal_gan"]
+    methods: list[str] = field(  # time_only is left out where no patch has a time
+        default_factory=lambda: ["time_only", "flat", "flat_gan", "temporal", "temporal_gan"]
     )
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     baseline: str = "flat"
     seeds: list[int] = field(default_factory=lambda: [0, 1])
     slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU

@@ -23,6 +23,7 @@ import numpy as np
 from stemcell_lit.classify import decode
 from stemcell_lit.data.datamodule import ALWAYS, View
 from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.schema import HierarchyConfig, TemporalConfig
 
 KINDS = ("none", "window", "prior", "path")
@@ -338,7 +339,10 @@ class Hierarchy:
         tracks: np.ndarray,
         frames: np.ndarray,
     ) -> Hierarchy:
-        """Chooses the strength of prior or path by the class-balanced log loss on validation patches.
+        """Chooses the strength of prior or path by macro F1 on validation patches; of equals the strongest.
+
+        (By the log loss, one long track that the network is sure and wrong of would switch the constraint off: its
+        patches are hardly independent.)
 
         Args:
             p: (patches, classes) from `combine`.
@@ -349,13 +353,11 @@ class Hierarchy:
         """
         if self.temporal not in ("prior", "path") or len(labels) == 0:
             return self
-        weight = (1 / np.bincount(labels, minlength=len(self.classes)).clip(1))[labels]
-        losses = []
+        found = []
         for strength in STRENGTHS:
-            tried = replace(self, strength=strength).constrain(p, times, tracks, frames)[0]
-            likelihood = np.log(np.maximum(tried[np.arange(len(labels)), labels], FLOOR))
-            losses.append(-(weight * likelihood).sum() / weight.sum())
-        return replace(self, strength=STRENGTHS[int(np.argmin(losses))])
+            called = replace(self, strength=strength).constrain(p, times, tracks, frames)[1]
+            found.append((scores(labels, called, self.classes)["macro/f1"], strength))
+        return replace(self, strength=max(found)[1])
 
     def constrain(
         self, p: np.ndarray, times: np.ndarray, tracks: np.ndarray, frames: np.ndarray

@@ -103,13 +103,27 @@ def group_counts(
     return np.bincount(cell, minlength=len(groups) * k * k).reshape(len(groups), k, k)
 
 
-def values(matrix: np.ndarray) -> np.ndarray:
-    """TPR and F1, macro and per class: (..., classes, classes) counts to (..., 2, 1 + classes)."""
+Subsets = Sequence[Sequence[int]]  # positions of the classes of each
+
+
+def values(matrix: np.ndarray, subsets: Subsets = ()) -> np.ndarray:
+    """TPR and F1, macro, per class, and macro over subsets of the classes.
+
+    A call of a class outside a subset still counts against the classes inside.
+
+    Args:
+        matrix: (..., classes, classes) counts, rows true.
+        subsets: of the classes.
+
+    Returns:
+        (..., 2, 1 + classes + subsets).
+    """
     both = np.stack(rates(matrix), axis=-2)
-    return np.concatenate([macro(both)[..., None], both], axis=-1)
+    parts = [macro(both[..., list(inside)])[..., None] for inside in subsets]
+    return np.concatenate([macro(both)[..., None], both, *parts], axis=-1)
 
 
-def effective_groups(counts: np.ndarray) -> np.ndarray:
+def effective_groups(counts: np.ndarray, subsets: Subsets = ()) -> np.ndarray:
     """How many equal groups carry as much as these unequal ones (Kish 1965).
 
     With a the share of a class's patches that a group holds (for the macro mean: its mean share
@@ -119,13 +133,16 @@ def effective_groups(counts: np.ndarray) -> np.ndarray:
 
     Args:
         counts: (seeds, groups, classes, classes).
+        subsets: of the classes.
 
     Returns:
-        (1 + classes,): of the macro mean, then of each class; 0 for a class that never occurs.
+        (1 + classes + subsets,): of the macro mean, of each class, of the macro mean over each subset; 0 for a class
+        that never occurs.
     """
     truth = counts.sum((0, 3)).astype(np.float64)  # (groups, classes)
     share = truth / np.maximum(truth.sum(0), 1)
-    share = np.concatenate([share.mean(1, keepdims=True), share], axis=1)
+    parts = [share[:, list(inside)].mean(1, keepdims=True) for inside in subsets]
+    share = np.concatenate([share.mean(1, keepdims=True), share, *parts], axis=1)
     squares = (share**2).sum(0)
     return np.where(squares > 0, share.sum(0) ** 2 / np.where(squares > 0, squares, 1), 0.0)
 
@@ -134,6 +151,7 @@ def paired_bootstrap(
     counts: Mapping[str, np.ndarray],
     baseline: str,
     *,
+    subsets: Subsets = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[dict[str, Intervals], dict[str, Intervals]]:
@@ -146,6 +164,7 @@ def paired_bootstrap(
         counts: per method (seeds, groups, classes, classes); seeds and groups in the same order
             for all.
         baseline: the method to compare with.
+        subsets: of the classes.
         resamples: draws of groups.
         seed: of the draws.
 
@@ -156,7 +175,7 @@ def paired_bootstrap(
     first = counts[baseline]
     seeds, groups, k, _ = first.shape
     rng = np.random.default_rng(seed)
-    point = {name: values(array.sum(1)) for name, array in counts.items()}  # (seeds, 2, 1 + k)
+    point = {name: values(array.sum(1), subsets) for name, array in counts.items()}
     flat = {
         name: array.transpose(1, 0, 2, 3).reshape(groups, -1).astype(np.float64)
         for name, array in counts.items()
@@ -166,11 +185,13 @@ def paired_bootstrap(
         size = min(_CHUNK, resamples - start)
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), size).astype(np.float64)
         for name, array in flat.items():
-            drawn[name].append(_mean(values((weights @ array).reshape(size, seeds, k, k)), 1))
+            resampled = values((weights @ array).reshape(size, seeds, k, k), subsets)
+            drawn[name].append(_mean(resampled, 1))
     draws = {name: np.concatenate(parts) for name, parts in drawn.items()}
-    effective = effective_groups(first)
-    present = (first.sum((0, 3)) > 0).sum(0)  # groups that hold the class
-    enough = np.concatenate([[groups], present]) >= _LEAST_GROUPS
+    effective = effective_groups(first, subsets)
+    holds = first.sum((0, 3)) > 0  # (groups, classes)
+    within = [holds[:, list(inside)].any(1).sum() for inside in subsets]
+    enough = np.concatenate([[groups], holds.sum(0), within]) >= _LEAST_GROUPS
     levels = {
         name: _interval(point[name], draws[name], effective, enough, (0.0, 1.0)) for name in counts
     }
@@ -223,7 +244,12 @@ def _interval(
 
 
 def paired_permutation(
-    counts: np.ndarray, baseline: np.ndarray, *, resamples: int = 2000, seed: int = 0
+    counts: np.ndarray,
+    baseline: np.ndarray,
+    *,
+    subsets: Subsets = (),
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> np.ndarray:
     """Two-sided p values of no difference, by swapping the two methods' predictions per group.
 
@@ -235,6 +261,7 @@ def paired_permutation(
     Args:
         counts: (seeds, groups, classes, classes) of the method.
         baseline: the same of the other.
+        subsets: of the classes.
         resamples: most swaps to try.
         seed: of the drawn swaps.
 
@@ -252,7 +279,7 @@ def paired_permutation(
         moved = swap @ gap
         shape = (len(swap), seeds, k, k)
         a, b = (total - moved).reshape(shape), (other + moved).reshape(shape)
-        return _mean(values(a) - values(b), 1)
+        return _mean(values(a, subsets) - values(b, subsets), 1)
 
     observed = difference(np.zeros((1, len(gap))))[0]
     exact = len(gap) < 60 and 2 ** len(gap) <= resamples
@@ -354,13 +381,14 @@ def compare(
     classes: Sequence[str],
     *,
     primary: str | None = None,
+    subsets: Mapping[str, Sequence[str]] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The table: every method, metric and class with interval, difference, p value and verdict.
 
-    P values are adjusted after Holm in four families: macro scores and class scores, each of the
-    primary method and of all others. The question asked beforehand thus does not become harder by
+    P values are adjusted after Holm in families: macro scores, class scores and scores of subsets, each
+    of the primary method and of all others. The question asked beforehand thus does not become harder by
     every method that runs beside it.
 
     Args:
@@ -368,21 +396,29 @@ def compare(
         baseline: the method to compare with; its own differences stay empty.
         classes: class names in their fixed order.
         primary: the method of the question asked before any result was seen; None: none was.
+        subsets: name -> classes; their macro scores are rows of class `macro/<name>`.
         resamples: draws of groups, and most swaps of the permutation test.
         seed: of both.
 
     Returns:
-        Columns `COLUMNS`; `class` is empty for the macro rows.
+        Columns `COLUMNS`; `class` is empty for the macro rows over all classes.
     """
-    levels, differences = paired_bootstrap(counts, baseline, resamples=resamples, seed=seed)
+    subsets = subsets or {}
+    inside = [[list(classes).index(c) for c in members] for members in subsets.values()]
+    levels, differences = paired_bootstrap(
+        counts, baseline, subsets=inside, resamples=resamples, seed=seed
+    )
     tests = {
-        name: paired_permutation(counts[name], counts[baseline], resamples=resamples, seed=seed)
+        name: paired_permutation(
+            counts[name], counts[baseline], subsets=inside, resamples=resamples, seed=seed
+        )
         for name in differences
     }
+    labels = ["", *classes, *(f"macro/{name}" for name in subsets)]
     rows = []
     for name, level in levels.items():
         for i, metric in enumerate(METRICS):
-            for j, label in enumerate(["", *classes]):
+            for j, label in enumerate(labels):
                 row: dict[str, Any] = {"method": name, "metric": metric, "class": label}
                 row |= {end: getattr(level, end)[i, j] for end in ("mean", "low", "high")}
                 gain = differences.get(name)
@@ -392,8 +428,9 @@ def compare(
                 row["p"] = tests[name][i, j] if gain else np.nan
                 rows.append(row)
     table = pd.DataFrame(rows)
-    over_classes, asked = table["class"] == "", table["method"] == primary
-    for family in (a & b for a in (over_classes, ~over_classes) for b in (asked, ~asked)):
+    kinds = [table["class"] == "", table["class"].isin(list(classes))]
+    asked = table["method"] == primary
+    for family in (a & b for a in (*kinds, ~kinds[0] & ~kinds[1]) for b in (asked, ~asked)):
         table.loc[family, "p"] = holm(table.loc[family, "p"])
     table["verdict"] = [
         "baseline"
@@ -408,6 +445,33 @@ def compare(
         for row in table.to_dict("records")
     ]
     return table[list(COLUMNS)]
+
+
+def effect_sizes(
+    counts: Mapping[str, np.ndarray], baseline: str
+) -> dict[str, np.ndarray]:
+    """How large a gain is beside its own scatter over folds and seeds: Cohen's d_z, mean over standard deviation.
+
+    Unlike an interval it does not shrink with the number of folds and seeds. Folds share most of their training
+    patches, so it describes and tests nothing. With few patches of a class in a fold its scatter is mostly theirs.
+
+    Args:
+        counts: per method (cells, classes, classes), a confusion matrix for each fold and seed, rows true, in the same
+            order for all.
+        baseline: the method to compare with.
+
+    Returns:
+        Per other method (2,): of macro TPR and F1; NaN for one cell, or where all differ alike.
+    """
+    base = values(counts[baseline])[..., 0]
+    sizes = {}
+    for name, array in counts.items():
+        if name == baseline:
+            continue
+        gain = values(array)[..., 0] - base
+        spread = gain.std(0, ddof=1) if len(gain) > 1 else np.zeros(2)
+        sizes[name] = np.where(spread > 1e-12, gain.mean(0) / np.maximum(spread, 1e-12), np.nan)
+    return sizes
 
 
 def _check(counts: Mapping[str, np.ndarray], baseline: str) -> None:

@@ -73,6 +73,19 @@ PALETTE = (
     *("#332288", "#882255", "#999933", "#117733", "#aa4499", "#111111"),
 )
 
+# of all pictures
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.edgecolor": "#9aa0a6",
+    "xtick.color": "#444",
+    "ytick.color": "#444",
+    "legend.frameon": False,
+}
+
 # What does not make another row of the table: fold and seed are averaged over, the rest is where
 # and how fast a cell was computed.
 _NOT_SETTINGS = re.compile(
@@ -304,13 +317,13 @@ def _name_methods(cells: Sequence[Result]) -> None:
     for name in {cell.info["method"] for cell in cells}:
         same = [cell for cell in cells if cell.info["method"] == name]
         settings = [
-            {k: v for k, v in _flat(c.info["config"]).items() if not _NOT_SETTINGS.match(k)}
+            {k: v for k, v in flatten(c.info["config"]).items() if not _NOT_SETTINGS.match(k)}
             for c in same
         ]
         keys = sorted(set().union(*settings))
-        differ = [k for k in keys if len({_plain(s.get(k)) for s in settings}) > 1]
+        differ = [k for k in keys if len({as_override(s.get(k)) for s in settings}) > 1]
         for cell, setting in zip(same, settings, strict=True):
-            told = ", ".join(f"{k}={_plain(setting.get(k))}" for k in differ)
+            told = ", ".join(f"{k}={as_override(setting.get(k))}" for k in differ)
             cell.method = f"{name} [{told}]" if told else name
 
 
@@ -352,24 +365,27 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     return Results(out, baseline, order, [c for c in cells if (c.seed, c.fold) in kept], notes)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
 
 
-def _plain(value: Any) -> str:
+def as_override(value: Any) -> str:
     """A value as Hydra's command line takes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_plain(v) for v in value) + "]"
+        return "[" + ",".join(as_override(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{as_override(v)}" for k, v in value.items()) + "}"
     return str(value)
 
 
@@ -534,27 +550,13 @@ class _Pictures:
         self.results, self.counts, self.seed = results, counts, seed
         self.rows = _rows(table)
         self.facts: dict[str, Any] = {"notes": [], "generator": None, "nearest": None}
-        others = [m for m in results.methods if m != results.baseline]
-        self.colour = {results.baseline: GREY} | {
-            m: PALETTE[i % len(PALETTE)] for i, m in enumerate(others)
-        }
+        self.colour = colours(results.methods, results.baseline)
 
     def make(self) -> dict[str, bytes]:
         import matplotlib
 
         made: dict[str, bytes] = {}
-        style: Any = {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 10,
-            "axes.titleweight": "bold",
-            "axes.edgecolor": "#9aa0a6",
-            "xtick.color": "#444",
-            "ytick.color": "#444",
-            "legend.frameon": False,
-        }
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context(STYLE):
             for name, draw in (
                 ("macro_difference", self.macro_difference),
                 ("class_difference", self.class_difference),
@@ -567,9 +569,7 @@ class _Pictures:
             ):
                 figure = draw()
                 if figure is not None:
-                    stream = io.BytesIO()
-                    figure.savefig(stream, dpi=_DPI, format="png")
-                    made[name] = stream.getvalue()
+                    made[name] = png(figure)
         return made
 
     # -- numbers
@@ -578,7 +578,7 @@ class _Pictures:
         others = self.results.methods[1:]
         if not others:
             return None
-        figure, axes = _figure(9, 1.1 + 0.36 * len(others), 1, 2, sharey=True)
+        figure, axes = blank_figure(9, 1.1 + 0.36 * len(others), 1, 2, sharey=True)
         for axis, metric in zip(axes.flat, METRICS, strict=True):
             for i, method in enumerate(others):
                 row = self._row(method, metric)
@@ -595,7 +595,7 @@ class _Pictures:
         if not others:
             return None
         height = 1.2 + len(classes) * (0.24 + 0.14 * len(others))
-        figure, axes = _figure(9, height, 1, 2, sharey=True)
+        figure, axes = blank_figure(9, height, 1, 2, sharey=True)
         for axis, metric in zip(axes.flat, METRICS, strict=True):
             for j, name in enumerate(classes):
                 for i, method in enumerate(others):
@@ -632,7 +632,7 @@ class _Pictures:
         side = max(2.8, 0.5 * len(classes) + 1.1)
         rows = math.ceil(len(methods) / max(1, min(4, int(11 // side))))
         columns = math.ceil(len(methods) / rows)  # four methods stand two by two, not three and one
-        figure, axes = _figure(side * columns, (side + 0.2) * rows, rows, columns, sharey=True)
+        figure, axes = blank_figure(side * columns, (side + 0.2) * rows, rows, columns, sharey=True)
         for axis, method in zip(axes.flat, methods, strict=False):
             matrix = self.counts[method].sum((0, 1))
             share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -673,7 +673,7 @@ class _Pictures:
         if not shown:
             return None
         wide = min(4.0, max(2.2, 11 / len(nodes)))
-        figure, axes = _figure(wide * len(nodes), 2.4 * len(shown), len(shown), len(nodes))
+        figure, axes = blank_figure(wide * len(nodes), 2.4 * len(shown), len(shown), len(nodes))
         for row, key in zip(axes, shown, strict=True):
             for axis, node in zip(row, nodes, strict=True):
                 part = data[data["node"] == node].dropna(subset=[key])
@@ -692,7 +692,7 @@ class _Pictures:
 
     def reliability(self) -> Figure:
         methods = self.results.methods
-        figure, axes = _figure(9.5, 3.4, 1, 2)
+        figure, axes = blank_figure(9.5, 3.4, 1, 2)
         errors = {}
         for method in methods:
             tested = self.results.tested(method)
@@ -789,7 +789,7 @@ class _Pictures:
         }
         columns = 2 if len(rows) > 1 else 1
         lines = math.ceil(len(rows) / columns)
-        figure, axes = _figure(5.2 * columns, 1.75 * lines, lines, columns)
+        figure, axes = blank_figure(5.2 * columns, 1.75 * lines, lines, columns)
         start = 0
         for axis, name in zip(axes.flat, rows, strict=False):
             stop = start + len(rows[name])
@@ -812,7 +812,7 @@ class _Pictures:
             return None
         random, shown = np.random.default_rng(self.seed), 12
         labels = store.manifest["label"].to_numpy()
-        figure, axes = _figure(9, 0.85 * len(classes), len(classes), 1)
+        figure, axes = blank_figure(9, 0.85 * len(classes), len(classes), 1)
         for axis, name in zip(axes.flat, classes, strict=True):
             rows = np.sort(random.permutation(np.flatnonzero(labels == name))[:shown])
             _mosaic(axis, [store.finest[rows]], shown)
@@ -846,7 +846,7 @@ class _Pictures:
             return None
         columns = min(4, len(sides))
         lines = math.ceil(len(sides) / columns)
-        figure, axes = _figure(2.7 * columns, 2.1 * lines, lines, columns)
+        figure, axes = blank_figure(2.7 * columns, 2.1 * lines, lines, columns)
         overlap = {}
         for axis, (name, (real, generated)) in zip(axes.flat, sides.items(), strict=False):
             bits = [entropy(real), entropy(generated)]
@@ -882,7 +882,7 @@ class _Pictures:
         calls = calls.drop_duplicates("patch").head(shown)
         columns = min(8, len(calls))
         lines = math.ceil(len(calls) / columns)
-        figure, axes = _figure(1.55 * columns, 2.25 * lines, lines, columns)
+        figure, axes = blank_figure(1.55 * columns, 2.25 * lines, lines, columns)
         for axis, call in zip(axes.flat, calls.to_dict("records"), strict=False):
             fact = store.manifest.iloc[int(call["patch"])]
             axis.imshow(store.finest[int(call["patch"])], cmap="gray", vmin=0, vmax=255)
@@ -944,7 +944,20 @@ def _confidence(tested: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     return p[np.arange(len(p)), place]
 
 
-def _figure(
+def colours(methods: Sequence[str], baseline: str) -> dict[str, str]:
+    """A colour for each method, grey for the baseline."""
+    others = [m for m in methods if m != baseline]
+    return {baseline: GREY} | {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(others)}
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=_DPI, format="png")
+    return stream.getvalue()
+
+
+def blank_figure(
     width: float, height: float, rows: int, columns: int, **shared: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure of its own: pyplot would keep a list of all."""
@@ -1159,18 +1172,18 @@ def _fold_rows(results: Results) -> list[dict[str, Any]]:
 
 def _commands(results: Results) -> list[str]:
     """What makes these results again: the settings that all cells share and a default does not."""
-    configs = [_flat(cell.info["config"]) for cell in results.cells]
-    usual = _flat(dataclasses.asdict(RunCommand()))
+    configs = [flatten(cell.info["config"]) for cell in results.cells]
+    usual = flatten(dataclasses.asdict(RunCommand()))
     names = list(dict.fromkeys(c.info["method"] for c in results.cells))
     settings = {"out": str(results.out), "methods": names, "seeds": results.seeds}
-    chosen = [f"{key}={_plain(value)}" for key, value in settings.items()]
+    chosen = [f"{key}={as_override(value)}" for key, value in settings.items()]
     if results.baseline != "flat":
         chosen.append(f"baseline={results.baseline}")
     trees = {c["hierarchy.name"] for c in configs if c.get("hierarchy.name")}
     if len(trees) == 1:
         chosen.append(f"hierarchy={trees.pop()}")
     for key in sorted(configs[0]):
-        found = {_plain(config.get(key)) for config in configs}
+        found = {as_override(config.get(key)) for config in configs}
         skip = (
             r"(out|artifacts|seed|split\.fold|(hierarchy|method|logger|temporal|mix)\..*|.*\.name)$"
         )
@@ -1178,7 +1191,7 @@ def _commands(results: Results) -> list[str]:
         if key not in usual or re.match(skip, key) or len(found) > 1:
             continue
         value = found.pop()
-        if value != _plain(usual[key]):
+        if value != as_override(usual[key]):
             chosen.append(f"{key}={value}")
     out = shlex.quote(f"out={results.out}")
     report = f"stemcell-lit report {out}"

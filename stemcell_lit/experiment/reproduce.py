@@ -8,11 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from omegaconf import OmegaConf
+
+from stemcell_lit.__main__ import conf_dir
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.artifacts import key_hash
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.report import make_report, print_table
-from stemcell_lit.experiment.run import Cell, prepare, quiet
+from stemcell_lit.experiment.report import as_override, flatten
+from stemcell_lit.experiment.run import Cell, generator_key, prepare, quiet
+from stemcell_lit.experiment.sweep import make_reports, tables_of, write_sweep
 from stemcell_lit.schema import ReproduceCommand, RunCommand
 
 
@@ -24,7 +30,33 @@ def own_keys() -> set[str]:
         "seed",
         "split.fold",
         "out",
+        "experiment",
     }
+
+
+def for_cells(overrides: list[str]) -> list[str]:
+    """The overrides that every cell gets: the user's, after the settings of the experiments among them.
+
+    Raises:
+        UserError: an experiment that does not exist.
+    """
+    own, settings, rest = own_keys(), [], []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        key = key.lstrip("+~")
+        if key == "experiment" and value not in ("", "null"):
+            file = conf_dir() / "experiment" / f"{value}.yaml"
+            if not file.is_file():
+                raise UserError(f"experiment={value}: no such file in {file.parent}")
+            flat = flatten(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
+            settings += [f"{k}={as_override(v)}" for k, v in flat.items() if not _is_own(k, own)]
+        elif not _is_own(key, own):
+            rest.append(override)
+    return settings + rest
+
+
+def _is_own(key: str, own: set[str]) -> bool:
+    return key in own or key.split(".")[0] in own - {"method"}
 
 
 def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) -> int:
@@ -44,34 +76,49 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     quiet()
     if config.baseline not in config.methods:
         raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
-    own = own_keys()
-    base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own] + [f"out={config.out}"]
+    base = for_cells(overrides)
     if config.artifacts is None:
         base.append(f"artifacts={Path(config.out) / 'artifacts'}")
     # The data first: it is the same for all cells, and nothing is worse than 40 jobs that fail for one reason.
-    configs = {method: typed_run([*base, f"method={method}"]) for method in config.methods}
-    first = prepare(configs[config.methods[0]])
-    folds = fold_count(first.store, config.split)
+    first = prepare(typed_run([*base, f"out={config.out}", f"method={config.baseline}"]))
+    methods = list(config.methods)
+    if "time_only" in methods and not np.isfinite(first.store.manifest["time_h"]).any():
+        methods.remove("time_only")
+        print("time_only is left out: no patch has a time")
+    tables = tables_of(Path(config.out), config.sweep)
     jobs: list[Job] = []
     cells: list[Cell] = []
-    for seed in config.seeds:
-        for fold in range(folds):
-            for method in config.methods:
-                argv = [*base, f"method={method}", f"split.fold={fold}", f"seed={seed}"]
-                of_method = configs[method]
-                split = replace(of_method.split, fold=fold)
-                cell = prepare(replace(of_method, split=split, seed=seed))
-                cells.append(cell)
-                jobs.append(
-                    Job(
-                        name=cell.name,
-                        argv=[sys.executable, "-m", "stemcell_lit", "run", *argv],
-                        out=Path(config.out) / "logs" / cell.name,
-                        done=partial(_finished, cell),
+    for table in tables:
+        settings = {}
+        for method in methods:
+            plain = [*base, f"out={table.out}", f"method={method}"]
+            real = not needs_generator(typed_run(plain))
+            # a dose of generated patches is none to a method that has none
+            own = [o for o in table.overrides if not (real and o.startswith("mix."))]
+            settings[method] = [*plain, *own]
+        configs = {method: typed_run(settings[method]) for method in methods}
+        table_folds = fold_count(first.store, configs[config.baseline].split)
+        for seed in config.seeds:
+            for fold in range(table_folds):
+                for method in methods:
+                    argv = [*settings[method], f"split.fold={fold}", f"seed={seed}"]
+                    of_method = configs[method]
+                    split = replace(of_method.split, fold=fold)
+                    cell = prepare(replace(of_method, split=split, seed=seed))
+                    cells.append(cell)
+                    name = f"{table.name}/{cell.name}" if table.name else cell.name
+                    jobs.append(
+                        Job(
+                            name=name,
+                            argv=[sys.executable, "-m", "stemcell_lit", "run", *argv],
+                            out=Path(config.out) / "logs" / name,
+                            done=partial(_finished, cell),
+                        )
                     )
-                )
+    folds = fold_count(first.store, config.split)
+    values = f" x {len(tables)} values of {config.sweep.key}" if config.sweep.key else ""
     print(
-        f"{first.store}\n{len(config.methods)} methods x {folds} folds x {len(config.seeds)} seeds = {len(jobs)} cells",
+        f"{first.store}\n{len(methods)} methods x {folds} folds x {len(config.seeds)} seeds{values} = {len(jobs)} cells",
         flush=True,
     )
     outcomes = run_jobs(
@@ -87,9 +134,15 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
             file=sys.stderr,
         )
         return 1
-    make_report(Path(config.out), baseline=config.baseline, resamples=config.resamples)
-    print_table(Path(config.out))
+    if config.sweep.key:
+        write_sweep(Path(config.out), config.sweep)
+    make_reports(Path(config.out), baseline=config.baseline, resamples=config.resamples)
     return 0
+
+
+def needs_generator(config: RunCommand) -> bool:
+    """Whether a cell trains on generated patches."""
+    return config.mix.recipe != "real" and config.method.network
 
 
 def _finished(cell: Cell) -> bool:
@@ -97,16 +150,18 @@ def _finished(cell: Cell) -> bool:
 
 
 def _generators_first(jobs: list[Job], cells: list[Cell]) -> list[Job]:
-    """Orders jobs so that one cell per fold trains the generator first and the others that need it come after it."""
+    """Orders jobs so that one cell per generator trains it first and the others that need it come after that one."""
     ordered: list[Job] = []
     later: list[Job] = []
-    leader: dict[int, str] = {}
+    leader: dict[str, str] = {}
     for job, cell in zip(jobs, cells, strict=True):
-        if cell.config.mix.recipe == "real" or not cell.config.method.network:
+        if not needs_generator(cell.config):
             later.append(job)
-        elif cell.config.split.fold not in leader:
-            leader[cell.config.split.fold] = job.name
+            continue
+        generator = key_hash(generator_key(cell))
+        if generator not in leader:
+            leader[generator] = job.name
             ordered.append(job)
         else:
-            later.append(replace(job, after=[leader[cell.config.split.fold]]))
+            later.append(replace(job, after=[leader[generator]]))
     return ordered + later

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -12,6 +13,7 @@ from stemcell_lit.evaluate.statistics import (
     COLUMNS,
     claim,
     compare,
+    effect_sizes,
     effective_groups,
     group_counts,
     holm,
@@ -253,6 +255,33 @@ def test_the_question_asked_beforehand_is_not_made_harder_by_other_methods():
     among = compare(counts, "flat", CLASSES, primary="full")
     macro = [t[(t["method"] == "full") & (t["class"] == "")]["p"].to_list() for t in (alone, among)]
     assert macro[0] == macro[1] == pytest.approx([2 * 2 / 2**9] * 2)
+
+
+def test_subsets_have_rows_of_their_own_that_are_means_of_their_classes():
+    counts, classes = simulate(np.random.default_rng(1), 6, seeds=2), CLASSES
+    table = compare(counts, "flat", classes, subsets={"some": classes[:2]}, resamples=200)
+    plain = compare(counts, "flat", classes, resamples=200)
+    rows = table.set_index(["method", "metric", "class"])
+    for metric in ("tpr", "f1"):
+        for method in counts:
+            mean = rows.loc[[(method, metric, c) for c in classes[:2]], "mean"].mean()
+            assert rows.loc[(method, metric, "macro/some"), "mean"] == pytest.approx(mean)
+    some = rows.loc[("full", "tpr", "macro/some")]
+    assert some["delta_low"] <= some["delta"] <= some["delta_high"]
+    # what is asked of a subset makes no other answer harder
+    pd.testing.assert_frame_equal(
+        table[table["class"] != "macro/some"].reset_index(drop=True), plain
+    )
+
+
+def test_effect_size_is_the_gain_over_its_scatter():
+    right = np.array([[[9, 1], [1, 9]], [[8, 2], [2, 8]], [[10, 0], [0, 10]]])
+    base = np.array([[[8, 2], [2, 8]], [[8, 2], [2, 8]], [[8, 2], [2, 8]]])
+    gains = np.array([0.1, 0.0, 0.2])
+    sizes = effect_sizes({"flat": base, "b": right, "same": base + 0}, "flat")
+    np.testing.assert_allclose(sizes["b"], gains.mean() / gains.std(ddof=1))
+    assert np.isnan(sizes["same"]).all() and set(sizes) == {"b", "same"}
+    assert np.isnan(effect_sizes({"flat": base[:1], "b": right[:1]}, "flat")["b"]).all()
 
 
 def test_a_missing_baseline_is_named():

@@ -1,0 +1,224 @@
+"""A table for each value of one setting, and the figure over them: doses, learning curves, kinds of split.
+
+Layout of a sweep's folder::
+
+    sweep.json               what varies, over which values
+    values/<key>=<value>/    a folder of results each, with table.csv and report.html
+    sweep.csv  sweep.md      macro rows of all tables
+    figures/sweep.png        the curves
+    report.html              figure and table, and the way to each value's own page
+    artifacts/               shared by all
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemcell_lit.data.patches import whole_or_absent, write_whole
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.report import (
+    TITLES,
+    as_override,
+    blank_figure,
+    colours,
+    make_report,
+    png,
+    points,
+    print_table,
+    read_table,
+)
+from stemcell_lit.schema import SweepConfig
+
+FORMAT = 1  # of sweep.json
+
+
+@dataclass(frozen=True)
+class Table:
+    """One folder of results.
+
+    Attributes:
+        out: the folder.
+        name: inside the sweep, empty where there is none.
+        value: of the sweep's key.
+        overrides: that its cells get beside the method's.
+    """
+
+    out: Path
+    name: str = ""
+    value: Any = None
+    overrides: Sequence[str] = ()
+
+
+def tables_of(out: Path, sweep: SweepConfig) -> list[Table]:
+    """The tables of a sweep, or the one table where nothing varies.
+
+    Raises:
+        UserError: a key without values, or a key that tells no cells apart.
+    """
+    if sweep.key is None:
+        return [Table(out)]
+    if not sweep.values:
+        raise UserError(f"sweep.key={sweep.key}: sweep.values is empty; give sweep.values=[...]")
+    if sweep.key in ("seed", "split.fold", "out", "artifacts") or sweep.key.startswith("method"):
+        raise UserError(f"sweep.key={sweep.key}: every table has these; vary another key")
+    fixed = [f"{k}={as_override(v)}" for k, v in sweep.fixed.items()]
+    tables = []
+    for value in sweep.values:
+        name = re.sub(r"[^\w.=+-]", "_", f"{sweep.key.split('.')[-1]}={as_override(value)}")
+        own = [*fixed, f"{sweep.key}={as_override(value)}"]
+        tables.append(Table(out / "values" / name, name, value, own))
+    return tables
+
+
+def write_sweep(out: Path, sweep: SweepConfig) -> None:
+    """Keeps what varies, for `stemcell-lit report`."""
+    text = json.dumps({"format": FORMAT, **asdict(sweep)}, indent=1)
+    write_whole(out / "sweep.json", text + "\n")
+
+
+def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed: int = 0) -> None:
+    """Writes and prints the report of a folder of results, or of every value of a sweep and of all together.
+
+    Raises:
+        UserError: results are missing, broken or do not belong together.
+    """
+    file = out / "sweep.json"
+    if not file.is_file():
+        make_report(out, baseline=baseline, resamples=resamples, seed=seed)
+        print_table(out)
+        return
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        if plain.pop("format") != FORMAT:
+            raise ValueError("another format")
+        sweep = SweepConfig(**plain)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: not readable ({error}); run the sweep again") from error
+    tables = tables_of(out, sweep)
+    for table in tables:
+        print(f"{sweep.key} = {as_override(table.value)}")
+        make_report(table.out, baseline=baseline, resamples=resamples, seed=seed)
+        print_table(table.out)
+    together = pd.concat(
+        [read_table(t.out).assign(value=as_override(t.value)) for t in tables], ignore_index=True
+    )
+    macro = together[together["class"].str.match(r"(macro/.*)?$")]
+    macro = macro[["value", *[c for c in macro.columns if c != "value"]]]
+    picture = draw(macro, tables, sweep, baseline)
+    page = _page(out, macro, tables, sweep, baseline, picture)
+    with whole_or_absent(out / "figures") as folder:
+        (folder / "sweep.png").write_bytes(picture)
+    write_whole(out / "sweep.csv", macro.to_csv(index=False, float_format="%.6g"))
+    write_whole(out / "sweep.md", _markdown(macro, sweep))
+    write_whole(out / "report.html", page)
+    print(out / "report.html")
+
+
+def draw(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, baseline: str) -> bytes:
+    """Macro TPR and F1 of every method over the values, with 95 % intervals, as PNG.
+
+    Numbers stand at their place on the axis, on a logarithmic one where they span a factor of ten; names side by side.
+    """
+    values = [t.value for t in tables]
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    places = np.array(values if numeric else range(len(values)), np.float64)
+    methods = list(dict.fromkeys(macro["method"]))
+    colour = colours(methods, baseline)
+    figure, axes = blank_figure(9.5, 3.8, 1, len(TITLES))
+    wide = numeric and places.min() > 0 and places.max() / places.min() >= 10
+    step = 0.0 if wide or len(places) < 2 else 0.008 * (places.max() - places.min())
+    for axis, (metric, title) in zip(axes.flat, TITLES.items(), strict=True):
+        for i, method in enumerate(methods):
+            rows = macro[
+                (macro["method"] == method) & (macro["metric"] == metric) & (macro["class"] == "")
+            ].set_index("value")
+            rows = rows.reindex([as_override(v) for v in values])
+            shift = (i - (len(methods) - 1) / 2) * step
+            x = places * (1 + 0.01 * i) if wide else places + shift
+            mean, low, high = (100 * rows[c].to_numpy() for c in ("mean", "low", "high"))
+            axis.errorbar(
+                *(x, mean),
+                yerr=np.nan_to_num([mean - low, high - mean]),
+                marker="o",
+                ms=4,
+                lw=1.4 if numeric else 0,
+                elinewidth=0.9,
+                capsize=2,
+                color=colour[method],
+                label=method,
+            )
+        if wide:
+            axis.set_xscale("log")
+        axis.set_xticks(places, [as_override(v) for v in values])
+        axis.minorticks_off()
+        axis.set(xlabel=sweep.label or sweep.key, title=f"macro {title}, %")
+    handles = axes.flat[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=min(5, len(methods)))
+    return png(figure)
+
+
+def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapping[Any, str]]:
+    """Values, methods, and (value, method) -> what stands in the table."""
+    rows = macro[(macro["metric"] == metric) & (macro["class"] == "")]
+    told = {}
+    for row in rows.to_dict("records"):
+        text = f"{100 * row['mean']:.1f}"
+        if math.isfinite(row["delta"]):
+            text += f", {points(row['delta'])}"
+        if math.isfinite(row["delta_low"]):
+            word = row["verdict"].rsplit(": ", 1)[-1]
+            text += f" ({points(row['delta_low'])} to {points(row['delta_high'])}): {word}"
+        told[row["value"], row["method"]] = text
+    return list(dict.fromkeys(rows["value"])), list(dict.fromkeys(rows["method"])), told
+
+
+def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:
+    lines = ["Macro scores in %, difference to the baseline at the same value in points.", ""]
+    for metric, title in TITLES.items():
+        values, methods, told = _cells(macro, metric)
+        lines += [f"| {title}, {sweep.key} | " + " | ".join(methods) + " |"]
+        lines += ["| --- |" + " --- |" * len(methods)]
+        lines += [
+            f"| {v} | " + " | ".join(told.get((v, m), "–") for m in methods) + " |" for v in values
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _page(
+    out: Path,
+    macro: pd.DataFrame,
+    tables: Sequence[Table],
+    sweep: SweepConfig,
+    baseline: str,
+    picture: bytes,
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("sweep.html.j2").render(
+        title=escape(out.name),
+        sweep=sweep,
+        baseline=baseline,
+        leaky=sweep.key == "split.kind",
+        picture=base64.b64encode(picture).decode("ascii"),
+        metrics=[(title, *_cells(macro, metric)) for metric, title in TITLES.items()],
+        pages=[(as_override(t.value), f"values/{t.name}/report.html") for t in tables],
+    )
