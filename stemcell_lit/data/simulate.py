@@ -58,7 +58,7 @@ ENTROPY_SHARES = {
 LOOK = {
     "pitch": (12.5, 22.0, 40.0),  # mean distance to the next cell
     "aspect": (1.1, 1.5, 2.6),  # long to short axis
-    "height": (0.145, 0.101, 0.103),  # phase at the centre
+    "height": (0.142, 0.098, 0.108),  # phase at the centre
     "gap": (1.3, 2.6, 2.0),  # width of the cleft at the border
     "reach": (3.0, 1.25, 1.5),  # how far a body reaches, in radii; beyond it lies bare ground
     "flat": (0.9, 0.45, 0.2),  # phase at the border over that at the centre: the soft gradient
@@ -66,8 +66,8 @@ LOOK = {
     "nuclear": (-0.03, 0.035, 0.035),  # phase of the nucleus
     "nucleoli": (0.13, 0.10, 0.07),  # phase of a nucleolus
     "grain": (0.018, 0.018, 0.014),  # standard deviation of granules in the cytoplasm
-    "swell": (0.0, 0.012, 0.03),  # standard deviation of the thickness of a sheet, over some 10 um
-    "vary": (1.5, 1.1, 0.6),  # factor on how much regions differ in thickness: packed cells pile up
+    "swell": (0.0, 0.012, 0.036),  # standard deviation of the thickness of a sheet, over some 10 um
+    "vary": (1.5, 1.1, 0.5),  # factor on how much regions differ in thickness: packed cells pile up
     "line": (0.0, -0.03, -0.15),  # phase of the ridge where two cells overlap, on some borders
 }
 BEFORE_H, AFTER_H = 0.4, 0.3  # how long a mother is round before, and both after a division
@@ -199,12 +199,13 @@ def entropy_shares(
         For each class with patches its shares with 5 to 6, 6 to 7 and from 7 bits; what is missing from 1 lies
         below 5 bits.
     """
-    bits = entropy(pixels)
-    return {
-        name: tuple(float(np.mean((own >= a) & (own < b))) for a, b in ((5, 6), (6, 7), (7, 9)))
-        for k, name in enumerate(classes)
-        if len(own := bits[labels == k])
-    }
+    bits, found = entropy(pixels), {}
+    for k, name in enumerate(classes):
+        own = bits[labels == k]
+        if len(own):
+            counts = np.histogram(own, (0, 5, 6, 7, 9))[0] / len(own)
+            found[name] = (float(counts[1]), float(counts[2]), float(counts[3]))
+    return found
 
 
 def _write_in_processes(
@@ -366,7 +367,7 @@ class _Movie:
             drift=float(rng.uniform(-0.08, 0.08)),
             focus_um=float(rng.normal(0, 3)),
             focus_drift_um=float(rng.uniform(1, 6)),
-            electrons=float(rng.uniform(6, 11)),
+            electrons=float(rng.uniform(5.5, 9.5)),
         )
 
     def _draw_colonies(self, rng: np.random.Generator) -> None:
@@ -483,7 +484,10 @@ class _Movie:
                 height = np.where(ghost, rng.uniform(0.1, 0.4, n), bright)
                 times = np.full(n, born), gone + rng.normal(0, 2, n)
                 drift = rng.normal(0, 0.25, (2, 1)) * np.ones((2, n))  # um an hour
-                shape = rng.uniform(1.0, 1.45, n), rng.uniform(0, np.pi, n)  # long to short, direction
+                shape = (
+                    rng.uniform(1.0, 1.45, n),
+                    rng.uniform(0, np.pi, n),
+                )  # long to short, direction
                 bodies.append(np.stack([y, x, radius, height, *times, *drift, *shape]))
         self.bodies = np.concatenate(bodies, 1).astype(np.float32)
 
@@ -594,51 +598,59 @@ class _Movie:
         near_k = min(NEIGHBOURS, len(at))
         _, candidates = cKDTree(at).query(np.stack([qy, qx], 1), k=near_k)
         stretch = np.sqrt(aspect).astype(np.float32)
+        longer, shorter = radius * stretch, radius / stretch
         best = [np.full(len(qy), np.inf, np.float32) for _ in range(3)]
         first, second = np.zeros((2, len(qy)), np.int64)
         for k in range(near_k):
             i = candidates[:, k]
             dy, dx = qy - at[i, 0], qx - at[i, 1]
-            lengthwise, across = dy * along[0][i] + dx * along[1][i], dy * along[1][i] - dx * along[0][i]
-            measure = np.hypot(lengthwise / stretch[i], across * stretch[i]) / radius[i]
+            lengthwise, across = (
+                dy * along[0][i] + dx * along[1][i],
+                dy * along[1][i] - dx * along[0][i],
+            )
+            measure = (lengthwise / longer[i]) ** 2 + (across / shorter[i]) ** 2
             one, two = measure < best[0], measure < best[1]
             best[2] = np.minimum(best[2], np.maximum(measure, best[1]))
             best[1] = np.where(one, best[0], np.where(two, measure, best[1]))
             second = np.where(one, first, np.where(two, i, second))
             best[0] = np.where(one, measure, best[0])
             first = np.where(one, i, first)
+        best = [np.sqrt(square) for square in best]
         # The same from both sides of a border, or its ridge would be torn.
         mean_radius = (radius[first] + radius[second]) / 2
         centre, to_border = best[0], (best[1] - best[0]) / 2 * mean_radius
         to_corner = (best[2] - best[1]) / 2 * mean_radius
         dy, dx = qy - at[first, 0], qx - at[first, 1]
 
-        s = state[first]
-        flat = _between("flat", s)
+        def own(key: str) -> np.ndarray:
+            """A look of each pixel's cell."""
+            return _between(key, state)[first]
+
+        flat = own("flat")
         body = height[first] * (flat + (1 - flat) * np.exp(-1.1 * centre**2))
-        body *= 1 - np.exp(-((to_border / _between("gap", s)) ** 2))
-        body *= _step((_between("reach", s) - centre) * radius[first] / 1.5)
+        body *= 1 - np.exp(-((to_border / own("gap")) ** 2))
+        body *= _step((own("reach") - centre) * radius[first] / 1.5)
         # Nucleus with two nucleoli, off centre, in a flat cell.
-        nucleus, turn = _between("nucleus", s), self.rhythm[:, cells.id]
+        nucleus, turn = own("nucleus"), self.rhythm[:, cells.id]
         ny = dy - z[1][first] * 0.12 * radius[first]
         nx = dx - z[2][first] * 0.12 * radius[first]
-        body += _between("nuclear", s) * _step((nucleus - np.hypot(ny, nx)) / 0.9)
+        body += own("nuclear") * _step((nucleus - np.hypot(ny, nx)) / 0.9)
         for sign, offset in ((1.0, 0.4), (-0.8, 0.35)):
             oy = ny - sign * offset * nucleus * np.sin(turn[0][first])
             ox = nx - sign * offset * nucleus * np.cos(turn[0][first])
-            blob = np.exp(-(oy**2 + ox**2) / (2 * (0.95 + 0.15 * s) ** 2))
-            body += _between("nucleoli", s) * blob
+            blob = np.exp(-(oy**2 + ox**2) / (2 * (0.95 + 0.15 * state[first]) ** 2))
+            body += own("nucleoli") * blob
         # Some borders are ridges, strongest at their middle.
         ridge = np.clip((np.sin(12.9898 * (turn[2][first] + turn[2][second])) - 0.5) * 3, 0, 1)
         ridge *= 1 - np.exp(-((to_corner / 4.0) ** 2))
-        ridge *= _between("line", s) * np.exp(-((to_border / 1.4) ** 2))
+        ridge *= own("line") * np.exp(-((to_border / 1.4) ** 2))
         body += ridge
-        body += _between("grain", s) * _turned(self.grain, hour / 9)[inner] * (body > 0.03)
-        body += _between("swell", s) * _turned(self.swell, hour / 20)[inner]
+        body += own("grain") * _turned(self.grain, hour / 9)[inner] * (body > 0.03)
+        body += own("swell") * _turned(self.swell, hour / 20)[inner]
 
         # Colonies, and regions of one, lie thicker or flatter: the same class at another contrast.
         thick = self.thickness[self.owner] + 0.17 * _turned(self.vigour, hour / 60)
-        body *= np.exp(_between("vary", s) * thick[inner])
+        body *= np.exp(own("vary") * thick[inner])
         # A dividing cell is a ball that has let go of its neighbours.
         round_um = np.minimum(5.8, 0.9 * radius)[first]
         ball = 3.2 * np.clip(1 - (dy**2 + dx**2) / round_um**2, 0, 1)
@@ -666,7 +678,9 @@ class _Movie:
                 continue
             dy, dx = self.y[rows] - cy, self.x[:, columns] - cx
             sine, cosine, squeeze = np.sin(tilt[i]), np.cos(tilt[i]), np.sqrt(aspect[i])
-            distance = np.hypot((dy * sine + dx * cosine) / squeeze, (dy * cosine - dx * sine) * squeeze)
+            distance = np.hypot(
+                (dy * sine + dx * cosine) / squeeze, (dy * cosine - dx * sine) * squeeze
+            )
             # Blebs and fragments around the body.
             dust = np.exp(-((distance / (1.4 * reach)) ** 2)) * 0.18
             phase[rows, columns] += dust * np.abs(grain[rows, columns])

@@ -148,7 +148,9 @@ def test_cells_persist_and_move_less_than_their_own_size_in_half_an_hour(growing
 
 def test_divisions_increase_the_count_by_the_growth_of_the_colonies(growing):
     counts = np.array([len(cells.id) for cells in growing])
-    assert 1.25 < counts[-1] / counts[0] < 2.0  # doubling in 31 to 40 h, slowing; some leave the field
+    assert (
+        1.25 < counts[-1] / counts[0] < 2.0
+    )  # doubling in 31 to 40 h, slowing; some leave the field
     assert all(cells.dividing.any() for cells in growing[::6])
     assert np.mean([cells.dividing.mean() for cells in growing]) < 0.05
 
@@ -186,7 +188,9 @@ def test_entropies_of_the_classes_are_near_the_published_ones(tmp_path):
     # Coarse, on 40 frames; benchmarks/simulation.py holds 0.10 on whole sets.
     config = SimulationConfig(movies=10, frames=4, threads=2, seed=20)
     simulate(config, tmp_path / "movies", progress=False)
-    store = extract(tmp_path / "movies", tmp_path / "store", **dataclasses.asdict(ExtractionConfig()))
+    store = extract(
+        tmp_path / "movies", tmp_path / "store", **dataclasses.asdict(ExtractionConfig())
+    )
     found = entropy_shares(store.pixels, store.labels, store.classes)
     for name, target in ENTROPY_SHARES.items():
         assert np.abs(np.subtract(found[name], target)).max() < 0.15, name
