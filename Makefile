@@ -36,6 +36,7 @@ lint: setup ## format check, lint, types
 bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/big_movie.py --save
 	$(BIN)/python benchmarks/dense_prediction.py --save
+	$(BIN)/python benchmarks/simulation.py --save
 	$(BIN)/python benchmarks/sweep_kill.py --save
 	$(BIN)/python benchmarks/store.py --save
 	@if [ -n "$(MOVIE)" ]; then $(BIN)/python benchmarks/colonies.py --movie "$(MOVIE)" --save; \

@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,18 +38,27 @@ from scipy.spatial import cKDTree
 
 from stemcell_lit.data.patches import whole_or_absent
 from stemcell_lit.errors import UserError
+from stemcell_lit.gan.quality import entropy
 from stemcell_lit.schema import SimulationConfig
 
 FORMAT = 1
 CLASSES = ("debris", "dense", "spread", "differentiated")  # the paper's
 DEBRIS, DENSE, SPREAD, DIFFERENTIATED = 1, 2, 3, 4  # values in a class map
 
+# Published shares of 64 px patches with a Shannon entropy of 5 to 6, 6 to 7 and over 7 bits (see `entropy_shares`).
+ENTROPY_SHARES = {
+    "debris": (0.27, 0.69, 0.04),
+    "dense": (0.25, 0.65, 0.09),
+    "spread": (0.64, 0.35, 0.0),
+    "differentiated": (0.89, 0.11, 0.0),
+}
+
 # A cell's look at the three stages of its life: dense, spread, differentiated. Between them it is interpolated.
 # Lengths in um, phases in rad (2 pi x thickness x index difference / wavelength: 5 um x 0.02 is about 1.1 rad).
 LOOK = {
     "pitch": (12.5, 22.0, 40.0),  # mean distance to the next cell
     "aspect": (1.1, 1.5, 2.6),  # long to short axis
-    "height": (0.165, 0.108, 0.11),  # phase at the centre
+    "height": (0.142, 0.098, 0.108),  # phase at the centre
     "gap": (1.3, 2.6, 2.0),  # width of the cleft at the border
     "reach": (3.0, 1.25, 1.5),  # how far a body reaches, in radii; beyond it lies bare ground
     "flat": (0.9, 0.45, 0.2),  # phase at the border over that at the centre: the soft gradient
@@ -57,13 +66,18 @@ LOOK = {
     "nuclear": (-0.03, 0.035, 0.035),  # phase of the nucleus
     "nucleoli": (0.13, 0.10, 0.07),  # phase of a nucleolus
     "grain": (0.018, 0.018, 0.014),  # standard deviation of granules in the cytoplasm
+    "swell": (0.0, 0.012, 0.036),  # standard deviation of the thickness of a sheet, over some 10 um
+    "vary": (1.5, 1.1, 0.5),  # factor on how much regions differ in thickness: packed cells pile up
     "line": (0.0, -0.03, -0.15),  # phase of the ridge where two cells overlap, on some borders
 }
+BEFORE_H, AFTER_H = 0.4, 0.3  # how long a mother is round before, and both after a division
+NEIGHBOURS = 7  # cells that may own a pixel; with fewer, long cells are cut off where they are thin
 WAVELENGTH_UM = 0.55
 APERTURE = 0.30  # numerical aperture of a 10x objective
 RING = 0.105  # numerical aperture at the middle of the phase ring
 RING_WIDTH = 0.030  # the narrower, the wider the halo
 RING_AMPLITUDE = 0.5  # the ring lets 25 % of the light through
+READ_NOISE = 1.2  # gray levels
 SOURCE_POINTS = 13  # of the annular source; odd, or the points pair up into a grating
 
 
@@ -81,6 +95,7 @@ class Condition:
         gain: factor on the phase, that is, on the contrast.
         level: gray level of the empty ground at the centre of the field.
         vignetting: share of light lost in the corners.
+        light_centre: where it is brightest, (y, x) in half fields off the middle.
         drift: share by which the light changes over the movie.
         focus_um: mean distance from focus.
         focus_drift_um: amplitude of the slow change of focus.
@@ -96,6 +111,7 @@ class Condition:
     gain: float
     level: float
     vignetting: float
+    light_centre: tuple[float, float]
     drift: float
     focus_um: float
     focus_drift_um: float
@@ -167,6 +183,29 @@ def simulate(config: SimulationConfig, out: Path, progress: bool = True) -> None
         }
         text = json.dumps(manifest, indent=1) + "\n"
         (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def entropy_shares(
+    pixels: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, tuple[float, float, float]]:
+    """How each class's entropies are distributed, to be held against `ENTROPY_SHARES`.
+
+    Args:
+        pixels: uint8 (patches, height, width).
+        labels: (patches,) positions in `classes`.
+        classes: names.
+
+    Returns:
+        For each class with patches its shares with 5 to 6, 6 to 7 and from 7 bits; what is missing from 1 lies
+        below 5 bits.
+    """
+    bits, found = entropy(pixels), {}
+    for k, name in enumerate(classes):
+        own = bits[labels == k]
+        if len(own):
+            counts = np.histogram(own, (0, 5, 6, 7, 9))[0] / len(own)
+            found[name] = (float(counts[1]), float(counts[2]), float(counts[3]))
+    return found
 
 
 def _write_in_processes(
@@ -257,6 +296,29 @@ def _write_stack(
         )
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """Cells at one time, (cells,) each unless given.
+
+    Attributes:
+        id: position among the movie's cells, the same one in every frame.
+        at: (cells, 2) um.
+        state: 0 dense to 2 differentiated.
+        pitch: mean distance to the next cell, um.
+        age: hours since its birth, as far as the colony's growth tells.
+        dividing: whether it is rounded up.
+        character: (8, cells), standard normal.
+    """
+
+    id: np.ndarray
+    at: np.ndarray
+    state: np.ndarray
+    pitch: np.ndarray
+    age: np.ndarray
+    dividing: np.ndarray
+    character: np.ndarray
+
+
 class _Movie:
     """One movie: what stays fixed over time, and `frame` for the rest.
 
@@ -279,9 +341,10 @@ class _Movie:
         self.ruffle = self._noise_pair(rng, 14.0)
         self.mood = self._noise_pair(rng, 45.0)
         self.vigour = self._noise_pair(rng, 65.0)
-        own = np.random.default_rng([*self.seed, 2]).normal(0, 0.16, self.condition.colonies)
+        own = np.random.default_rng([*self.seed, 2]).normal(0, 0.14, self.condition.colonies)
         self.thickness = own.astype(np.float32)
         self.grain = self._noise_pair(rng, 1.6)
+        self.swell = self._noise_pair(rng, 9.0)
         self.bend = [self._noise_pair(rng, 12.0) for _ in range(2)]
         self.direction = _noise(rng, self.shape, 90.0 / self.um) * 1.2
         self.optics = _Optics(config.size, self.um)
@@ -300,10 +363,11 @@ class _Movie:
             gain=float(rng.uniform(0.85, 1.15)),
             level=float(rng.uniform(108, 134)),
             vignetting=float(rng.uniform(0.06, 0.16)),
+            light_centre=(float(rng.normal(0, 0.25)), float(rng.normal(0, 0.25))),
             drift=float(rng.uniform(-0.08, 0.08)),
             focus_um=float(rng.normal(0, 3)),
             focus_drift_um=float(rng.uniform(1, 6)),
-            electrons=float(rng.uniform(18, 35)),
+            electrons=float(rng.uniform(5.5, 9.5)),
         )
 
     def _draw_colonies(self, rng: np.random.Generator) -> None:
@@ -333,12 +397,10 @@ class _Movie:
         for j, (cy, cx) in enumerate(self.centres):
             dy, dx = self.y - cy + warp[0], self.x - cx + warp[1]
             rho = np.hypot(dy, dx) / self._outline(np.full(1, j), np.arctan2(dy, dx))
-            nearer = rho / end[j] < best
-            best[nearer], self.rho[nearer], self.owner[nearer] = (
-                (rho / end[j])[nearer],
-                rho[nearer],
-                j,
-            )
+            # Where colonies meet, the seam is as ragged as cells are.
+            claim = rho / end[j] + 0.04 * _noise(rng, self.shape, 18.0 / self.um)
+            nearer = claim < best
+            best[nearer], self.rho[nearer], self.owner[nearer] = claim[nearer], rho[nearer], j
 
     def _outline(self, colony: np.ndarray, angle: np.ndarray) -> np.ndarray:
         """Radius of a colony's outline in a direction, over its mean radius."""
@@ -395,7 +457,7 @@ class _Movie:
         field_mm2 = (side / 1000) ** 2
         bodies: list[np.ndarray] = []
         # Early clumps are washed off after a passage, late ones are what dies in crowded colonies.
-        for mean, kind in ((40, "early"), (44, "late")):
+        for mean, kind in ((44, "early"), (52, "late")):
             # At least two of each kind: no movie lacks a class.
             for _ in range(max(2, rng.poisson(mean * field_mm2 * self.condition.debris))):
                 # Early debris collects on bare ground, late debris anywhere.
@@ -411,16 +473,22 @@ class _Movie:
                 else:
                     born = float(rng.uniform(58, 92)) + shift
                     gone = born + float(rng.uniform(8, 40))
-                n = int(np.clip(rng.lognormal(2.0 if kind == "early" else 2.6, 0.75), 1, 60))
+                n = int(np.clip(rng.lognormal(2.0 if kind == "early" else 2.4, 0.75), 1, 60))
                 width = 3.8 * math.sqrt(n)
                 y, x = centre[:, None] + rng.normal(0, width, (2, n))
-                radius = np.clip(rng.lognormal(1.35, 0.35, n), 1.8, 8.5)
-                # Some bodies have lost what made them refract: gray ghosts among the bright ones.
+                radius = np.clip(rng.lognormal(1.3, 0.35, n), 2.4, 7.0)
+                # As thick as wide; below that, a body would be dark. Some have lost what made them refract: gray
+                # ghosts among the bright ones.
                 ghost = rng.random(n) < 0.3
-                height = np.where(ghost, rng.uniform(0.15, 0.8, n), rng.uniform(1.7, 3.6, n))
+                bright = np.clip(0.62 * radius, 2.0, 3.8) * rng.uniform(0.85, 1.1, n)
+                height = np.where(ghost, rng.uniform(0.1, 0.4, n), bright)
                 times = np.full(n, born), gone + rng.normal(0, 2, n)
                 drift = rng.normal(0, 0.25, (2, 1)) * np.ones((2, n))  # um an hour
-                bodies.append(np.stack([y, x, radius, height, *times, *drift]))
+                shape = (
+                    rng.uniform(1.0, 1.45, n),
+                    rng.uniform(0, np.pi, n),
+                )  # long to short, direction
+                bodies.append(np.stack([y, x, radius, height, *times, *drift, *shape]))
         self.bodies = np.concatenate(bodies, 1).astype(np.float32)
 
     def _noise_pair(self, rng: np.random.Generator, um: float) -> tuple[np.ndarray, np.ndarray]:
@@ -446,7 +514,7 @@ class _Movie:
         inward = self._radii(hour)[self.owner] - self.rho + ripple * (2 + 5 * np.minimum(stage, 1))
         inside = inward > 0
         look = np.clip(stage + 0.28 * _turned(self.mood, hour / 50), 0, 2).astype(np.float32)
-        phase = self._cells(hour, look, inward, rng)
+        phase = self._cells(hour, look, inward)
         debris, phase = self._add_debris(hour, phase)
 
         classes = np.zeros(self.shape, np.uint8)
@@ -457,10 +525,8 @@ class _Movie:
         colonies = np.where(inside, self.owner + 1, 0).astype(np.uint16)
         return self._expose(phase, hour, rng), classes, colonies
 
-    def _cells(
-        self, hour: float, look: np.ndarray, inward: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Phase (rad) of the cells. `look`: 0 dense to 2 differentiated; `inward`: um from the colony's rim."""
+    def living(self, hour: float, look: np.ndarray) -> _Cells:
+        """The cells that are there, in what state and where. `look`: 0 dense to 2 differentiated."""
         size = self.config.size
         radii = self._radii(hour)[self.colony]
         angle = np.arctan2(self.place[:, 0], self.place[:, 1])
@@ -478,82 +544,121 @@ class _Movie:
         pitch = _between("pitch", state) * self.condition.pitch
         # Cells keep the mean distance `pitch` in the unit square's 4 scale^2; a hexagon's area is 0.87 pitch^2.
         room = 4 * scale[chosen, 0] ** 2 / (0.87 * pitch**2)
-        shown = own & (self.rank[chosen] < room)
-        chosen, state, pitch, z = chosen[shown], state[shown], pitch[shown], z[:, shown]
-        if len(chosen) < 8:
-            return np.zeros(self.shape, np.float32)
+        # The room grows at a known rate, hence the hours since a cell's birth; negative: soon to be born.
+        rate = math.log(2) / self.doubling * np.maximum(1 - 0.0032 * hour, 0.1)
+        age = (1 - self.rank[chosen] / room) / rate[self.colony[chosen]]
         turn = self.rhythm[:, chosen]
         wander = np.stack([np.cos(hour / 14 + turn[0]), np.sin(hour / 11 + turn[1])], 1)
         at = at[chosen] + 0.24 * pitch[:, None] * (wander + 0.5 * z[1:3].T)
 
-        radius = pitch / 2 * np.exp(0.13 * z[3])
+        shown = own & (age > 0)
+        soon = own & (age > -BEFORE_H) & (age <= 0)
+        dividing = age < AFTER_H
+        if shown.sum() >= 2 and (soon | (shown & dividing)).any():
+            # Who lies next to a cell being born is its mother: round before it and, with it, after.
+            tree, mothers = cKDTree(at[shown]), np.flatnonzero(shown)
+            nearest = tree.query(at[soon], k=1)[1] if soon.any() else np.empty(0, int)
+            dividing[mothers[nearest]] = True
+            born = shown & (age < AFTER_H)
+            if born.any():
+                dividing[mothers[tree.query(at[born], k=2)[1][:, 1]]] = True
+        keep = np.flatnonzero(shown)
+        return _Cells(
+            chosen[keep],
+            at[keep].astype(np.float32),
+            state[keep].astype(np.float32),
+            pitch[keep],
+            age[keep],
+            dividing[keep] & (state[keep] < 1.5),
+            z[:, keep],
+        )
+
+    def _cells(self, hour: float, look: np.ndarray, inward: np.ndarray) -> np.ndarray:
+        """Phase (rad) of the cells. `look`: 0 dense to 2 differentiated; `inward`: um from the colony's rim."""
+        size = self.config.size
+        cells = self.living(hour, look)
+        if len(cells.id) < 8:
+            return np.zeros(self.shape, np.float32)
+        at, state, z = cells.at, cells.state, cells.character
+        # Born small, and small again before a crowded one leaves: none comes or goes at a stroke.
+        grown = (0.55 + 0.45 * np.clip(cells.age / 3.0, 0, 1)) * np.exp(0.17 * z[3])
+        radius = (cells.pitch / 2 * grown).astype(np.float32)
         aspect = _between("aspect", state) * np.exp(0.12 * z[4])
         row, column = np.clip((at / self.um).astype(int), 0, size - 1).T
         tilt = self.direction[row, column] * np.pi + 0.5 * z[5]
-        along = np.stack([np.sin(tilt), np.cos(tilt)], 1)
+        along = np.stack([np.sin(tilt), np.cos(tilt)]).astype(np.float32)
         height = _between("height", state) * np.exp(0.2 * z[6])
-        dividing = rng.random(len(state)) < 0.012 * np.clip(1.5 - state, 0, 1)  # rounded up
-        height = np.where(dividing, 2.4, height)
 
-        # Each pixel's nearest cell and the runner-up, in every cell's own stretched measure; the bend makes
-        # borders wavy.
+        # Each pixel's nearest cells, in every cell's own stretched measure; the bend makes borders wavy.
         bend = [_turned(pair, hour / 25) for pair in self.bend]
         bend_um = 1.0 + 0.9 * look
         inner = inward > -8.0
-        query = np.stack(
-            [
-                (self.y + bend[0] * bend_um)[inner],
-                (self.x + bend[1] * bend_um)[inner],
-            ],
-            1,
-        )
-        near_k = min(6, len(at))
-        _, candidates = cKDTree(at).query(query, k=near_k)
-        offset = query[:, None, :] - at[candidates]
-        lengthwise = (offset * along[candidates]).sum(-1)
-        across2 = (offset**2).sum(-1) - lengthwise**2
-        stretch = np.sqrt(aspect)[candidates]
-        measure = np.sqrt((lengthwise / stretch) ** 2 + np.maximum(across2, 0) * stretch**2)
-        measure = measure / radius[candidates]
-        order = np.argpartition(measure, 1, axis=1)[:, :2]
-        pair = np.take_along_axis(measure, order, 1)
-        swap = pair[:, 0] > pair[:, 1]
-        order[swap], pair[swap] = order[swap][:, ::-1], pair[swap][:, ::-1]
-        first, second = np.take_along_axis(candidates, order, 1).T
-        centre, to_border = pair[:, 0], (pair[:, 1] - pair[:, 0]) / 2 * radius[first]
-        offset = np.take_along_axis(offset, order[:, :1, None], 1)[:, 0]
-
-        s = state[first]
-        flat = _between("flat", s)
-        body = height[first] * (flat + (1 - flat) * np.exp(-1.1 * centre**2))
-        body *= 1 - np.exp(-((to_border / _between("gap", s)) ** 2))
-        body *= _step((_between("reach", s) - centre) * radius[first] / 1.5)
-        round_up = dividing[first]
-        body = np.where(
-            round_up,
-            height[first] * np.sqrt(np.clip(1 - (offset**2).sum(-1) / 5.5**2, 0, 1)),
-            body,
-        )
-        nucleus = _between("nucleus", s)
-        shift = offset + 0.12 * radius[first, None] * z[1:3].T[first]
-        body += ~round_up * _between("nuclear", s) * _step((nucleus - np.hypot(*shift.T)) / 0.9)
-        for side in (-1, 1):
-            spot = shift + side * 0.42 * nucleus[:, None] * np.stack(
-                [np.cos(turn[2][first]), np.sin(turn[2][first])], 1
+        qy = (self.y + bend[0] * bend_um)[inner]
+        qx = (self.x + bend[1] * bend_um)[inner]
+        near_k = min(NEIGHBOURS, len(at))
+        _, candidates = cKDTree(at).query(np.stack([qy, qx], 1), k=near_k)
+        stretch = np.sqrt(aspect).astype(np.float32)
+        longer, shorter = radius * stretch, radius / stretch
+        best = [np.full(len(qy), np.inf, np.float32) for _ in range(3)]
+        first, second = np.zeros((2, len(qy)), np.int64)
+        for k in range(near_k):
+            i = candidates[:, k]
+            dy, dx = qy - at[i, 0], qx - at[i, 1]
+            lengthwise, across = (
+                dy * along[0][i] + dx * along[1][i],
+                dy * along[1][i] - dx * along[0][i],
             )
-            blob = np.exp(-(spot**2).sum(-1) / (2 * (0.95 + 0.15 * s) ** 2))
-            body += ~round_up * _between("nucleoli", s) * blob
-        # Some borders are ridges, the same ones seen from both sides.
-        ridge = np.sin(12.9898 * (turn[2][first] + turn[2][second])) > 0.6
-        body += ridge * _between("line", s) * np.exp(-((to_border / 1.3) ** 2))
-        body += _between("grain", s) * _turned(self.grain, hour / 9)[inner] * (body > 0.15)
+            measure = (lengthwise / longer[i]) ** 2 + (across / shorter[i]) ** 2
+            one, two = measure < best[0], measure < best[1]
+            best[2] = np.minimum(best[2], np.maximum(measure, best[1]))
+            best[1] = np.where(one, best[0], np.where(two, measure, best[1]))
+            second = np.where(one, first, np.where(two, i, second))
+            best[0] = np.where(one, measure, best[0])
+            first = np.where(one, i, first)
+        best = [np.sqrt(square) for square in best]
+        # The same from both sides of a border, or its ridge would be torn.
+        mean_radius = (radius[first] + radius[second]) / 2
+        centre, to_border = best[0], (best[1] - best[0]) / 2 * mean_radius
+        to_corner = (best[2] - best[1]) / 2 * mean_radius
+        dy, dx = qy - at[first, 0], qx - at[first, 1]
 
+        def own(key: str) -> np.ndarray:
+            """A look of each pixel's cell."""
+            return _between(key, state)[first]
+
+        flat = own("flat")
+        body = height[first] * (flat + (1 - flat) * np.exp(-1.1 * centre**2))
+        body *= 1 - np.exp(-((to_border / own("gap")) ** 2))
+        body *= _step((own("reach") - centre) * radius[first] / 1.5)
+        # Nucleus with two nucleoli, off centre, in a flat cell.
+        nucleus, turn = own("nucleus"), self.rhythm[:, cells.id]
+        ny = dy - z[1][first] * 0.12 * radius[first]
+        nx = dx - z[2][first] * 0.12 * radius[first]
+        body += own("nuclear") * _step((nucleus - np.hypot(ny, nx)) / 0.9)
+        for sign, offset in ((1.0, 0.4), (-0.8, 0.35)):
+            oy = ny - sign * offset * nucleus * np.sin(turn[0][first])
+            ox = nx - sign * offset * nucleus * np.cos(turn[0][first])
+            blob = np.exp(-(oy**2 + ox**2) / (2 * (0.95 + 0.15 * state[first]) ** 2))
+            body += own("nucleoli") * blob
+        # Some borders are ridges, strongest at their middle.
+        ridge = np.clip((np.sin(12.9898 * (turn[2][first] + turn[2][second])) - 0.5) * 3, 0, 1)
+        ridge *= 1 - np.exp(-((to_corner / 4.0) ** 2))
+        ridge *= own("line") * np.exp(-((to_border / 1.4) ** 2))
+        body += ridge
+        body += own("grain") * _turned(self.grain, hour / 9)[inner] * (body > 0.03)
+        body += own("swell") * _turned(self.swell, hour / 20)[inner]
+
+        # Colonies, and regions of one, lie thicker or flatter: the same class at another contrast.
+        thick = self.thickness[self.owner] + 0.17 * _turned(self.vigour, hour / 60)
+        body *= np.exp(own("vary") * thick[inner])
+        # A dividing cell is a ball that has let go of its neighbours.
+        round_um = np.minimum(5.8, 0.9 * radius)[first]
+        ball = 3.2 * np.clip(1 - (dy**2 + dx**2) / round_um**2, 0, 1)
+        body = np.where(cells.dividing[first], ball, body)
         phase = np.zeros(self.shape, np.float32)
         phase[inner] = body
         edge = 1.2 + 2.0 * np.minimum(look, 1)
-        # Colonies, and regions of one, lie thicker or flatter: the same class at another contrast.
-        thickness = np.exp(self.thickness[self.owner] + 0.21 * _turned(self.vigour, hour / 60))
-        return phase * thickness * _step(inward / edge)
+        return phase * _step(inward / edge)
 
     def _add_debris(self, hour: float, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where debris lies, a rim of halo included, and the phase with it."""
@@ -561,7 +666,7 @@ class _Movie:
         phase = phase.copy()
         grain = _turned(self.grain, hour / 9)
         rim = 2.0  # um around a body that only shows its halo
-        y, x, radius, height, born, gone, vy, vx = self.bodies
+        y, x, radius, height, born, gone, vy, vx, aspect, tilt = self.bodies
         for i in np.flatnonzero((born <= hour) & (hour < gone)):
             since = hour - max(born[i], 0)
             cy, cx = y[i] + vy[i] * since, x[i] + vx[i] * since
@@ -571,11 +676,15 @@ class _Movie:
             columns = slice(max(0, int((cx - wide) / self.um)), int((cx + wide) / self.um) + 2)
             if rows.stop <= 0 or columns.stop <= 0:
                 continue
-            distance = np.hypot(self.y[rows] - cy, self.x[:, columns] - cx)
+            dy, dx = self.y[rows] - cy, self.x[:, columns] - cx
+            sine, cosine, squeeze = np.sin(tilt[i]), np.cos(tilt[i]), np.sqrt(aspect[i])
+            distance = np.hypot(
+                (dy * sine + dx * cosine) / squeeze, (dy * cosine - dx * sine) * squeeze
+            )
             # Blebs and fragments around the body.
-            dust = np.exp(-((distance / (1.4 * reach)) ** 2)) * 0.3
+            dust = np.exp(-((distance / (1.4 * reach)) ** 2)) * 0.18
             phase[rows, columns] += dust * np.abs(grain[rows, columns])
-            body = height[i] * np.sqrt(np.clip(1 - (distance / radius[i]) ** 2, 0, 1))
+            body = height[i] * np.clip(1 - (distance / radius[i]) ** 2, 0, 1)
             phase[rows, columns] = np.maximum(phase[rows, columns], body)
             where[rows, columns] |= distance < reach
         return where, phase
@@ -588,10 +697,11 @@ class _Movie:
         )
         light = self.optics.image(c.gain * phase, focus)
         middle = self.config.size * self.um / 2
-        corner = ((self.y - middle) ** 2 + (self.x - middle) ** 2) / (2 * middle**2)
+        cy, cx = ((1 + offset) * middle for offset in c.light_centre)
+        corner = ((self.y - cy) ** 2 + (self.x - cx) ** 2) / (2 * middle**2)
         level = c.level * (1 - c.vignetting * corner) * (1 + c.drift * (share - 0.5))
         electrons = rng.poisson(np.clip(light * level, 0, None) * c.electrons)
-        gray = electrons / c.electrons + rng.normal(0, 0.9, self.shape)
+        gray = electrons / c.electrons + rng.normal(0, READ_NOISE, self.shape)
         return np.clip(np.rint(gray), 0, 255).astype(np.uint8)
 
 

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 import tifffile
 
-from stemcell_lit.data.simulate import CLASSES, DEBRIS, DENSE, DIFFERENTIATED, SPREAD, simulate
+from stemcell_lit.data.extraction import extract
+from stemcell_lit.data.simulate import (
+    CLASSES,
+    DEBRIS,
+    DENSE,
+    DIFFERENTIATED,
+    ENTROPY_SHARES,
+    SPREAD,
+    _Movie,
+    entropy_shares,
+    simulate,
+)
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import SimulationConfig
+from stemcell_lit.schema import ExtractionConfig, SimulationConfig
 
 TINY = SimulationConfig(movies=2, frames=6, size=224, um_per_px=2.0, threads=1, seed=3)
 
@@ -114,6 +125,75 @@ def test_neighbouring_frames_are_more_alike_than_distant_ones_and_other_movies(t
     other = np.mean([alike(a[i], b[i]) for i in range(12)])
     assert near > far + 0.1
     assert near > other + 0.2
+
+
+@pytest.fixture(scope="module")
+def growing():
+    """Cells of one movie every half hour of a day, all states taken as dense: only divisions change them."""
+    movie = _Movie(dataclasses.replace(TINY, size=400), 0)
+    look = np.zeros(movie.shape, np.float32)
+    return [movie.living(24 + 0.5 * step, look) for step in range(48)]
+
+
+def test_cells_persist_and_move_less_than_their_own_size_in_half_an_hour(growing):
+    inside = 2.0 * np.array([20, 380])  # um: cells may leave the field, not vanish in it
+    for one, other in itertools.pairwise(growing):
+        middle = ((one.at > inside[0]) & (one.at < inside[1])).all(1)
+        assert np.isin(one.id[middle], other.id).mean() > 0.98
+        _, i, j = np.intersect1d(one.id, other.id, return_indices=True)
+        step = np.hypot(*(one.at[i] - other.at[j]).T)
+        assert 0 < np.median(step) < 1.5  # um
+        assert np.quantile(step, 0.99) < 0.5 * one.pitch.mean()
+
+
+def test_divisions_increase_the_count_by_the_growth_of_the_colonies(growing):
+    counts = np.array([len(cells.id) for cells in growing])
+    assert (
+        1.25 < counts[-1] / counts[0] < 2.0
+    )  # doubling in 31 to 40 h, slowing; some leave the field
+    assert all(cells.dividing.any() for cells in growing[::6])
+    assert np.mean([cells.dividing.mean() for cells in growing]) < 0.05
+
+
+def test_a_cell_is_born_beside_a_dividing_one(growing):
+    seen = set(growing[0].id)
+    apart = []
+    for cells in growing[1:]:
+        for k in np.flatnonzero(~np.isin(cells.id, list(seen)) & cells.dividing):
+            others = cells.dividing.copy()
+            others[k] = False
+            if others.any():
+                apart.append(np.hypot(*(cells.at[others] - cells.at[k]).T).min())
+        seen |= set(cells.id)
+    assert len(apart) > 5
+    assert np.median(apart) < 1.2 * growing[0].pitch.mean()
+
+
+def test_movies_differ_in_culture_and_in_imaging(tmp_path):
+    config = dataclasses.replace(TINY, movies=4, frames=2, size=160)
+    simulate(config, tmp_path / "movies", progress=False)
+    manifest = json.loads((tmp_path / "movies" / "manifest.json").read_text())
+    conditions = [movie["condition"] for movie in manifest["movies"]]
+    for key in ("doubling_h", "pitch", "shift_h", "gain", "level", "focus_um", "electrons"):
+        assert len({c[key] for c in conditions}) == 4
+    ground = []
+    for i in range(4):
+        frames, classes = _read(tmp_path / "movies", i), _read(tmp_path / "movies", i, "_classes")
+        ground.append([np.median(f[c == 0]) for f, c in zip(frames, classes, strict=True)])
+    assert np.ptp(ground, axis=0).min() > 3  # gray levels between movies
+    assert np.ptp(ground, axis=1).max() > 1  # the light drifts within one
+
+
+def test_entropies_of_the_classes_are_near_the_published_ones(tmp_path):
+    # Coarse, on 40 frames; benchmarks/simulation.py holds 0.10 on whole sets.
+    config = SimulationConfig(movies=10, frames=4, threads=2, seed=20)
+    simulate(config, tmp_path / "movies", progress=False)
+    store = extract(
+        tmp_path / "movies", tmp_path / "store", **dataclasses.asdict(ExtractionConfig())
+    )
+    found = entropy_shares(store.pixels, store.labels, store.classes)
+    for name, target in ENTROPY_SHARES.items():
+        assert np.abs(np.subtract(found[name], target)).max() < 0.15, name
 
 
 def test_empty_ground_is_even_and_debris_outshines_it(movies):
