@@ -118,7 +118,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     folds = fold_count(first.store, config.split)
     values = f" x {len(tables)} values of {config.sweep.key}" if config.sweep.key else ""
     print(
-        f"{first.store}\n{len(methods)} methods x {folds} folds x {len(config.seeds)} seeds{values} = {len(jobs)} cells",
+        f"{first.store}\n{len(methods)} methods x {folds} folds x {len(config.seeds)} seeds{values} = "
+        f"{len(jobs)} cells",
         flush=True,
     )
     outcomes = run_jobs(
