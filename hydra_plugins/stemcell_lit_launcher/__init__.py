@@ -67,7 +67,10 @@ class StemcellSlurmConf:
     setup: list[str] = field(default_factory=list)  # shell lines before the job
 
 
-for _group_name, _node in (("stemcell_local", StemcellLocalConf), ("stemcell_slurm", StemcellSlurmConf)):
+for _group_name, _node in (
+    ("stemcell_local", StemcellLocalConf),
+    ("stemcell_slurm", StemcellSlurmConf),
+):
     ConfigStore.instance().store(
         group="hydra/launcher", name=_group_name, node=_node, provider="stemcell_lit"
     )
@@ -162,7 +165,10 @@ class StemcellSlurmLauncher(Launcher):
             given["gpus_per_node"] = None
         memory = given.pop("mem_gb")
         given["mem"] = f"{int(1024 * memory)}MB" if memory else None
-        given["time"], given["ntasks_per_node"] = given.pop("timeout_min"), given.pop("tasks_per_node")
+        given["time"], given["ntasks_per_node"] = (
+            given.pop("timeout_min"),
+            given.pop("tasks_per_node"),
+        )
         cells = [
             _Cell(self, list(overrides), initial_job_idx + i, done)
             for i, overrides in enumerate(job_overrides)

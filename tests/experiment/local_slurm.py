@@ -10,7 +10,17 @@ import subprocess
 import time
 from pathlib import Path
 
-NEEDED = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+NEEDED = (
+    "munged",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scontrol",
+    "scancel",
+)
 UP_S = 30.0  # it takes two or three
 
 CONF = """

@@ -121,7 +121,7 @@ def changed(config, name, part=None):
 class Recorder(ArtifactStore):
     """Makes nothing; notes what would be made."""
 
-    class Stop(Exception):  # noqa: N818
+    class Stop(Exception):
         pass
 
     def __init__(self, root):
