@@ -5,6 +5,7 @@ to import is imported where it is used. It also runs this file without listing i
 where a dataclass would look up annotations kept as text: so they are not.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -223,6 +224,8 @@ class _Cell:
             config.hydra.job.id = config.hydra.job.num = number
         self.hydra = OmegaConf.masked_copy(config, "hydra")
         self.out = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
+        if str(config.hydra.sweep.subdir) == ".":  # one for all: each job gets its own inside
+            self.out = self.out / _folder_name(overrides)
         with open_dict(config):
             del config["hydra"]
         self.config = config
@@ -286,6 +289,13 @@ class ReturnValue(Callback):
         part = file.with_suffix(".part")
         part.write_text(text + "\n", encoding="utf-8")
         part.replace(file)
+
+
+def _folder_name(overrides: Sequence[str]) -> str:
+    """Of a job, by its content; short settings can be read in it."""
+    words = [re.sub(r"[^\w.=,+-]+", "_", o) for o in overrides if len(o) <= 32 and "/" not in o]
+    key = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
+    return f"{','.join(words)[:100]}-{key}"
 
 
 def _name(cells: Sequence[_Cell]) -> None:

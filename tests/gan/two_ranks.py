@@ -24,7 +24,14 @@ class RankBatches(Batches):
 def main(out: Path) -> None:
     """Trains 96 images, four batches of twelve on each rank."""
     torch.set_num_threads(1)
-    gan = {**TINY, "batch_size": 24, "images": 96, "validate_every_images": 48, "r1": 0.5, "penalty_every": 2}
+    gan = {
+        **TINY,
+        "batch_size": 24,
+        "images": 96,
+        "validate_every_images": 48,
+        "r1": 0.5,
+        "penalty_every": 2,
+    }
     module = GANModule(gan, CLASSES, SIDE)
     trainer = pl.Trainer(
         accelerator="cpu",
