@@ -13,6 +13,7 @@ import pandas as pd
 
 METHODS = ("flat", "flat_gan", "temporal", "temporal_gan", "hierarchy_gan")
 FOLDS, SEEDS = (0, 1), (0, 1)
+FEW = ("flat", "flat_gan")  # with --few, to try a script: these on both folds with one seed
 
 SIMULATION = ("simulation.movies=6", "simulation.frames=4", "simulation.size=256")
 
@@ -30,7 +31,14 @@ def stemcell_lit(*words: str) -> list[str]:
     return [sys.executable, "-m", "stemcell_lit", *words]
 
 
-def sweep(out: Path, store: Path, *settings: str, profile: str = "smoke") -> list[str]:
+def cells(few: bool) -> int:
+    """How many a sweep has."""
+    return len(FEW) * len(FOLDS) if few else len(METHODS) * len(FOLDS) * len(SEEDS)
+
+
+def sweep(
+    out: Path, store: Path, *settings: str, few: bool = False, profile: str = "smoke"
+) -> list[str]:
     """The command: methods x folds x seeds, on the CPU."""
     return stemcell_lit(
         "run",
@@ -42,9 +50,9 @@ def sweep(out: Path, store: Path, *settings: str, profile: str = "smoke") -> lis
         "trainer=cpu",
         f"data.store={store}",
         f"out={out}",
-        f"method={','.join(METHODS)}",
+        f"method={','.join(FEW if few else METHODS)}",
         f"split.fold={','.join(map(str, FOLDS))}",
-        f"seed={','.join(map(str, SEEDS))}",
+        f"seed={','.join(map(str, SEEDS[:1] if few else SEEDS))}",
         *settings,
     )
 

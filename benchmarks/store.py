@@ -2,8 +2,8 @@
 
     python benchmarks/store.py [--save] [--repeat 2] [--images 12000] [--full]
 
-20 cells (five methods, three of them with a generator, two folds, two seeds) on two CPU slots. With --full the trainings
-are those of `reproduce` (conf/profile/cpu.yaml) on its simulated movies, which takes hours. Runs alternate.
+20 cells (five methods, three of them with a generator, two folds, two seeds) on two CPU slots. With --full the
+trainings are those of `reproduce` (conf/profile/cpu.yaml) on its simulated movies, which takes hours. Runs alternate.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import time
 from pathlib import Path
 
 from _common import report
-from _sweeps import FOLDS, METHODS, SEEDS, make_store, makings, results, stemcell_lit, sweep
+from _sweeps import FOLDS, cells, make_store, makings, results, stemcell_lit, sweep
 
 OWN = "artifacts=${out}/own/${method.name}-f${split.fold}-s${seed}"
-CELLS = len(METHODS) * len(FOLDS) * len(SEEDS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=2, help="runs of each way")
     parser.add_argument("--images", type=int, default=12_000, help="budget of a generator")
-    parser.add_argument("--full", action="store_true", help="trainings as long as those of reproduce")
+    parser.add_argument("--few", action="store_true", help="4 cells, to try the script")
+    parser.add_argument(
+        "--full", action="store_true", help="trainings as long as those of reproduce"
+    )
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     given = parser.parse_args()
     seconds: dict[str, list[float]] = {"shared": [], "own": []}
@@ -47,14 +49,14 @@ def main() -> None:
                 out = root / f"{way}{turn}"
                 own = [OWN] if way == "own" else []
                 profile = "cpu" if given.full else "smoke"
-                command = sweep(out, store, *settings, *own, profile=profile)
+                command = sweep(out, store, *settings, *own, few=given.few, profile=profile)
                 start = time.monotonic()
                 subprocess.run(command, check=True, capture_output=True)
                 seconds[way].append(round(time.monotonic() - start, 1))
                 trainings[way].append(sum(makings(out, "generator")))
                 metrics.append({name: r["metrics"] for name, (r, _) in results(out).items()})
                 print(f"{way}: {seconds[way][-1]} s, {trainings[way][-1]} generators", flush=True)
-        if any(m != metrics[0] for m in metrics) or len(metrics[0]) != CELLS:
+        if any(m != metrics[0] for m in metrics) or len(metrics[0]) != cells(given.few):
             raise SystemExit("the two ways differ in their results")
         ratios = [a / b for a, b in zip(seconds["own"], seconds["shared"], strict=True)]
         report(
@@ -64,7 +66,7 @@ def main() -> None:
             f"> 1, and {len(FOLDS)} generators trained, one a fold",
             [round(min(ratios), 2), round(max(ratios), 2)],
             given.save,
-            cells=CELLS,
+            cells=cells(given.few),
             seconds=seconds,
             generator_trainings=trainings,
             gan_images="profile cpu" if given.full else given.images,

@@ -5,6 +5,7 @@ to import is imported where it is used. It also runs this file without listing i
 where a dataclass would look up annotations kept as text: so they are not.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -68,7 +69,10 @@ class StemcellSlurmConf:
     setup: list[str] = field(default_factory=list)  # shell lines before the job
 
 
-for _group_name, _node in (("stemcell_local", StemcellLocalConf), ("stemcell_slurm", StemcellSlurmConf)):
+for _group_name, _node in (
+    ("stemcell_local", StemcellLocalConf),
+    ("stemcell_slurm", StemcellSlurmConf),
+):
     ConfigStore.instance().store(
         group="hydra/launcher", name=_group_name, node=_node, provider="stemcell_lit"
     )
@@ -164,7 +168,10 @@ class StemcellSlurmLauncher(Launcher):
             given["gpus_per_node"] = None
         memory = given.pop("mem_gb")
         given["mem"] = f"{int(1024 * memory)}MB" if memory else None
-        given["time"], given["ntasks_per_node"] = given.pop("timeout_min"), given.pop("tasks_per_node")
+        given["time"], given["ntasks_per_node"] = (
+            given.pop("timeout_min"),
+            given.pop("tasks_per_node"),
+        )
         cells = [
             _Cell(self, list(overrides), initial_job_idx + i, done)
             for i, overrides in enumerate(job_overrides)
@@ -219,6 +226,8 @@ class _Cell:
             config.hydra.job.id = config.hydra.job.num = number
         self.hydra = OmegaConf.masked_copy(config, "hydra")
         self.out = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
+        if str(config.hydra.sweep.subdir) == ".":  # one for all: each job gets its own inside
+            self.out = self.out / _folder_name(overrides)
         with open_dict(config):
             del config["hydra"]
         self.config = config
@@ -285,6 +294,13 @@ class ReturnValue(Callback):
         part = file.with_suffix(".part")
         part.write_text(text + "\n", encoding="utf-8")
         part.replace(file)
+
+
+def _folder_name(overrides: Sequence[str]) -> str:
+    """Of a job, by its content; short settings can be read in it."""
+    words = [re.sub(r"[^\w.=,+-]+", "_", o) for o in overrides if len(o) <= 32 and "/" not in o]
+    key = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
+    return f"{','.join(words)[:100]}-{key}"
 
 
 def _name(cells: Sequence[_Cell]) -> None:

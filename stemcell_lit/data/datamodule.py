@@ -197,7 +197,9 @@ class PatchDataModule(pl.LightningDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         sampler = self.batches(rank, world)
         if trainer:
-            sampler.set_epoch(trainer.current_epoch)  # loader processes draw before Lightning says so
+            sampler.set_epoch(
+                trainer.current_epoch
+            )  # loader processes draw before Lightning says so
         if self.served == "resident":
             return ResidentLoader(
                 self.bank["train"], self.labels["train"], sampler, self.policy, device

@@ -243,7 +243,9 @@ def _submit(
     from submitit.core.utils import FailedJobError
 
     ranks = int(parameters.get("nodes") or 1) * int(parameters.get("ntasks_per_node") or 1)
-    book = Path(str(folder).replace("%j", "")) / "jobs.json"  # overrides of a job -> Slurm's number for it
+    book = (
+        Path(str(folder).replace("%j", "")) / "jobs.json"
+    )  # overrides of a job -> Slurm's number for it
     known: dict[str, str] = json.loads(book.read_text("utf-8")) if book.is_file() else {}
     listed = _squeue(list(known.values())) or {} if known else {}
     known = {overrides: id for overrides, id in known.items() if id in listed}

@@ -34,7 +34,7 @@ from rich.text import Text
 
 from stemcell_lit.errors import UserError
 
-PROGRESS = "progress.json"  # in a job's folder, while it trains: images seen and their rate
+PROGRESS = "progress.json"  # while a job trains: images seen and their rate
 
 PROGRESS_ENV = "STEMCELL_LIT_PROGRESS"  # tells a job where that file is
 
@@ -300,8 +300,7 @@ class _Running:
         self.logs = [folder / (LOG if r == 0 else f"job.rank{r}.log") for r in range(ranks)]
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
         self._processes: list[subprocess.Popen] = []
-        self.progress = folder / PROGRESS
-        self.progress.unlink(missing_ok=True)
+        self.progress = Path(tempfile.mkdtemp(dir=scratch)) / PROGRESS
         env = _clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
         if ranks > 1:
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}

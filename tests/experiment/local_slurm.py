@@ -7,10 +7,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-NEEDED = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+from stemcell_lit.experiment.launch import _LEASH
+
+NEEDED = (
+    "munged",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scontrol",
+    "scancel",
+)
 UP_S = 30.0  # it takes two or three
 
 CONF = """
@@ -148,8 +161,9 @@ class LocalSlurm:
 
     def _serve(self, name: str, *arguments: str) -> None:
         with (self.state / f"{name}.out").open("wb") as log:
+            leash = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
             server = subprocess.Popen(
-                [name, *arguments],
+                [*leash, name, *arguments],  # gone with the tests, however these end
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -51,7 +51,10 @@ def without_batch_norm(network: nn.Module) -> None:
 
 def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
     torch.manual_seed(SEED)
-    view, split = View.of_classes(store.classes), make_split(store, SplitConfig(folds=2, validation_share=0.3))
+    view, split = (
+        View.of_classes(store.classes),
+        make_split(store, SplitConfig(folds=2, validation_share=0.3)),
+    )
     plain = kind == "plain"
     data = PatchDataModule(
         store,

@@ -97,6 +97,19 @@ def test_a_failed_job_is_named_the_others_finish_and_the_status_says_so(app, tmp
     assert sorted(f.parent.name for f in tmp_path.glob("out/*/result")) == ["flat,0", "flat,2"]
 
 
+def test_jobs_of_a_sweep_without_subfolders_have_their_own_by_content(app, tmp_path):
+    words = ("-m", "fold=0,1", "method=x/y", "bad=1", "hydra.sweep.subdir=.")
+    result = app(*words, "hydra.launcher.slots=2")
+    folders = sorted(f.parent.name for f in tmp_path.glob("out/*/job.log"))
+    assert [name[:7] for name in folders] == ["fold=0,", "fold=1,"]
+    for fold, name in enumerate(folders):  # nothing of the other job
+        text = (tmp_path / "out" / name / "job.log").read_text()
+        assert f"fold {fold} of" in text and f"fold {1 - fold} of" not in text
+    assert "no such fold" in result.stderr
+    app(*words, "hydra.launcher.slots=1")
+    assert sorted(f.parent.name for f in tmp_path.glob("out/*/job.log")) == folders
+
+
 def test_a_finished_job_is_skipped_and_the_same_command_goes_on(app, tmp_path):
     command = ("-m", "fold=0,1", "hydra.launcher.done=app.finished", "hydra.launcher.slots=2")
     assert app(*command, "bad=1", program=("-m", "app")).returncode == 1

@@ -68,7 +68,12 @@ def test_with_statistics_and_draws_of_each_rank_the_validation_score_agrees(told
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
     make_store(tmp_path / "store")
-    words = ["profile=smoke", "trainer=cpu", "trainer.devices=3", f"data.store={tmp_path / 'store'}"]
+    words = [
+        "profile=smoke",
+        "trainer=cpu",
+        "trainer.devices=3",
+        f"data.store={tmp_path / 'store'}",
+    ]
     with pytest.raises(UserError, match=r"stage\.batch_size=16 .* does not divide"):
         prepare(typed(compose("run", words)))
     words += ["method=flat_gan", "stage.batch_size=12"]

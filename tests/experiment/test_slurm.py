@@ -204,5 +204,8 @@ def test_what_is_missing_is_named_with_its_remedy(store, tmp_path, absent):
         check=False,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    wanted = {"submitit": 'pip install "stemcell_lit[slurm]"', "sbatch": "no sbatch on this machine"}
+    wanted = {
+        "submitit": 'pip install "stemcell_lit[slurm]"',
+        "sbatch": "no sbatch on this machine",
+    }
     assert wanted[absent] in done.stderr
