@@ -52,7 +52,8 @@ def strip(folder: Path, number: int) -> Image.Image:
     movie = manifest["movies"][number]
     stack = tifffile.imread(folder / movie["frames"])
     chosen = np.linspace(0, len(stack) - 1, 6).astype(int)
-    picture = Image.new("L", (PANEL_PX + len(chosen) * (FRAME_PX + 4), FRAME_PX + 18), 255)
+    wide, high = FRAME_PX + 4, FRAME_PX + 18
+    picture = Image.new("L", (PANEL_PX + 3 * wide, 2 * high), 255)  # two rows fit on a page
     draw = ImageDraw.Draw(picture)
     lines = [f"{movie['name']}, seed {manifest['config']['seed']} (simulated)", ""]
     for key, value in movie["condition"].items():
@@ -61,10 +62,10 @@ def strip(folder: Path, number: int) -> Image.Image:
         lines.append(f"{key}: {shown}")
     draw.multiline_text((4, 18), "\n".join(lines), fill=0, spacing=3)
     for place, frame in enumerate(chosen):
-        left = PANEL_PX + place * (FRAME_PX + 4)
+        left, top = PANEL_PX + place % 3 * wide, place // 3 * high
         small = Image.fromarray(stack[frame]).resize((FRAME_PX, FRAME_PX), Image.Resampling.LANCZOS)
-        picture.paste(small, (left, 18))
-        draw.text((left + 2, 3), f"{frame * manifest['hours_per_frame']:.0f} h", fill=0)
+        picture.paste(small, (left, top + 18))
+        draw.text((left + 2, top + 3), f"{frame * manifest['hours_per_frame']:.0f} h", fill=0)
     return picture
 
 

@@ -580,7 +580,7 @@ class _Movie:
         if len(cells.id) < 8:
             return np.zeros(self.shape, np.float32)
         at, state, z = cells.at, cells.state, cells.character
-        # Born small, and small again before a crowded one leaves: none comes or goes at a stroke.
+        # Born small, and small again before a crowded one leaves: little changes at a stroke.
         grown = (0.55 + 0.45 * np.clip(cells.age / 3.0, 0, 1)) * np.exp(0.17 * z[3])
         radius = (cells.pitch / 2 * grown).astype(np.float32)
         aspect = _between("aspect", state) * np.exp(0.12 * z[4])
