@@ -36,6 +36,8 @@ lint: setup ## format check, lint, types
 bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/big_movie.py --save
 	$(BIN)/python benchmarks/dense_prediction.py --save
+	$(BIN)/python benchmarks/gan_step.py --save
+	$(BIN)/python benchmarks/stage_step.py --save
 	@if [ -n "$(MOVIE)" ]; then $(BIN)/python benchmarks/colonies.py --movie "$(MOVIE)" --save; \
 	else echo "skipped colonies.py: give MOVIE=a folder with frames.tif and foreground.tif"; fi
 
