@@ -36,6 +36,8 @@ lint: setup ## format check, lint, types
 bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/big_movie.py --save
 	$(BIN)/python benchmarks/dense_prediction.py --save
+	$(BIN)/python benchmarks/gan_step.py --save
+	$(BIN)/python benchmarks/stage_step.py --save
 	$(BIN)/python benchmarks/simulation.py --save
 	$(BIN)/python benchmarks/sweep_kill.py --save
 	$(BIN)/python benchmarks/store.py --save

@@ -46,9 +46,9 @@ def patches(store: str | None, folder: Path) -> PatchStore:
     """The store named, or simulated patches: 6 movies, four classes."""
     if store:
         return PatchStore.open(store)
-    settings = SimulationConfig(movies=6, frames=8, size=384)
+    settings = SimulationConfig(movies=6, frames=4, size=320)
     simulate(settings, folder / "movies")
-    extract(folder / "movies", folder / "store", patch_size=64, patches_per_movie=80)
+    extract(folder / "movies", folder / "store", patch_size=64, patches_per_movie=60)
     return PatchStore.open(folder / "store")
 
 

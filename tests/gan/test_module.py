@@ -363,7 +363,9 @@ def test_scores_of_the_critic_are_those_of_its_evaluation(tmp_path):
 
 
 def test_compiled_networks_keep_their_names_and_their_penalties(tmp_path, monkeypatch):
-    original = torch.nn.Module.compile  # the same tracing without a C++ compiler, which takes minutes
+    original = (
+        torch.nn.Module.compile
+    )  # the same tracing without a C++ compiler, which takes minutes
     calls = []
 
     def eager(self, *args, **kwargs):

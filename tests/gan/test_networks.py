@@ -3,11 +3,15 @@ import torch
 import torch.nn.functional as F
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.gan.module import check_config
 from stemcell_lit.gan.networks import (
+    CONDITIONS,
     NORMS,
     Critic,
     Generator,
+    PerClass,
     SpectralLinear,
+    build_pair,
     count_macs,
     upsample_conv,
     widths,
@@ -87,9 +91,123 @@ def test_critic_scores_are_float32_under_autocast():
     assert score.dtype == torch.float32
 
 
-def test_default_size_stays_tiny():
-    generator, critic = Generator(8, 32), Critic(8, 32)
-    label = torch.zeros(2, dtype=torch.int64)
-    macs = count_macs(generator, torch.randn(2, generator.inputs), label)
-    macs += count_macs(critic, torch.randn(2, 1, 32, 32), label)
-    assert macs < 0.03e9  # per patch, forward: what two CPU cores can train within minutes
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("network", ["modulated", "dcgan"])
+@pytest.mark.parametrize("size", [8, 32, 128])
+def test_every_pair_can_be_trained_at_every_size(size, network, condition):
+    gan = check_config(
+        {
+            "network": network,
+            "condition": condition,
+            "channels": [8, 8],
+            "critic_channels": [8, 8],
+        }
+    )
+    generator, critic, coarse = build_pair(gan, 3, size)
+    assert coarse is None
+    latent, label = torch.randn(6, generator.inputs), torch.tensor([2, 0, 1, 1, 0, 2])
+    image = generator(latent, label)
+    assert image.shape == (6, 1, size, size)
+    made = critic(image, label, True) if condition == "auxiliary" else critic(image, label)
+    if condition == "auxiliary":
+        assert made[1].shape == (6, 3)
+        made = made[0] + made[1].sum(1)
+    assert made.shape == (6,)
+    made.sum().backward()
+    for name, weight in [*generator.named_parameters(), *critic.named_parameters()]:
+        assert weight.grad is not None, name
+
+
+def test_a_pair_per_class_sends_each_image_to_its_own_network_and_back_to_its_place():
+    class Times(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x, label):
+            assert not label.any()  # each knows one class
+            return x * self.factor
+
+    label = torch.tensor([2, 0, 1, 0, 2])
+    made = PerClass([Times(1), Times(10), Times(100)])(torch.arange(1.0, 6.0), label)
+    assert made.tolist() == [100, 2, 30, 4, 500]
+    some = PerClass([Times(1), Times(10), Times(100)])(torch.tensor([3.0]), torch.tensor([1]))
+    assert some.tolist() == [30]
+
+
+def test_a_pair_per_class_learns_from_its_class_alone():
+    gan = check_config({"network": "dcgan", "condition": "separate"})
+    generator, critic, _ = build_pair(gan, 3, 16)
+    label = torch.tensor([1, 1, 1])
+    critic(generator(torch.randn(3, generator.inputs), label), label).sum().backward()
+    for network in (generator, critic):
+        learned = [any(p.grad is not None for p in n.parameters()) for n in network.networks]
+        assert learned == [False, True, False]
+
+
+def test_a_critic_with_batch_norm_says_so_and_wgan_gp_has_none():
+    for norm, normalised in (("batch", True), ("none", False)):
+        gan = check_config({"network": "dcgan", "norm": norm})
+        generator, critic, _ = build_pair(gan, 3, 32)
+        found = any(isinstance(m, torch.nn.BatchNorm2d) for m in critic.modules())
+        assert critic.normalised == normalised == found
+        assert any(isinstance(m, torch.nn.BatchNorm2d) for m in generator.modules())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_shared_levels_know_of_no_class_and_the_others_do(norm):
+    gan = check_config({"shared_levels": 3, "norm": norm})
+    generator, _, critic = build_pair(gan, 2, 32)
+    generator.eval()
+    latent = torch.randn(1, generator.inputs)
+    first, coarse = generator(latent, torch.tensor([0]), True)
+    other, same = generator(latent, torch.tensor([1]), True)
+    assert first.shape == (1, 1, 32, 32)
+    assert coarse.shape == (1, 1, 16, 16)
+    assert torch.equal(coarse, same)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(coarse, generator(latent + 1, torch.tensor([0]), True)[1])
+    assert critic(coarse, torch.tensor([0])).shape == (1,)
+    assert torch.equal(critic(coarse, torch.tensor([0])), critic(coarse, torch.tensor([1])))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shared_levels": 1},
+        {"shared_levels": 4},
+        {"shared_levels": 2, "network": "dcgan"},
+        {"shared_levels": 2, "condition": "separate"},
+    ],
+)
+def test_shared_levels_that_cannot_be_are_refused(settings):
+    with pytest.raises(UserError, match=r"gan\.shared_levels.*2 to 3"):
+        build_pair(check_config(settings), 3, 32)
+
+
+# Millions of multiplications of generator and critic, forward, per patch, at 32 and 64 px
+MACS = {
+    ("tiny", "batch"): (16, 27),
+    ("tiny", "none"): (40, 63),
+    ("tiny", "dcgan"): (16, 32),
+    ("small", "batch"): (153, 286),
+    ("small", "none"): (190, 316),
+    ("small", "dcgan"): (146, 295),
+    ("base", "batch"): (1523, 2869),
+    ("base", "none"): (1898, 3177),
+    ("base", "dcgan"): (1416, 2762),
+}
+
+
+@pytest.mark.parametrize(("size", "kind"), list(MACS), ids=lambda part: part)
+def test_sizes_cost_what_the_documentation_says(size, kind, monkeypatch):
+    # it takes seconds at the size base, and changes no shape
+    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda weight: weight)
+    how = {"network": "dcgan"} if kind == "dcgan" else {"norm": kind}
+    gan = check_config({"size": size, **how})
+    label = torch.zeros(1, dtype=torch.int64)
+    for px, expected in zip((32, 64), MACS[size, kind], strict=True):
+        generator, critic, _ = build_pair(gan, 8, px)
+        macs = count_macs(generator, torch.randn(1, generator.inputs), label)
+        macs += count_macs(critic, torch.randn(1, 1, px, px), label)
+        assert macs / 1e6 == pytest.approx(expected, abs=0.6)

@@ -35,6 +35,7 @@ def mean(values):
             mean(softplus(f - r) for r, f in zip(REAL.tolist(), FAKE.tolist(), strict=True)),
             mean(softplus(r - f) for r, f in zip(REAL.tolist(), FAKE.tolist(), strict=True)),
         ),
+        ("wasserstein", mean(FAKE.tolist()) - mean(REAL.tolist()), -mean(FAKE.tolist())),
     ],
 )
 def test_losses_equal_their_formulas(name, critic, generator):
@@ -43,8 +44,8 @@ def test_losses_equal_their_formulas(name, critic, generator):
 
 
 def test_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="wasserstein"):
-        objectives.critic_loss("wasserstein", REAL, FAKE)
+    with pytest.raises(ValueError, match="kl"):
+        objectives.critic_loss("kl", REAL, FAKE)
     with pytest.raises(ValueError, match="real"):
         objectives.generator_loss("relativistic", FAKE)
 
@@ -122,3 +123,49 @@ def test_turns_are_the_eight_of_the_square():
         for k in range(4)
     }
     assert found == wanted
+
+
+def test_interpolated_penalty_of_a_known_function():
+    # f(x) = w . x has the gradient w everywhere: the penalty is (|w| - 1)^2
+    weight = torch.full((1, 4, 4), 0.75, requires_grad=True)  # of length 3
+    real, fake = torch.randn(5, 1, 4, 4), torch.randn(5, 1, 4, 4)
+    seen = []
+
+    def critic(x, y):
+        seen.append(x)
+        return (weight * x).sum(dim=(1, 2, 3))
+
+    draw = torch.Generator().manual_seed(0)
+    penalty = objectives.interpolated_penalty(critic, real, fake, torch.zeros(5), draw)
+    assert penalty.item() == pytest.approx((3 - 1) ** 2, rel=1e-5)
+    (found,) = torch.autograd.grad(penalty, weight)
+    torch.testing.assert_close(found, torch.full((1, 4, 4), 2 * (3 - 1) * 0.75 / 3))
+    share = (seen[0] - real) / (fake - real)
+    assert share.flatten(1).std(dim=1).max() < 1e-3  # one point on the line for each image
+    assert 0 <= share.min() <= share.max() <= 1
+    assert share.mean(dim=(1, 2, 3)).unique().numel() == 5
+
+
+def test_over_fitting_is_measured_against_zero_or_against_the_other():
+    assert objectives.over_fitting("hinge", REAL, FAKE).item() == pytest.approx(1 / 3)
+    assert objectives.over_fitting("relativistic", REAL - 9, FAKE - 9).item() == pytest.approx(
+        1 / 3
+    )
+    assert objectives.over_fitting("hinge", REAL - 9, FAKE - 9).item() == -1
+
+
+def test_schedule_is_half_a_cosine_then_flat():
+    found = [objectives.scheduled(2.0, 1.0, p) for p in (0, 0.25, 0.5, 1, 3)]
+    assert found == pytest.approx([2, 1.5 + 0.5 * math.sqrt(0.5), 1.5, 1, 1])
+    assert objectives.scheduled(0.3, 0.3, 0.123) == 0.3
+
+
+@pytest.mark.parametrize("name", objectives.AUGMENTATIONS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_strength_is_the_share_of_images_changed(name, share):
+    images = torch.randn(1, 1, 16, 16).expand(1000, -1, -1, -1)
+    draw = torch.Generator().manual_seed(0)
+    made = objectives.augment(images, [name], draw, torch.tensor([share]))
+    changed = (made != images).flatten(1).any(1).float().mean().item()
+    still = 1 / 25 if name == "translation" else 0  # some shifts are by nothing
+    assert changed == pytest.approx(share * (1 - still), abs=0.05 if share > 0 else 0)
