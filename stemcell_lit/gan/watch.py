@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,12 @@ class QualityWatch(pl.Callback):
         """Takes it back."""
         self.checks, self.best = list(state_dict["checks"]), state_dict["best"]
         self._looks, self._high = list(state_dict["looks"]), state_dict["high"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends a resumed training at once whose budget was spent: a batch more would change it."""
+        module: GANModule = pl_module  # type: ignore[assignment]
+        if module.images_seen >= module.gan["images"]:
+            trainer.should_stop = True
 
     # --- losses -----------------------------------------------------------------------------------
 
@@ -272,7 +279,7 @@ def _ratio(distance: np.ndarray, floor: np.ndarray) -> float:
 
 
 def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) -> dict[str, Any]:
-    """Makes the best snapshot the generator: generator.ckpt in `folder`.
+    """Makes the best snapshot the generator: generator.ckpt in `folder`. The snapshot stays.
 
     Args:
         watch: None where there was nothing to compare with; generator.ckpt is then there already.
@@ -298,10 +305,9 @@ def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) ->
             "alarm": bad if checks else None,
         }
     if first_rank():
-        if watch.snapshot.is_file():
-            watch.snapshot.replace(final)
-        for file in folder.glob("best-*.ckpt*"):
-            file.unlink()
+        partial = final.with_suffix(".ckpt.partial")
+        shutil.copyfile(watch.snapshot, partial)
+        partial.replace(final)
     return {
         "metric": watch.metric,
         "chosen": watch.best,

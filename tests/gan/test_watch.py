@@ -104,7 +104,6 @@ def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
     told = settle(watch, tmp_path, None)
     assert told["chosen"]["images"] == 48 and told["alarm"] is None
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
-    assert not list(tmp_path.glob("best-*"))
 
 
 def test_the_score_is_the_mean_over_classes_of_root_kid_to_held_out_patches(tmp_path, reference):
@@ -189,7 +188,8 @@ def test_a_snapshot_is_whole_or_absent(tmp_path, reference, monkeypatch):
     watch, _ = fit(tmp_path, reference, scripted(plan, 48), resume=tmp_path / "last.ckpt", skip=2)
     assert watch.best["images"] == 48
     assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
-    assert not list(tmp_path.glob("best-*"))
+    left = {p.name for p in tmp_path.glob("best-*")}  # the last checkpoint may still name the other
+    assert left == {"best-000000024.ckpt", "best-000000048.ckpt"}
 
 
 def test_a_generator_of_training_patches_is_caught(tmp_path, reference):
