@@ -129,7 +129,7 @@ class GANConfig:
 class QualityConfig:
     """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
 
-    choose: str = "kid"  # the snapshot used: best kid | frechet at a validation, or the last
+    choose: str = "kid"  # the snapshot used: best root of kid | frechet at validations, or the last
     samples: int = 64  # generated patches of a class at each validation
     final_samples: int = 256  # and of the chosen snapshot, for its quality
     most: int = 512  # real patches of a class that are compared with, drawn at random

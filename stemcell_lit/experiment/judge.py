@@ -170,7 +170,11 @@ def plan(
             "expected a share above 0"
         )
     base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own_keys()]
-    base += ["hierarchy=flat", f"out={config.out}", f"artifacts={config.artifacts or Path(config.out) / 'artifacts'}"]
+    base += [
+        "hierarchy=flat",
+        f"out={config.out}",
+        f"artifacts={config.artifacts or Path(config.out) / 'artifacts'}",
+    ]
     budget = next((o for o in overrides if o.startswith("gan.images=")), None)
     images = config.images or (int(budget.split("=")[1]) if budget else None)
     entries: list[Entry] = []

@@ -529,7 +529,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
     gan, size = key["gan"], key["size"]
 
     def make(folder: Path) -> None:
-        reference = reference_of(cell)
+        reference = reference_of(cell)  # here: all ranks of a job come to this together
         torch.manual_seed(config.generator_seed)
         data = PatchDataModule(
             store,
@@ -566,7 +566,6 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
             return
         if chosen["alarm"]:
             warnings.warn(f"{title}: {chosen['alarm']}", stacklevel=2)
-        (folder / "last.ckpt").unlink(missing_ok=True)
         um = store.info["um_per_px"]
         generator = load_generator(folder / "generator.ckpt")
         about = {
@@ -585,6 +584,9 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
             gallery.show_generator(generator, reference, config.quality, folder)
         text = json.dumps(_finite(about), indent=1, allow_nan=False)
         (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
+        # Only now, and the checkpoint first: cut off before, the same call comes to the same snapshot.
+        for file in (folder / "last.ckpt", *folder.glob("best-*.ckpt*")):
+            file.unlink(missing_ok=True)
 
     return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
 

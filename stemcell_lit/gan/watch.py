@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
 from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.schema import QualityConfig
 
-CHOICES = ("kid", "frechet", "last")
+CHOICES = ("kid", "frechet", "last")  # of quality.choose
 _LOOK_EVERY = 64  # batches between two looks at the losses: a look waits for the device
 _LOOKS = 3  # in a row above the limit: one bad batch stops nothing
 _USUAL = 16  # looks before there is a usual size
@@ -29,16 +30,19 @@ class QualityWatch(pl.Callback):
     """Scores fixed samples of the averaged generator at each validation and keeps the best snapshot.
 
     Best is the least mean over classes of the chosen distance to held-out real patches of the
-    training groups. A snapshot that repeats training patches is never the best. What it found is in
-    the checkpoint, so a resumed training goes on as if it had not stopped; snapshots of which the
-    checkpoint does not know are replaced.
+    training groups: the root of KID (0 where KID is negative), or the Frechet distance. The root,
+    since KID is a squared distance: a single class whose held-out patches are unlike all others
+    would outweigh the rest (`docs/quality.md`). A snapshot that repeats training patches is never
+    the best. What it found is in the checkpoint, so a resumed training goes on as if it had not
+    stopped; snapshots of which the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
     `config.memorised_checks` validations in a row, or losses beyond `config.runaway_above` times
     their usual size. (A loss that is no number and collapsed classes are the module's.)
 
     Attributes:
-        metric: its name, such as `kid/encoder=3fa2c1`; `last` where the last snapshot is taken.
+        metric: its name, such as `sqrt(kid)/encoder=3fa2c1`; `last` where the last snapshot is
+            taken.
         checks: a dict a validation: images, value (None for `last`), memorisation,
             memorisation_least and its class.
         best: the dict of `checks` that was best so far, None before the first good one.
@@ -48,8 +52,9 @@ class QualityWatch(pl.Callback):
         if config.choose not in CHOICES:
             raise UserError(f"quality.choose={config.choose}: expected one of {list(CHOICES)}")
         self.reference, self.config, self.folder = reference, config, Path(folder)
-        last = config.choose == "last"
-        self.metric = "last" if last else f"{config.choose}/encoder={reference.encoder.name}"
+        self.metric = "last"
+        if config.choose != "last":
+            self.metric = f"{_DISTANCES[config.choose][0]}/encoder={reference.encoder.name}"
         self.checks: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._looks: list[float] = []
@@ -73,6 +78,12 @@ class QualityWatch(pl.Callback):
         """Takes it back."""
         self.checks, self.best = list(state_dict["checks"]), state_dict["best"]
         self._looks, self._high = list(state_dict["looks"]), state_dict["high"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends a resumed training at once whose budget was spent: a batch more would change it."""
+        module: GANModule = pl_module  # type: ignore[assignment]
+        if module.images_seen >= module.gan["images"]:
+            trainer.should_stop = True
 
     # --- losses -----------------------------------------------------------------------------------
 
@@ -157,7 +168,7 @@ class QualityWatch(pl.Callback):
         if config.choose != "last":
             held = reference.features("held_out")
             value = distance_to(
-                {"kid": kid, "frechet": frechet}[config.choose],
+                _DISTANCES[config.choose][1],
                 held,
                 [reference.encoder.features(m) for m in made],
                 config.min_patches,
@@ -204,6 +215,17 @@ class QualityWatch(pl.Callback):
         return self.folder / f"best-{images:09d}.ckpt"
 
 
+def root_kid(real: np.ndarray, generated: np.ndarray) -> float:
+    """Root of the unbiased KID, 0 where that is negative: the MMD itself, see `quality.kid`."""
+    return float(np.sqrt(max(0.0, kid(real, generated))))
+
+
+_DISTANCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "kid": ("sqrt(kid)", root_kid),
+    "frechet": ("frechet", frechet),
+}
+
+
 def samples(
     module: GANModule, per_class: int, classes: Sequence[str], stream: int = 0
 ) -> list[np.ndarray]:
@@ -226,7 +248,10 @@ def samples(
 
 
 def distance_to(
-    metric: Any, held: Sequence[np.ndarray], made: Sequence[np.ndarray], min_patches: int
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    held: Sequence[np.ndarray],
+    made: Sequence[np.ndarray],
+    min_patches: int,
 ) -> float | None:
     """Mean of a distance over the classes with enough held-out patches; else over all patches as one.
 
@@ -254,7 +279,7 @@ def _ratio(distance: np.ndarray, floor: np.ndarray) -> float:
 
 
 def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) -> dict[str, Any]:
-    """Makes the best snapshot the generator: generator.ckpt in `folder`.
+    """Makes the best snapshot the generator: generator.ckpt in `folder`. The snapshot stays.
 
     Args:
         watch: None where there was nothing to compare with; generator.ckpt is then there already.
@@ -280,10 +305,9 @@ def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) ->
             "alarm": bad if checks else None,
         }
     if first_rank():
-        if watch.snapshot.is_file():
-            watch.snapshot.replace(final)
-        for file in folder.glob("best-*.ckpt*"):
-            file.unlink()
+        partial = final.with_suffix(".ckpt.partial")
+        shutil.copyfile(watch.snapshot, partial)
+        partial.replace(final)
     return {
         "metric": watch.metric,
         "chosen": watch.best,

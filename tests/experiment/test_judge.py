@@ -9,6 +9,7 @@ from PIL import Image
 from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment import gallery
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.gallery import METRICS, find, generator_section
 from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, judge, judged, plan
@@ -178,7 +179,7 @@ def test_a_cell_tells_the_quality_of_its_generator_and_the_report_shows_it(folde
     cell = run(config(folder, "method=flat_gan", "select=confidence", "select.confidence=0.1"))
     told = json.loads((cell / "result.json").read_text())["generator_quality"]
     assert told["alarm"] is None and told["filters"] == ["confidence"]
-    assert told["metric"].startswith("kid/encoder=")
+    assert told["metric"].startswith("sqrt(kid)/encoder=")
     assert find(told["quality"], "kid")["floor"] is not None
     from stemcell_lit.experiment.report import collect
 
@@ -217,6 +218,26 @@ def test_an_alarm_without_a_good_snapshot_ends_the_cell(folder):
     overrides = ["method=flat_gan", "quality.memorised_below=1000", "gan.images=480"]
     with pytest.raises(UserError, match=r"memorised.*No good snapshot"):
         run(config(folder, *overrides, out="none"))
+
+
+def test_cut_off_after_the_training_the_same_generator_comes_out(folder, monkeypatch):
+    cells = [prepare(config(folder, "method=flat_gan", out=name)) for name in ("whole", "cut")]
+    original = gallery.show_generator
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gallery, "show_generator", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_generator(cells[1])
+    monkeypatch.setattr(gallery, "show_generator", original)
+    whole, cut = (make_generator(cell) for cell in cells)
+    for name in ("generator.json", "quality.json"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    assert {p.name for p in cut.iterdir()} == {
+        *("artifact.json", "encoder.pt", "generator.ckpt", "generator.json"),
+        *("grids", "quality.json"),
+    }
 
 
 def test_without_validation_groups_the_last_snapshot_is_used(folder):

@@ -161,9 +161,7 @@ def test_a_class_that_cannot_be_filled_says_so_and_ends(module, tmp_path):
 
     given = {"filters": [Filter("picky", fit)], "draws": 3, **GIVEN}
     with pytest.warns(UserWarning, match="missing 7 of 7 flat after 3 draws"):
-        store = synthesize(
-            module, {"rows": 5, "flat": 7}, tmp_path / "made", batch_size=4, **given
-        )
+        store = synthesize(module, {"rows": 5, "flat": 7}, tmp_path / "made", batch_size=4, **given)
     assert sum(seen) == 15 + 21  # three draws for each that is wanted, no more
     assert store.info["made_by"]["missing"] == {"flat": 7}
     assert store.info["made_by"]["acceptance"]["flat"] == {"all": 0.0, "picky": 0.0}
