@@ -94,16 +94,21 @@ class DenseStage:
         kinds = [type(layer) for layer in layers]
         cut = kinds.index(nn.AdaptiveAvgPool2d) if nn.AdaptiveAvgPool2d in kinds else 0
         body, head = layers[:cut], layers[cut + 1 :]
-        if not body or not all(_shareable(layer) for layer in body):
+        padded = {la.padding != (0, 0) for la in body if isinstance(la, nn.Conv2d)}
+        if len(padded) != 1 or not all(_shareable(layer) for layer in body):
             raise UserError(
                 f"stage.network={stage.stage['network']}: its windows cannot share features; expected "
-                "3x3 convolutions and 2x2 pools before one average; give exact=true"
+                "3x3 convolutions, all padded or none, and 2x2 pools before one average; give exact=true"
             )
         self.size, self.stride, self.groups = size, stride, len(stage.groups)
         self.pool = total_pool(stage)
-        self.span = size // self.pool  # features that a window averages, per side
-        self.halo = math.ceil(_reach(body) / self.pool)  # features that a tile needs around it
+        # Without padding nothing behind a window's border plays a part, and sharing is exact
+        self.exact = all(la.padding == (0, 0) for la in body if isinstance(la, nn.Conv2d))
+        # Features that a tile needs around it
+        self.halo = 0 if self.exact else math.ceil(_reach(body) / self.pool)
         self.body = nn.Sequential(*_fused(body))
+        with torch.inference_mode():  # features that a window averages, per side
+            self.span = int(self.body(torch.zeros(1, 1, size, size)).shape[-1])
         self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster here
         self.head = nn.Sequential(*head)
         self._term: tuple[torch.Tensor, torch.Tensor] | None = None  # weights, offset
@@ -193,9 +198,10 @@ class DenseStage:
                 bottom = top + (rows - 1) * step + self.span
                 right = left + (columns - 1) * step + self.span
                 up, before = max(0, top - self.halo), max(0, left - self.halo)
+                around = self.size + self.halo * self.pool
                 pixels = image[
-                    up * self.pool : (bottom + self.halo) * self.pool,
-                    before * self.pool : (right + self.halo) * self.pool,
+                    up * self.pool : (top + (rows - 1) * step) * self.pool + around,
+                    before * self.pool : (left + (columns - 1) * step) * self.pool + around,
                 ]
                 features = self.body(to_float(torch.from_numpy(pixels.copy())[None]))
                 features = features[:, :, top - up : bottom - up, left - before : right - before]
@@ -234,7 +240,11 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 def _shareable(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         same = tuple(2 * p + 1 for p in layer.padding) == layer.kernel_size  # type: ignore[operator]
-        return same and layer.stride == (1, 1) and layer.dilation == (1, 1)
+        return (
+            (same or layer.padding == (0, 0))
+            and layer.stride == (1, 1)
+            and layer.dilation == (1, 1)
+        )
     if isinstance(layer, nn.MaxPool2d):
         return layer.kernel_size == layer.stride == 2 and layer.padding == 0
     return isinstance(layer, nn.BatchNorm2d | nn.ReLU)
@@ -375,7 +385,7 @@ class Mapper:
         for frame, hours, wanted in examples:
             image, silent = self.reduce(frame), self._silent(hours)
             for name, dense in self._dense.items():
-                if wanted.any() and name not in silent:
+                if wanted.any() and name not in silent and not dense.exact:
                     stage = self.model.stages[name]
                     cut = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
                     found[name].append((dense.raw(image, wanted), cut))

@@ -18,6 +18,7 @@ from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.colonies import foreground
 from stemcell_lit.data.frames import Frames, open_frames
 from stemcell_lit.data.patches import reduce_pixels
+from stemcell_lit.errors import UserError
 from stemcell_lit.predict import DenseStage, Mapper, predict, usable_stride
 from stemcell_lit.schema import (
     ColoniesConfig,
@@ -159,6 +160,26 @@ def test_padding_behind_a_windows_border_is_the_only_difference(network, pool, m
             middle = features[:, :, dense.halo : -dense.halo, dense.halo : -dense.halo]
             expected = torch.softmax(head(middle.mean((2, 3))), 1)[0].numpy()
         np.testing.assert_allclose(found[y // pool, x // pool], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 12])
+def test_without_padding_shared_features_are_windows_cut_out(stride, monkeypatch):
+    monkeypatch.setattr(module, "TILE_PX", 40)  # several tiles
+    stage, image = make_stage("valid"), noise(101, 118)
+    expected = cut(image, stage, stride)
+    dense = DenseStage(stage, 32, stride)
+    found = dense.probabilities(image, np.ones(expected.shape[:2], bool))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert expected.std((0, 1)).min() > 0.05  # not the same answer everywhere
+
+
+def test_a_network_without_padding_says_how_small_a_patch_may_be():
+    with pytest.raises(UserError, match="stage.network=valid: patches of 16 px, expected 30"):
+        StageModule(
+            asdict(StageConfig(network="valid")), "root", {"a": ["a"], "b": ["b"]}, [1, 1], 16
+        )
+    stage = make_stage("valid")
+    assert stage(torch.zeros(2, 1, 30, 30)).shape == (2, 3)
 
 
 def test_a_frame_of_one_window_is_that_window():

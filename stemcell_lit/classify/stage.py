@@ -77,6 +77,12 @@ class StageModule(pl.LightningModule):
                 "channels": channels,
             }
         )
+        least = networks.LEAST_SIZE.get(stage["network"], 1)
+        if image_size < least:
+            raise UserError(
+                f"stage.network={stage['network']}: patches of {image_size} px, expected {least} or more; give "
+                "a larger data.patch_size, or stage.network=small"
+            )
         self.stage, self.node, self.groups = dict(stage), node, list(groups)
         self.network = networks.build(
             stage["network"],

@@ -162,11 +162,8 @@ def extract(
             f"{f', {straddling} lay in two of blocks={blocks}' * (straddling > 0)}), expected at least one; lower "
             "one of these"
         )
-    if straddling and len(extraction.scales) > 1:
-        warnings.warn(
-            "one movie, split by columns: the wide views of a patch reach into its neighbours' columns",
-            stacklevel=2,
-        )
+    if blocks is not None and len(movies) == 1:
+        say_views_cross_columns(extraction)
     manifest = pd.DataFrame(rows)
     return PatchStore.write(
         store,
@@ -187,6 +184,15 @@ def extract(
             "unsure": len(left_out),
         },
     )
+
+
+def say_views_cross_columns(extraction: ExtractionConfig) -> None:
+    """A notice where the split of one movie does not hold for its wide views."""
+    if len(extraction.scales) > 1:
+        warnings.warn(
+            "one movie, split by columns: the wide views of a patch reach into its neighbours' columns",
+            stacklevel=3,
+        )
 
 
 def check_extraction(extraction: ExtractionConfig) -> None:

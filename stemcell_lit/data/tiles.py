@@ -11,7 +11,14 @@ import pandas as pd
 
 from stemcell_lit.data.colonies import classifier_of, foreground
 from stemcell_lit.data.crops import checked_labels, read_table
-from stemcell_lit.data.extraction import BLOCKS, check_extraction, movies_in, one_size, patch_scale
+from stemcell_lit.data.extraction import (
+    BLOCKS,
+    check_extraction,
+    movies_in,
+    one_size,
+    patch_scale,
+    say_views_cross_columns,
+)
 from stemcell_lit.data.frames import Frames, bare_name, open_frames, resample, scaled_shape
 from stemcell_lit.data.patches import PatchStore, Views, checked_scales
 from stemcell_lit.errors import UserError
@@ -112,6 +119,8 @@ def import_tiles(
             left_out.append(_manifest(doubtful, frames, len(paths) == 1, blocks, None))
             described.append(frames.describe())
     one_size(found)
+    if len(paths) == 1:
+        say_views_cross_columns(extraction)
     made_by = {
         "command": "import",
         "source": movie.name,

@@ -82,7 +82,7 @@ class Cell:
     def hash(self) -> str:
         """Of everything that determines the result; where it runs and logs does not."""
         return key_hash(
-            {"format": FORMAT, "data": self.store.content_hash, **relevant(self.config)}
+            {"format": FORMAT, "content": self.store.content_hash, **relevant(self.config)}
         )
 
     @property

@@ -12,7 +12,9 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
+from stemcell_lit.experiment.run import prepare, typed
 from stemcell_lit.predict import Mapper
+from tests.conftest import make_store
 
 SIZE = 16
 
@@ -142,6 +144,16 @@ def test_a_model_refuses_a_store_of_other_scales(tmp_path, movies, capsys):
         )
     assert "scales [1, 2], the model learned from [1]" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+def test_a_cell_is_named_by_the_content_of_its_store(tmp_path):
+    """Another store in the same folder of results must not find the first one's result."""
+    names = []
+    for seed in (0, 0, 1):
+        make_store(tmp_path / "store", seed=seed)
+        args = [f"data.store={tmp_path / 'store'}", f"out={tmp_path / 'res'}", "hierarchy=flat"]
+        names.append(prepare(typed(cli.compose("run", args))).name)
+    assert names[0] == names[1] != names[2]
 
 
 @pytest.mark.parametrize("policy", ["turns", "strong"])
