@@ -245,7 +245,7 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     """The cell with the settings of its method that do best on the fold's validation patches.
 
     Every choice is trained with `tune_seed`, whatever the cell's own seed, so that all seeds of a fold share one choice
-    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches are not looked at.
+    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches have no say.
 
     Returns:
         the cell to train, and for result.json all that was tried with its validation scores; the cell itself and None
@@ -266,9 +266,7 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
         other = prepare(replace(with_settings(config, choice), seed=config.tune_seed))
         found = validation_scores(_train(other)[0], other)
         tried.append({"settings": dict(choice), **found})
-    best = max(
-        range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i)
-    )
+    best = max(range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i))
     taken = dict(config.method.choices[best])
     return prepare(with_settings(config, taken)), {
         "by": "macro/f1 on validation patches",
@@ -293,7 +291,9 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
         try:
             OmegaConf.update(copy, key, value, force_add=False)
         except OmegaConfBaseException as error:
-            raise UserError(f"method.choices: {key}={value}: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"method.choices: {key}={value}: {str(error).splitlines()[0]}"
+            ) from error
     found = OmegaConf.to_object(copy)
     assert isinstance(found, RunCommand)
     return found
