@@ -40,8 +40,8 @@ class StageModule(pl.LightningModule):
     """Trains one classifier on a view's targets.
 
     The budget counts images seen over all ranks; the learning rate follows a short warm-up, then a half cosine of
-    the budget, or the paper's step. Its checkpoint holds plain values alone, so `load_from_checkpoint(...,
-    weights_only=True)` works.
+    the budget, or the paper's step. Its checkpoint holds plain values alone, so
+    `load_from_checkpoint(..., weights_only=True)` works.
 
     Args:
         stage: the fields of `schema.StageConfig` as a plain dict.

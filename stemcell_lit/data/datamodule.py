@@ -148,7 +148,9 @@ class PatchDataModule(pl.LightningDataModule):
         }
         if pseudo is not None:
             if not np.isin(pseudo[0], split.unlabelled).all():
-                raise ValueError("pseudo-labels for patches that are not unlabelled training patches")
+                raise ValueError(
+                    "pseudo-labels for patches that are not unlabelled training patches"
+                )
             extra_labels = np.concatenate([extra_labels, pseudo[1]])
         parts = [reduce_pixels(store.pixels[rows["train"]], patch_size)]
         if len(extra_rows):

@@ -447,9 +447,7 @@ def compare(
     return table[list(COLUMNS)]
 
 
-def effect_sizes(
-    counts: Mapping[str, np.ndarray], baseline: str
-) -> dict[str, np.ndarray]:
+def effect_sizes(counts: Mapping[str, np.ndarray], baseline: str) -> dict[str, np.ndarray]:
     """How large a gain is beside its own scatter over folds and seeds: Cohen's d_z, mean over standard deviation.
 
     Unlike an interval it does not shrink with the number of folds and seeds. Folds share most of their training

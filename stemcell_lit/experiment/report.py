@@ -25,13 +25,13 @@ from markupsafe import Markup
 
 from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.metrics import calibration_error, reliability
+from stemcell_lit.evaluate.metrics import calibration_error, confusion, reliability
 from stemcell_lit.evaluate.statistics import (
     ALPHA,
     METRICS,
     claim,
     compare,
-    effective_groups,
+    effect_sizes,
     group_counts,
     judge,
     points,
@@ -43,6 +43,7 @@ from stemcell_lit.schema import RunCommand
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from rich.console import Console
 
 Row = Mapping[str, Any]  # of the table
 
@@ -57,12 +58,19 @@ METHODS = {
     "flat_sampler": "one network, every class drawn equally often",
     "flat_weighted": "one network, rare classes weigh more in the loss",
     "flat_focal": "one network, focal loss",
-    "flat_logit": "one network, logit-adjusted loss",
+    "flat_logit": "one network, logit-adjusted loss (at tau 1: balanced softmax)",
+    "flat_crt": "one network, then a new last layer on balanced classes (cRT)",
+    "flat_mixup": "one network, mixtures of patches and labels (mixup)",
     "flat_strong": "one network, strong augmentation",
+    "flat_vgg": "the paper's network and recipe: VGG-19-BN, SGD",
+    "flat_pseudo": "one network, rare classes filled with pseudo-labelled patches",
     "flat_gan": "one network, rare classes filled with generated patches",
+    "flat_path": "one network under the constraint in time, no tree",
     "hierarchy": "a tree of networks",
     "hierarchy_gan": "a tree of networks, every stage filled with generated patches",
+    "temporal_hard": "as temporal, each patch down the likeliest branch alone",
     "temporal": "a tree of networks under a constraint in time",
+    "temporal_gan_hard": "as the full method, each patch down the likeliest branch alone",
     "temporal_gan": "the full method: tree, constraint in time and generated patches",
 }
 TITLES = {"tpr": "TPR", "f1": "F1"}
@@ -89,7 +97,7 @@ STYLE: Any = {
 # What does not make another row of the table: fold and seed are averaged over, the rest is where
 # and how fast a cell was computed.
 _NOT_SETTINGS = re.compile(
-    r"(seed|generator_seed|out|artifacts|split\.fold|data\.(store|workers|min_class_patches)"
+    r"(seed|generator_seed|tune_seed|hierarchy\.subsets\..*|out|artifacts|split\.fold|data\.(store|workers|min_class_patches)"
     r"|(logger|trainer|method)\..*)$"
 )
 
@@ -185,6 +193,12 @@ class Results:
     def groups(self) -> list[str]:
         """Names of all tested groups."""
         return sorted({str(g) for cell in self.cells for g in cell.predictions["group"].unique()})
+
+    @property
+    def subsets(self) -> dict[str, list[str]]:
+        """Named subsets of the classes, of the hierarchy's file, that have scores of their own."""
+        given = self.cells[0].info["config"].get("hierarchy", {}).get("subsets") or {}
+        return {str(k): list(v) for k, v in given.items() if set(v) <= set(self.classes)}
 
     def of(self, method: str) -> list[Result]:
         """Its cells by seed, then fold."""
@@ -418,7 +432,13 @@ def make_report(
     # only the paper's method was asked about beforehand; the last of a list is a choice made later
     primary = results.full if results.full == FULL else None
     table = compare(
-        counts, baseline, results.classes, primary=primary, resamples=resamples, seed=seed
+        counts,
+        baseline,
+        results.classes,
+        primary=primary,
+        subsets=results.subsets,
+        resamples=resamples,
+        seed=seed,
     )
     pictures = _Pictures(results, table, counts, seed)
     figures = pictures.make()
@@ -456,15 +476,26 @@ def print_table(out: str | Path) -> None:
         UserError: no table.csv there.
     """
     from rich.console import Console
-    from rich.table import Table
 
     table = read_table(out)
-    view = Table(title="Macro TPR (recall) and F1 in %, 95 % intervals", title_justify="left")
+    console = Console()
+    for which in [c for c in dict.fromkeys(table["class"]) if re.match(r"(macro/.*)?$", c)]:
+        _print_macro(console, table, which)
+    # a path is printed whole, for it is to be copied
+    console.print(str(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
+    from rich.table import Table
+
+    over = f" over {which.removeprefix('macro/')} classes" if which else ""
+    title = f"Macro TPR (recall) and F1{over} in %, 95 % intervals"
+    view = Table(title=title, title_justify="left")
     view.add_column("method", no_wrap=True)
     for title in TITLES.values():
         view.add_column(title, justify="right", no_wrap=True)
         view.add_column("difference in points")
-    for method, rows in table[table["class"] == ""].groupby("method", sort=False):
+    for method, rows in table[table["class"] == which].groupby("method", sort=False):
         line = [str(method)]
         for metric in METRICS:
             row = rows[rows["metric"] == metric].iloc[0]
@@ -478,10 +509,7 @@ def print_table(out: str | Path) -> None:
                 told = f"{points(row['delta'])}: {word}"
             line += [f"{100 * row['mean']:.1f}", f"[{colour}]{told}[/]" if colour else told]
         view.add_row(*line)
-    console = Console()
     console.print(view)
-    # a path is printed whole, for it is to be copied
-    console.print(str(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False)
 
 
 def _markdown(results: Results, table: pd.DataFrame) -> str:
@@ -549,7 +577,13 @@ class _Pictures:
     ):
         self.results, self.counts, self.seed = results, counts, seed
         self.rows = _rows(table)
-        self.facts: dict[str, Any] = {"notes": [], "generator": None, "nearest": None}
+        self.facts: dict[str, Any] = {
+            "notes": [],
+            "generator": None,
+            "nearest": None,
+            "stages": None,
+            "average_precision": {},
+        }
         self.colour = colours(results.methods, results.baseline)
 
     def make(self) -> dict[str, bytes]:
@@ -561,6 +595,8 @@ class _Pictures:
                 ("macro_difference", self.macro_difference),
                 ("class_difference", self.class_difference),
                 ("confusion", self.confusion),
+                ("stages", self.stages),
+                ("precision_recall", self.precision_recall),
                 ("samples", self.samples),
                 ("entropy", self.entropy),
                 ("curves", self.curves),
@@ -634,27 +670,69 @@ class _Pictures:
         columns = math.ceil(len(methods) / rows)  # four methods stand two by two, not three and one
         figure, axes = blank_figure(side * columns, (side + 0.2) * rows, rows, columns, sharey=True)
         for axis, method in zip(axes.flat, methods, strict=False):
-            matrix = self.counts[method].sum((0, 1))
-            share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-            axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-            for i, j in np.ndindex(*matrix.shape):
-                axis.text(
-                    *(j, i, f"{100 * share[i, j]:.0f}\n({matrix[i, j]})"),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if share[i, j] > 0.5 else "#333",
-                )
-            axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-            axis.set_yticks(range(len(classes)), classes)
-            axis.tick_params(length=0)
-            axis.spines[:].set_visible(False)
-            axis.set_title(method)
-            axis.set_xlabel("predicted")
+            self._matrix(axis, self.counts[method].sum((0, 1)), classes, method)
         for axis in axes[:, 0]:
             axis.set_ylabel("true")
         for axis in axes.flat[len(methods) :]:
             axis.remove()
+        return figure
+
+    def stages(self) -> Figure | None:
+        """Confusion of each stage of the full method on the test patches that belong to it."""
+        method = self.results.full or self.results.baseline
+        found: dict[str, tuple[list[str], np.ndarray]] = {}
+        for cell in self.results.of(method):
+            for stage in cell.info.get("stages", []):
+                if "confusion" in stage and "groups" in stage:
+                    matrix = np.array(stage["confusion"], np.int64)
+                    names, total = found.get(stage["node"], (stage["groups"], 0 * matrix))
+                    found[stage["node"]] = (names, total + matrix)
+        if len(found) < 2:
+            return None  # one stage is what the matrix of the whole shows
+        self.facts["stages"] = method
+        side = max(2.8, 0.5 * max(len(names) for names, _ in found.values()) + 1.1)
+        columns = min(len(found), max(1, int(11 // side)))
+        rows = math.ceil(len(found) / columns)
+        figure, axes = blank_figure(side * columns, (side + 0.2) * rows, rows, columns)
+        for axis, (node, (names, matrix)) in zip(axes.flat, found.items(), strict=False):
+            self._matrix(axis, matrix, names, f"stage {node}")
+        for axis in axes.flat[len(found) :]:
+            axis.remove()
+        return figure
+
+    def precision_recall(self, most: int = 5) -> Figure:
+        """Each class against the rest, test patches of all folds and seeds pooled; the table's last methods."""
+        from sklearn.metrics import average_precision_score, precision_recall_curve
+
+        results = self.results
+        methods = [results.baseline, *results.methods[1:][-most:]]
+        columns = min(4, len(results.classes))
+        rows = math.ceil(len(results.classes) / columns)
+        figure, axes = blank_figure(2.7 * columns, 2.5 * rows, rows, columns)
+        area: dict[str, dict[str, float]] = {m: {} for m in methods}
+        for method in methods:
+            tested = results.tested(method)
+            for axis, name in zip(axes.flat, results.classes, strict=False):
+                truth = (tested["label"] == name).to_numpy()
+                if not truth.any():
+                    continue
+                p = tested[f"p/{name}"].to_numpy()
+                precision, recall, _ = precision_recall_curve(truth, p)
+                each = [
+                    average_precision_score(part["label"] == name, part[f"p/{name}"])
+                    for _, part in tested.groupby("seed")
+                ]
+                area[method][name] = float(np.mean(each))
+                axis.plot(recall, precision, color=self.colour[method], lw=1.2)
+        for i, (axis, name) in enumerate(zip(axes.flat, results.classes, strict=False)):
+            axis.set(xlim=(0, 1.02), ylim=(0, 1.02), title=name)
+            axis.set_xlabel("recall (TPR)" if i >= len(results.classes) - columns else "")
+            axis.set_ylabel("precision" if i % columns == 0 else "")
+        for axis in axes.flat[len(results.classes) :]:
+            axis.remove()
+        handles = [axes.flat[0].plot([], [], color=self.colour[m], label=m)[0] for m in methods]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(methods)))
+        self.facts["average_precision"] = area
         return figure
 
     def curves(self) -> Figure | None:
@@ -689,6 +767,26 @@ class _Pictures:
         handles = [axes.flat[0].plot([], [], color=self.colour[m], label=m)[0] for m in used]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(used)))
         return figure
+
+    @staticmethod
+    def _matrix(axis: Axes, matrix: np.ndarray, names: Sequence[str], title: str) -> None:
+        """Draws a confusion matrix, rows true, in % of each row."""
+        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(*matrix.shape):
+            axis.text(
+                *(j, i, f"{100 * share[i, j]:.0f}\n({matrix[i, j]})"),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share[i, j] > 0.5 else "#333",
+            )
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axis.set_yticks(range(len(names)), names)
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(title)
+        axis.set_xlabel("predicted")
 
     def reliability(self) -> Figure:
         methods = self.results.methods
@@ -1023,6 +1121,9 @@ def _page(
         content_hash=info[0]["data"]["content_hash"],
         headline=_headline(results, table),
         methods=_method_rows(results, table),
+        columns=_column_sums(counts),
+        tuned=_tuned(results),
+        subsets=results.subsets,
         classes=_class_rows(results, table, counts),
         titles=TITLES,
         seeds=_seed_rows(results, counts),
@@ -1093,9 +1194,11 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _method_rows(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
     rows = _rows(table)
+    sizes = effect_sizes(_matrices(results), results.baseline)
     return [
         {
             "name": method,
+            "effect": dict(zip(METRICS, sizes.get(method, [math.nan] * 2), strict=True)),
             "about": METHODS.get(results.of(method)[0].info["method"], ""),
             "baseline": method == results.baseline,
             "scores": {metric: _score(rows[method, metric, ""]) for metric in METRICS},
@@ -1109,20 +1212,74 @@ def _class_rows(
 ) -> list[dict[str, Any]]:
     rows = _rows(table)
     truth = counts[results.baseline].sum(3)  # (seeds, groups, classes)
-    worth = effective_groups(counts[results.baseline])
+    names = {name: [j] for j, name in enumerate(results.classes)}
+    names |= {
+        f"macro/{name}": [results.classes.index(c) for c in inside]
+        for name, inside in results.subsets.items()
+    }
     return [
         {
             "name": name,
-            "patches": int(truth[:, :, j].sum(1).max()),
-            "groups": int((truth[:, :, j].sum(0) > 0).sum()),
-            "effective": float(worth[j + 1]),
+            "patches": int(truth[:, :, inside].sum((1, 2)).max()),
+            "groups": int((truth[:, :, inside].sum((0, 2)) > 0).sum()),
             "scores": {
                 metric: {m: _score(rows[m, metric, name]) for m in results.methods}
                 for metric in METRICS
             },
         }
-        for j, name in enumerate(results.classes)
+        for name, inside in names.items()
     ]
+
+
+def _matrices(results: Results) -> dict[str, np.ndarray]:
+    """Per method (cells, classes, classes): a confusion matrix for each seed and fold, in one order for all."""
+    return {
+        method: np.stack(
+            [
+                confusion(c.predictions["label"], c.predictions["predicted"], results.classes)
+                for c in results.of(method)
+            ]
+        )
+        for method in results.methods
+    }
+
+
+def _column_sums(counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Macro recall of each method, and what its matrices give if divided by column sums instead: precision."""
+    told = []
+    for method, array in counts.items():
+        matrix = array.sum(1)  # (seeds, classes, classes)
+        turned = np.swapaxes(matrix, -1, -2)  # its recall is the other's precision
+        told.append(
+            {
+                "method": method,
+                "recall": float(np.nanmean(values(matrix)[:, 0, 0])),
+                "precision": float(np.nanmean(values(turned)[:, 0, 0])),
+            }
+        )
+    return told
+
+
+def _tuned(results: Results) -> list[dict[str, Any]]:
+    """What each method chose in each fold on validation patches, with the scores of all that it tried."""
+    rows = []
+    for method in results.methods:
+        for fold in results.folds:
+            cell = next(c for c in results.of(method) if c.fold == fold)
+            tuning = cell.info.get("tuning")
+            if tuning:
+                tried = [
+                    {
+                        "settings": ", ".join(
+                            f"{k}={as_override(v)}" for k, v in t["settings"].items()
+                        ),
+                        "f1": float("nan") if t["macro/f1"] is None else t["macro/f1"],
+                        "taken": t["settings"] == tuning["taken"],
+                    }
+                    for t in tuning["tried"]
+                ]
+                rows.append({"method": method, "fold": fold, "tried": tried})
+    return rows
 
 
 def _rows(table: pd.DataFrame) -> dict[tuple[str, str, str], Row]:

@@ -88,15 +88,15 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     tables = tables_of(Path(config.out), config.sweep)
     jobs: list[Job] = []
     cells: list[Cell] = []
+    plain = {m: typed_run([*base, f"out={config.out}", f"method={m}"]) for m in methods}
     for table in tables:
         settings = {}
         for method in methods:
-            plain = [*base, f"out={table.out}", f"method={method}"]
-            real = not needs_generator(typed_run(plain))
             # a dose of generated patches is none to a method that has none
+            real = not needs_generator(plain[method])
             own = [o for o in table.overrides if not (real and o.startswith("mix."))]
-            settings[method] = [*plain, *own]
-        configs = {method: typed_run(settings[method]) for method in methods}
+            settings[method] = [*base, f"out={table.out}", f"method={method}", *own]
+        configs = {m: typed_run(settings[m]) for m in methods} if config.sweep.key else plain
         table_folds = fold_count(first.store, configs[config.baseline].split)
         for seed in config.seeds:
             for fold in range(table_folds):
@@ -116,12 +116,10 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
                         )
                     )
     folds = fold_count(first.store, config.split)
-    values = f" x {len(tables)} values of {config.sweep.key}" if config.sweep.key else ""
-    print(
-        f"{first.store}\n{len(methods)} methods x {folds} folds x {len(config.seeds)} seeds{values} = "
-        f"{len(jobs)} cells",
-        flush=True,
-    )
+    factors = [f"{len(methods)} methods", f"{folds} folds", f"{len(config.seeds)} seeds"]
+    if config.sweep.key:
+        factors.append(f"{len(tables)} values of {config.sweep.key}")
+    print(f"{first.store}\n{' x '.join(factors)} = {len(jobs)} cells", flush=True)
     outcomes = run_jobs(
         _generators_first(jobs, cells),
         slots=config.slots or default_slots(config.trainer.accelerator, config.trainer.devices),

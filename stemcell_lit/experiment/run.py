@@ -262,8 +262,7 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     """The cell with the settings of its method that do best on the fold's validation patches.
 
     Every choice is trained with `tune_seed`, whatever the cell's own seed, so that all seeds of a fold share one choice
-    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches are not looked
-    at.
+    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches have no say.
 
     Returns:
         the cell to train, and for result.json all that was tried with its validation scores; the cell itself and None

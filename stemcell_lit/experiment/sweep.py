@@ -3,7 +3,7 @@
 Layout of a sweep's folder::
 
     sweep.json               what varies, over which values
-    values/<key>=<value>/    a folder of results each, with table.csv and report.html
+    values/<key>-<value>/    a folder of results each, with table.csv and report.html
     sweep.csv  sweep.md      macro rows of all tables
     figures/sweep.png        the curves
     report.html              figure and table, and the way to each value's own page
@@ -75,7 +75,7 @@ def tables_of(out: Path, sweep: SweepConfig) -> list[Table]:
     fixed = [f"{k}={as_override(v)}" for k, v in sweep.fixed.items()]
     tables = []
     for value in sweep.values:
-        name = re.sub(r"[^\w.=+-]", "_", f"{sweep.key.split('.')[-1]}={as_override(value)}")
+        name = re.sub(r"[^\w.-]", "_", f"{sweep.key.split('.')[-1]}-{as_override(value)}")
         own = [*fixed, f"{sweep.key}={as_override(value)}"]
         tables.append(Table(out / "values" / name, name, value, own))
     return tables

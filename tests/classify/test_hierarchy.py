@@ -24,9 +24,7 @@ def config(name="colony"):
     return OmegaConf.to_object(merged)
 
 
-def build(
-    temporal="none", *, name="colony", classes=CLASSES, flat=False, tree=None, **settings
-):
+def build(temporal="none", *, name="colony", classes=CLASSES, flat=False, tree=None, **settings):
     chosen = replace(config(name), **(tree or {}))
     return Hierarchy.build(classes, chosen, TemporalConfig(temporal, **settings), flat=flat)
 

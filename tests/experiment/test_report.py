@@ -128,7 +128,9 @@ def write_results(
                             "images": 4000,
                             "train": {c: [50, made.get(c, 0)] for c in CLASSES},
                             "curve": curve,
-                            "confusion": [],
+                            "confusion": confusion(
+                                table["label"], table["predicted"], CLASSES
+                            ).tolist(),
                         }
                         for node in (("root", "cells") if "temporal" in method else ("root",))
                     ],
@@ -228,10 +230,10 @@ def test_table_says_what_the_predictions_say(results):
 def test_page_is_one_file_that_needs_no_network(results):
     page = (results / "report.html").read_text()
     assert not re.search(r"https?://|<script|<link|src=\"(?!data:)", page)
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/png;base64,") == 10
     assert {p.stem for p in (results / "figures").glob("*.png")} == {
         "macro_difference", "class_difference", "confusion", "samples",
-        "entropy", "curves", "hardest", "reliability",
+        "entropy", "curves", "hardest", "reliability", "stages", "precision_recall",
     }  # fmt: skip
 
 
@@ -244,6 +246,49 @@ def test_page_answers_the_question_in_words(results):
     assert all(name in text for name in CLASSES)
     assert "stemcell-lit reproduce" in text and "stemcell-lit report" in text
     assert "nan" not in re.sub(r"[a-z]+nan|nan[a-z]+", "", text.lower())
+
+
+def test_page_shows_stages_precision_and_what_column_sums_would_have_said(results):
+    figures = {p.stem for p in (results / "figures").iterdir()}
+    assert {"stages", "precision_recall", "confusion", "reliability", "hardest"} <= figures
+    cells = [c for c in comparable(collect(results), "flat").of("flat") if c.seed == 0]
+    tested = pd.concat([c.predictions for c in cells])
+    matrix = confusion(tested["label"], tested["predicted"], CLASSES)
+    assert matrix.sum() == len(tested)
+    text = text_of(results / "report.html")
+    rows = report._column_sums({"flat": matrix[None, None]})
+    assert rows[0]["recall"] == pytest.approx(np.mean(matrix.diagonal() / matrix.sum(1)))
+    assert rows[0]["precision"] == pytest.approx(np.mean(matrix.diagonal() / matrix.sum(0)))
+    assert "TPR is recall" in text and "Average precision" in text
+
+
+def test_subsets_and_choices_of_the_results_are_told(small, capsys, no_pictures):
+    tuning = {
+        "by": "macro/f1 on validation patches",
+        "seed": 0,
+        "tried": [
+            {"settings": {"stage.lr": 0.002}, "macro/f1": 0.5, "macro/tpr": 0.5},
+            {"settings": {"stage.lr": 0.004}, "macro/f1": 0.75, "macro/tpr": 0.6},
+        ],
+        "taken": {"stage.lr": 0.004},
+    }
+
+    def change(info):
+        info["config"]["hierarchy"]["subsets"] = {"cells": CLASSES[1:]}
+        info["tuning"] = tuning
+
+    for cell in (small / "cells").iterdir():
+        edit(cell, change)
+    make_report(small, resamples=200)
+    table = read_table(small).set_index(["method", "metric", "class"])["mean"]
+    for metric in ("tpr", "f1"):
+        mean = table[[("flat", metric, c) for c in CLASSES[1:]]].mean()
+        assert table["flat", metric, "macro/cells"] == pytest.approx(mean, abs=1e-5)
+    text = text_of(small / "report.html")
+    assert "macro/cells" in text and "stage.lr=0.002: 50.0; stage.lr=0.004: 75.0" in text
+    assert "<b>stage.lr=0.004: 75.0</b>" in (small / "report.html").read_text()
+    print_table(small)
+    assert "over cells classes" in capsys.readouterr().out
 
 
 def test_markdown_holds_the_same_table(results):

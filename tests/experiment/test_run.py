@@ -212,9 +212,7 @@ def test_the_choice_with_the_best_validation_f1_is_taken_and_all_are_told(folder
     for tried, cell in zip(tuned["tried"], alone, strict=True):
         assert tried["macro/f1"] == cell["validation"]["macro/f1"]
     found = result(run(config(folder, "method=flat", *CHOICES, out="tuned")))
-    taken = next(
-        c for c in alone if c["config"]["stage"]["lr"] == tuned["taken"]["stage.lr"]
-    )
+    taken = next(c for c in alone if c["config"]["stage"]["lr"] == tuned["taken"]["stage.lr"])
     assert found["metrics"] == taken["metrics"] and found["config"]["stage"]["lr"] == 0.002
 
 
@@ -236,9 +234,10 @@ def test_choices_are_compared_without_a_look_at_test_patches(folder, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "prepare", lambda c: replace(spoilt, config=c))
-        assert choose(spoilt)[1] == result(
-            run(config(folder, "method=flat", *CHOICES, out="tuned"))
-        )["tuning"]
+        assert (
+            choose(spoilt)[1]
+            == result(run(config(folder, "method=flat", *CHOICES, out="tuned")))["tuning"]
+        )
 
 
 def test_all_seeds_of_a_fold_share_one_choice_and_its_trainings(folder):
@@ -252,9 +251,7 @@ def test_all_seeds_of_a_fold_share_one_choice_and_its_trainings(folder):
 
 
 def test_without_tuning_choices_change_nothing(folder):
-    plain, off = (
-        prepare(config(folder, "method=flat", *o)) for o in ([], ["method.choices=[]"])
-    )
+    plain, off = (prepare(config(folder, "method=flat", *o)) for o in ([], ["method.choices=[]"]))
     assert plain.hash == off.hash and choose(plain)[1] is None
     assert prepare(config(folder, "method=flat", "tune=true")).hash != plain.hash
 
@@ -400,7 +397,9 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
         (lambda f: prepare(config(f, "method=flat_pseudo")), "labelled_fraction=1 leaves none"),
         (
             lambda f: prepare(
-                config(f, "method=hierarchy", "stage.pseudo_rounds=1", "split.labelled_fraction=0.5")
+                config(
+                    f, "method=hierarchy", "stage.pseudo_rounds=1", "split.labelled_fraction=0.5"
+                )
             ),
             "a stage of a tree",
         ),
