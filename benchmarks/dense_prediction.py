@@ -1,7 +1,7 @@
 """How much faster a frame is mapped with shared features than by cutting and classifying each patch.
 
     python benchmarks/dense_prediction.py [--size 2048] [--threads 1] [--repeats 3] [--save]
-        [--checkpoint DIR --movie FILE [--classes FILE]]
+        [--network small] [--checkpoint DIR --movie FILE [--classes FILE]]
 
 A frame of `size` px at 1.2 um, windows every 16 px, a model of 32 px at 2.4 um: the embedded
 default. Without a checkpoint the weights are random, which changes nothing about the time. Ways of
@@ -13,6 +13,9 @@ going from the uint8 frame to the probabilities of all windows, taken in turns i
 
 The figure is that of `each`; `batches` are reported beside it. The reference ways may be timed on
 a part of the rows of patches, which are all alike (`--part`).
+
+`not_adjusted` compares the ways on a few rows of the frame of noise, before adjusting; random weights hardly tell
+windows apart, so it says something of `--network valid`, which must agree, and of trained checkpoints alone.
 
 With a checkpoint and a movie, also how far the two ways' answers are apart, window by window, and
 with the movie's class maps, which way is nearer to the truth, without and
@@ -53,10 +56,12 @@ ADJUST = PredictCommand().adjust  # windows
 PURITY = 0.7  # share of a patch's labelled pixels that its class must hold
 
 
-def untrained() -> TrainedHierarchy:
+def untrained(network: str = "small") -> TrainedHierarchy:
     hierarchy = Hierarchy.build(CLASSES, HierarchyConfig(), TemporalConfig(), flat=True)
     groups = {c: [c] for c in CLASSES}
-    stage = StageModule(asdict(StageConfig()), "root", groups, [1] * len(CLASSES), 32)
+    stage = StageModule(
+        asdict(StageConfig(network=network)), "root", groups, [1] * len(CLASSES), 32
+    )
     return TrainedHierarchy(hierarchy, {"root": stage.eval()}, 32, 2 * UM_PER_PX)
 
 
@@ -184,13 +189,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", type=int, default=1, help="reference on every so-manieth row")
+    parser.add_argument(
+        "--network", default="small", help="without a checkpoint: small, valid, vgg"
+    )
     parser.add_argument("--checkpoint", type=Path, help="the model folder of a finished cell")
     parser.add_argument("--movie", type=Path, help="on which answers are compared")
     parser.add_argument("--classes", type=Path, help="its class maps")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model = TrainedHierarchy.load(given.checkpoint) if given.checkpoint else untrained()
+    model = (
+        TrainedHierarchy.load(given.checkpoint) if given.checkpoint else untrained(given.network)
+    )
     frame = texture(given.size)
     mapper = Mapper(model, frame.shape, UM_PER_PX, STRIDE)
     rows = slice(None, None, given.part)
@@ -201,7 +211,9 @@ def main() -> None:
         "batches_64": (lambda: batches(model, frame, rows, 64), share),
         "batches_512": (lambda: batches(model, frame, rows, 512), share),
     }
-    mapper.probabilities(frame)  # allocations and choices of algorithms are made once
+    shared = mapper.probabilities(frame)  # allocations and choices of algorithms are made once
+    cut = batches(model, frame, slice(None, None, mapper.grid[0] // 2), 64)
+    apart = np.abs(shared[:: mapper.grid[0] // 2].reshape(cut.shape) - cut).max(-1)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(given.repeats):
         for name, (work, part) in ways.items():
@@ -223,6 +235,8 @@ def main() -> None:
         stride=STRIDE,
         windows=mapper.grid[0] * mapper.grid[1],
         stages=len(model.stages),
+        network=next(iter(model.stages.values())).stage["network"],
+        not_adjusted={"max_abs": float(apart.max()), "within_1e-3": float((apart <= 1e-3).mean())},
         threads=given.threads,
         part=given.part,
         seconds={name: round(float(np.median(t)), 3) for name, t in times.items()},
