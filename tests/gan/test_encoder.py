@@ -5,7 +5,7 @@ import torch
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder, train_classifier
-from tests.gan.helpers import CLASSES, SIDE, batch_of
+from tests.gan.stripes import CLASSES, SIDE, batch_of
 
 STAGE = {
     "network": "small",

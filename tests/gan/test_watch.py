@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import watch as watching
-from stemcell_lit.gan.module import GANDiverged, GANModule, make_callbacks, trainer_settings
+from stemcell_lit.gan.module import GANDiverged, GANModule
 from stemcell_lit.gan.quality import Reference, kid
 from stemcell_lit.gan.synthesis import load_generator
 from stemcell_lit.gan.watch import QualityWatch, distance_to, root_kid, samples, settle
 from stemcell_lit.schema import QualityConfig
-from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
+from tests.gan.stripes import CLASSES, SIDE, TINY, Batches, batch_of
 
 
 def to_pixels(batch):
@@ -69,8 +70,16 @@ def fit(out, reference, module, resume=None, skip=0, **quality):
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[watch, *make_callbacks(out)],
-        **trainer_settings(gan),
+        callbacks=[
+            watch,
+            ModelCheckpoint(
+                out, filename="last", save_on_train_epoch_end=False, enable_version_counter=False
+            ),
+        ],
+        max_epochs=-1,
+        val_check_interval=gan["validate_every_images"] // gan["batch_size"],
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
     )
     error = None
     try:
