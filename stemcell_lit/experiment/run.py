@@ -663,10 +663,10 @@ def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
         inside = node.view.learns_at(times)
         real = {
             group: int((np.isin(labels, members) & inside).sum())
-            for group, members in node.groups.items()
+            for group, members in node.targets.items()
         }
         for group, n in generated_quota(real, cell.config.mix).items():
-            members = node.groups[group]
+            members = node.targets[group]
             for c, part in zip(members, share_out(n, [n] * len(members)), strict=True):
                 most[c] = max(most[c], part)
     return most

@@ -413,3 +413,12 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
 def test_what_cannot_be_used_is_named(folder, make, says):
     with pytest.raises(UserError, match=says):
         make(folder)
+
+
+def test_every_stage_of_leaves_gets_the_generated_patches_it_asks_for(folder):
+    """A stage that learns classes balances classes, the rarest of a group too."""
+    found = result(run(config(folder, "method=hierarchy_gan", "hierarchy.leaves=true")))
+    for stage in found["stages"]:
+        assert stage["groups"] == list(stage["train"])
+        assert len({sum(n) for n in stage["train"].values()}) == 1
+    assert len(found["stages"][0]["groups"]) == 4
