@@ -121,7 +121,9 @@ class StageConfig:
     weight_decay: float = 0.05
     label_smoothing: float = 0.0
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
-    retrain_head: float = 0.0  # last share of the budget: a new head alone, on balanced classes (cRT)
+    retrain_head: float = (
+        0.0  # last share of the budget: a new head alone, on balanced classes (cRT)
+    )
     pseudo_rounds: int = 0  # times that pseudo-labels of unlabelled patches refill the rare classes
     pseudo_confidence: float = 0.9  # least probability of a pseudo-label
     batch_size: int = 64
