@@ -28,6 +28,7 @@ import pandas as pd
 from stemcell_lit.data.patches import whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.report import (
+    STYLE,
     TITLES,
     as_override,
     blank_figure,
@@ -130,6 +131,13 @@ def draw(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, basel
 
     Numbers stand at their place on the axis, on a logarithmic one where they span a factor of ten; names side by side.
     """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return png(_drawn(macro, tables, sweep, baseline))
+
+
+def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, baseline: str) -> Any:
     values = [t.value for t in tables]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     places = np.array(values if numeric else range(len(values)), np.float64)
@@ -165,7 +173,7 @@ def draw(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, basel
         axis.set(xlabel=sweep.label or sweep.key, title=f"macro {title}, %")
     handles = axes.flat[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=min(5, len(methods)))
-    return png(figure)
+    return figure
 
 
 def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapping[Any, str]]:
