@@ -36,10 +36,17 @@ DECLARED: dict[str, set[str]] = {
     "split": ALL,
     "mix": {"generated", "stage", "cell"},
     "gan": ALL,
+    "quality": ALL,  # by it the snapshot is chosen
+    "select": {"cell"},  # its thresholds, while nothing is filtered
+    "select.filters": {"generated", "stage", "cell"},
     "stage": SHOWN,
+    "tune": {"cell"},
+    "tune_seed": set(),  # while nothing is tuned
     "hierarchy": {"cell"},  # of a flat method, whose stage is the same under any tree
+    "hierarchy.subsets": set(),  # rows of the report
     "temporal": {"cell"},  # of a method whose stages have no window
     "method": {"cell"},
+    "method.choices": set(),  # while nothing is tuned
     "method.tree": {"generated", "stage", "cell"},
     "trainer.accelerator": set(),
     "trainer": ALL,  # precision, ranks and threads change the last digits
@@ -69,7 +76,10 @@ OTHER = {
     "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
     "method.network": None,  # another kind of method, without stages to compare
     "trainer.devices": 2,
+    "data.extraction.um_per_px": 2.0,
+    "data.extraction.stride": 32,
     "logger.group": "other",
+    "logger.entity": "other",
     "artifacts": "elsewhere",
 }
 
@@ -152,6 +162,7 @@ def folder(tmp_path_factory):
 def base(folder):
     words = ["profile=smoke", "trainer=cpu", "method=flat_gan", f"data.store={folder / 'store'}"]
     words += ["mix.recipe=extra_k", "mix.amount=10", f"out={folder / 'out'}"]
+    words += ["split.labelled_fraction=0.7"]  # leaves groups for pseudo-labels
     return typed(compose("run", words))
 
 
