@@ -77,6 +77,7 @@ def fit(out, reference, module, resume=None, skip=0, **quality):
             ),
         ],
         max_epochs=-1,
+        log_every_n_steps=1,
         val_check_interval=gan["validate_every_images"] // gan["batch_size"],
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
