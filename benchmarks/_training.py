@@ -22,7 +22,7 @@ from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.simulate import simulate
 from stemcell_lit.experiment.run import quiet
-from stemcell_lit.schema import SimulationConfig
+from stemcell_lit.schema import ExtractionConfig, SimulationConfig
 
 WARM_UP = 10  # steps before the clock starts
 
@@ -48,7 +48,7 @@ def patches(store: str | None, folder: Path) -> PatchStore:
         return PatchStore.open(store)
     settings = SimulationConfig(movies=6, frames=4, size=320)
     simulate(settings, folder / "movies")
-    extract(folder / "movies", folder / "store", patch_size=64, patches_per_movie=60)
+    extract(folder / "movies", folder / "store", ExtractionConfig(patches_per_movie=60))
     return PatchStore.open(folder / "store")
 
 

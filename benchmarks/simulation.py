@@ -17,7 +17,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def make(config: SimulationConfig, folder: Path) -> tuple[PatchStore, float]:
     start = time.perf_counter()
     simulate(config, folder / "movies")
     seconds = time.perf_counter() - start
-    store = extract(folder / "movies", folder / "store", **asdict(ExtractionConfig()))
+    store = extract(folder / "movies", folder / "store", ExtractionConfig())
     return store, config.movies * config.frames / seconds
 
 

@@ -49,6 +49,7 @@ class StemcellSlurmConf:
     _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
     task: str = "stemcell_lit.__main__.run_cell"  # function of a job's overrides, by dotted name
     done: str | None = None  # function of a job's config, by dotted name: its result is there
+    returned: str | None = None  # function of a finished job's config: what a sweeper hears of it
     fail_fast: bool = False  # the first failure cancels the sweep
     accelerator: str = "auto"  # cpu: no GPUs are asked for
     submitit_folder: str = "${hydra.sweep.dir}/.slurm/%j"
@@ -143,6 +144,7 @@ class StemcellSlurmLauncher(Launcher):
     def __init__(self, **settings: Any):
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         self.settings: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
+        self.returned = self.settings.pop("returned", None)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -106,6 +106,11 @@ class QuotaSampler(Sampler[list[int]]):
         # A batch more would leave a rank without a draw; then batches are a little larger instead.
         return max(1, min(-(-total // self.batch_size), total // self.world))
 
+    @property
+    def sampler(self) -> QuotaSampler:
+        """Itself: Lightning tells the epoch to a loader's `batch_sampler.sampler`, and to nothing else."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order; Lightning calls it before each epoch."""
         if epoch != self.epoch:

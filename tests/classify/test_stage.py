@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -136,6 +138,7 @@ def test_mixup_trains_on_mixtures(store, monkeypatch):
     fed = []
     monkeypatch.setattr(m.network, "forward", lambda x: fed.append(x) or torch.zeros(len(x), 4))
     torch.manual_seed(3)
+    m._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
     m.training_step(batch, 0)
     torch.manual_seed(3)
     lam = float(torch.distributions.Beta(0.4, 0.4).sample())

@@ -1,5 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak
@@ -160,3 +163,55 @@ def test_patches_are_reduced_by_averaging_whole_blocks():
     assert small.shape == (2, 2, 2) and reduce_pixels(pixels, None) is not None
     with pytest.raises(UserError, match="data.patch_size=3"):
         reduce_pixels(pixels, 3)
+
+
+class Watcher(pl.LightningModule):
+    """Notes what Lightning feeds it, epoch by epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_train_epoch_start(self):
+        self.seen.append([])
+
+    def training_step(self, batch, batch_idx):
+        self.seen[-1].append(batch["pixels"].clone())
+        return self.weight * batch["pixels"].mean()
+
+
+@pytest.mark.parametrize("pixels", ["resident", "workers"])
+@pytest.mark.parametrize("augment", ["none", "turns"])
+def test_every_epoch_has_its_own_order_and_its_own_augmentation(store, tmp_path, pixels, augment):
+    data = PatchDataModule(
+        store,
+        split_of(store),
+        View.of_classes(CLASSES),
+        batch_size=16,
+        pixels=pixels,
+        augment=augment,
+    )
+    watcher = Watcher()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(watcher, data)
+    epochs = [[p.numpy().tobytes() for p in torch.cat(epoch)] for epoch in watcher.seen]
+    for first, second in itertools.pairwise(epochs):
+        assert sum(a == b for a, b in zip(first, second, strict=True)) < len(first) / 4  # the order
+        if augment == "none":
+            assert sorted(first) == sorted(second)
+        else:
+            assert len(set(first) & set(second)) < len(first) / 2

@@ -188,9 +188,7 @@ def test_entropies_of_the_classes_are_near_the_published_ones(tmp_path):
     # Coarse, on 28 frames; benchmarks/simulation.py holds 0.10 on whole sets.
     config = SimulationConfig(movies=7, frames=4, hours=112.0, threads=1, seed=20)
     simulate(config, tmp_path / "movies", progress=False)
-    store = extract(
-        tmp_path / "movies", tmp_path / "store", **dataclasses.asdict(ExtractionConfig())
-    )
+    store = extract(tmp_path / "movies", tmp_path / "store", ExtractionConfig())
     found = entropy_shares(store.pixels, store.labels, store.classes)
     for name, target in ENTROPY_SHARES.items():
         assert np.abs(np.subtract(found[name], target)).max() < 0.15, name

@@ -173,13 +173,12 @@ def test_without_the_extra_the_error_says_what_to_install(out, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--wandb", "wandb=true"])
 def test_report_takes_the_flag_and_the_key(flag, monkeypatch, tmp_path):
-    from stemcell_lit.experiment import report
+    from stemcell_lit.experiment import sweep
 
     called = []
     monkeypatch.setattr(tracking, "rebuild", lambda out, logger: called.append(logger.wandb) or 3)
     monkeypatch.setattr(boards, "dashboard", lambda out, logger: called.append(out))
-    monkeypatch.setattr(report, "make_report", lambda *a, **k: called.append("report"))
-    monkeypatch.setattr(report, "print_table", lambda out: None)
+    monkeypatch.setattr(sweep, "make_reports", lambda *a, **k: called.append("report"))
     main(["report", f"out={tmp_path}", flag, "logger=online"])
     assert called == ["online", str(tmp_path), "report"]
     main(["report", f"out={tmp_path}"])

@@ -66,7 +66,7 @@ OTHER = {
     "split.folds": 3,
     "split.fold": 1,
     "split.validation_share": 0.3,
-    "split.labelled_fraction": 0.5,
+    "split.labelled_fraction": 1.0,
     "mix.recipe": "balance",
     "mix.amount": 20.0,
     "temporal.kind": "prior",
@@ -162,7 +162,7 @@ def folder(tmp_path_factory):
 def base(folder):
     words = ["profile=smoke", "trainer=cpu", "method=flat_gan", f"data.store={folder / 'store'}"]
     words += ["mix.recipe=extra_k", "mix.amount=10", f"out={folder / 'out'}"]
-    words += ["split.labelled_fraction=0.7"]  # leaves groups for pseudo-labels
+    words += ["split.labelled_fraction=0.4"]  # leaves groups for pseudo-labels
     return typed(compose("run", words))
 
 

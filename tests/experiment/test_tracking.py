@@ -171,7 +171,7 @@ def test_counts_of_predictions_add_up(logged, result):
 
 def test_sample_grids_of_the_generator_are_there_over_its_training(offline, logged, result):
     grids = offline / result["generator"]["path"] / "grids"
-    images = [int(f.stem.removeprefix("images_")) for f in sorted(grids.glob("*.png"))]
+    images = [int(f.stem.removeprefix("images_")) for f in sorted(grids.glob("images_*.png"))]
     assert logged.column("generator/grid_images") == images and images
     for entry in logged.column("generator/grid"):
         assert (logged.folder / "files" / entry["path"]).is_file()

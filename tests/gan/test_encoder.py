@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -5,20 +7,10 @@ import torch
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder, train_classifier
+from stemcell_lit.schema import StageConfig
 from tests.gan.stripes import CLASSES, SIDE, batch_of
 
-STAGE = {
-    "network": "small",
-    "width": 4,
-    "dropout": 0.2,
-    "loss": "plain",
-    "optimizer": "adamw",
-    "lr": 2e-3,
-    "weight_decay": 0.05,
-    "label_smoothing": 0.0,
-    "batch_size": 30,
-    "images": 1800,
-}
+STAGE = asdict(StageConfig(width=4, batch_size=30, images=1800))
 
 
 def patches(seed, n=90):
