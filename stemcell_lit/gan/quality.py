@@ -25,6 +25,8 @@ def entropy(pixels: np.ndarray) -> np.ndarray:
         (n,) float64 in bits, 0 to 8; 0 for a constant image.
     """
     n = len(pixels)
+    if n == 0:
+        return np.empty(0)
     flat = pixels.reshape(n, -1).astype(np.float64)
     low, high = flat.min(1, keepdims=True), flat.max(1, keepdims=True)
     scaled = (flat - low) / np.maximum(high - low, 1) * 255

@@ -87,7 +87,7 @@ def test_sigterm_writes_a_checkpoint_after_the_batch_and_nothing_is_lost(
 ):
     trained("whole", task)
     first = weights(tmp_path, "whole", name)
-    for batch in range(1, 9):  # epochs of three (gan) and of several batches (stage)
+    for batch in (1, 3, 4, 7):  # epochs of three (gan) and of several batches (stage)
         out = f"cut{batch}"
         with pytest.raises(SystemExit) as ended:
             trained(out, task, {batch: signal.SIGTERM})

@@ -274,3 +274,19 @@ def test_a_large_reference_is_cut_to_a_bound():
     drawn = Reference.draw(["a", "b"], side, side, Pixels(), most=10)
     assert np.bincount(drawn.train_label).tolist() == [10, 3]
     assert len(drawn.held_out) == 13
+
+
+def test_a_class_of_which_nothing_is_held_out_counts_nowhere(reference):
+    rows = reference.held_label == 0
+    reference = Reference(
+        reference.classes,
+        reference.train,
+        reference.train_label,
+        reference.held_out[rows],
+        reference.held_label[rows],
+        Pixels(),
+    )
+    made = [reference.pixels("train")[0], reference.pixels("train")[1]]
+    found = quality(reference, made)
+    assert all(set(values) == {"", "rows"} for values in found.values())
+    assert all(np.isfinite(v["value"]) for values in found.values() for v in values.values())
