@@ -128,13 +128,21 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_command", node=node)
 
 
+# Options that stand for a key, by command.
+FLAGS = {
+    "--fail-fast": {"run": "hydra.launcher.fail_fast=true", "reproduce": "fail_fast=true"},
+    "--wandb": {"report": "wandb=true"},
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; exits with 0, with 1 where jobs failed, with 2 where what the user gave cannot be used."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return
-    command, overrides = args[0], args[1:]
+    command = args[0]
+    overrides = [FLAGS.get(word, {}).get(command, word) for word in args[1:]]
     from stemcell_lit.errors import UserError
 
     warnings.showwarning = _note  # type: ignore[assignment]
@@ -297,7 +305,6 @@ def _report(overrides: list[str]) -> None:
     from stemcell_lit.experiment.sweep import make_reports
     from stemcell_lit.schema import ReportCommand
 
-    overrides = ["wandb=true" if o == "--wandb" else o for o in overrides]
     c = typed(compose("report", overrides), ReportCommand)
     if c.wandb:
         from stemcell_lit.experiment.dashboard import dashboard

@@ -164,8 +164,10 @@ def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = sorted(p.name[:-9] for p in (tmp_path / "res" / "cells").iterdir())
     assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
-    failed = call(*args, "method=time_only", "split.fold=0,7", cwd=tmp_path)
+    failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
+    failed = call(*args, *failing, "--fail-fast", cwd=tmp_path)
     assert failed.returncode == 1 and "expected 0 to 1" in failed.stdout + failed.stderr
+    assert not (tmp_path / "other" / "cells").exists()  # the first failure ended the sweep
 
 
 def test_the_wheel_carries_the_configuration(tmp_path):
