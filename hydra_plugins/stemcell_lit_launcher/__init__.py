@@ -120,11 +120,7 @@ class StemcellLocalLauncher(Launcher):
         except UserError as error:
             _refuse(error)
         done = get_method(self.done) if self.done else None
-        cells = [
-            _Cell(self, list(overrides), initial_job_idx + i, done)
-            for i, overrides in enumerate(job_overrides)
-        ]
-        _name(cells)
+        cells = _cells(self, job_overrides, initial_job_idx, done)
         try:
             outcomes = run_jobs(
                 [cell.job() for cell in cells],
@@ -174,11 +170,7 @@ class StemcellSlurmLauncher(Launcher):
             given.pop("timeout_min"),
             given.pop("tasks_per_node"),
         )
-        cells = [
-            _Cell(self, list(overrides), initial_job_idx + i, done)
-            for i, overrides in enumerate(job_overrides)
-        ]
-        _name(cells)
+        cells = _cells(self, job_overrides, initial_job_idx, done)
         title = str(self.config.hydra.job.name)
         try:
             outcomes = run_on_slurm(
@@ -296,6 +288,15 @@ class ReturnValue(Callback):
         part = file.with_suffix(".part")
         part.write_text(text + "\n", encoding="utf-8")
         part.replace(file)
+
+
+def _cells(
+    launcher: Any, job_overrides: Sequence[Sequence[str]], first: int, done: Any
+) -> list[_Cell]:
+    """The jobs of a batch, each with a name of its own."""
+    cells = [_Cell(launcher, list(o), first + i, done) for i, o in enumerate(job_overrides)]
+    _name(cells)
+    return cells
 
 
 def _folder_name(overrides: Sequence[str]) -> str:
