@@ -129,7 +129,9 @@ class GANConfig:
 class QualityConfig:
     """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
 
-    choose: str = "kid"  # the snapshot used: best root of kid | frechet at validations, or the last
+    choose: str = (
+        "frechet"  # the snapshot used: least frechet | root of kid at validations, or the last
+    )
     samples: int = 64  # generated patches of a class at each validation
     final_samples: int = 256  # and of the chosen snapshot, for its quality
     most: int = 512  # real patches of a class that are compared with, drawn at random
@@ -397,7 +399,21 @@ class ReproduceCommand(RunCommand):
     """`stemcell-lit reproduce`: methods x folds x seeds, then the report."""
 
     methods: list[str] = field(  # time_only is left out where no patch has a time
-        default_factory=lambda: ["time_only", "flat", "flat_gan", "temporal", "temporal_gan"]
+        default_factory=lambda: [
+            "time_only",
+            "flat",
+            "flat_weighted",
+            "flat_sampler",
+            "flat_focal",
+            "flat_logit",
+            "flat_crt",
+            "flat_mixup",
+            "flat_strong",
+            "flat_gan",
+            "hierarchy",
+            "temporal",
+            "temporal_gan",
+        ]
     )
     sweep: SweepConfig = field(default_factory=SweepConfig)
     baseline: str = "flat"

@@ -18,7 +18,7 @@ from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
 from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.schema import QualityConfig
 
-CHOICES = ("kid", "frechet", "last")  # of quality.choose
+CHOICES = ("frechet", "kid", "last")  # of quality.choose
 _LOOK_EVERY = 64  # batches between two looks at the losses: a look waits for the device
 _LOOKS = 3  # in a row above the limit: one bad batch stops nothing
 _USUAL = 16  # looks before there is a usual size
@@ -30,10 +30,9 @@ class QualityWatch(pl.Callback):
     """Scores fixed samples of the averaged generator at each validation and keeps the best snapshot.
 
     Best is the least mean over classes of the chosen distance to held-out real patches of the
-    training groups: the root of KID (0 where KID is negative), or the Frechet distance. The root,
-    since KID is a squared distance: a single class whose held-out patches are unlike all others
-    would outweigh the rest (`docs/quality.md`). A snapshot that repeats training patches is never
-    the best. What it found is in the checkpoint, so a resumed training goes on as if it had not
+    training groups: the Frechet distance, or the root of KID (0 where KID is negative), which a few
+    patches with large features can turn around (`docs/quality.md`). A snapshot that repeats
+    training patches is never the best. What it found is in the checkpoint, so a resumed training goes on as if it had not
     stopped; snapshots of which the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
@@ -41,7 +40,7 @@ class QualityWatch(pl.Callback):
     their usual size. (A loss that is no number and collapsed classes are the module's.)
 
     Attributes:
-        metric: its name, such as `sqrt(kid)/encoder=3fa2c1`; `last` where the last snapshot is
+        metric: its name, such as `frechet/encoder=3fa2c1`; `last` where the last snapshot is
             taken.
         checks: a dict a validation: images, value (None for `last`), memorisation,
             memorisation_least and its class.

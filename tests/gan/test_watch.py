@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import watch as watching
 from stemcell_lit.gan.module import GANDiverged, GANModule
-from stemcell_lit.gan.quality import Reference, kid
+from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.gan.synthesis import load_generator
 from stemcell_lit.gan.watch import QualityWatch, distance_to, root_kid, samples, settle
 from stemcell_lit.schema import QualityConfig
@@ -110,7 +110,7 @@ def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
     assert [c["images"] for c in watch.checks] == [24, 48, 72]
     values = [c["value"] for c in watch.checks]
     assert values[1] == min(values) and watch.best == watch.checks[1]
-    assert watch.metric == "sqrt(kid)/encoder=abc123"
+    assert watch.metric == "frechet/encoder=abc123"
     told = settle(watch, tmp_path, None)
     assert told["chosen"]["images"] == 48 and told["alarm"] is None
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
@@ -118,7 +118,7 @@ def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
 
 def test_the_score_is_the_mean_over_classes_of_root_kid_to_held_out_patches(tmp_path, reference):
     module = GANModule(TINY, CLASSES, SIDE).eval()
-    config = QualityConfig(samples=24)
+    config = QualityConfig(samples=24, choose="kid")
     check = QualityWatch(reference, config, tmp_path).score(module)
     made = samples(module, 24, CLASSES)
     held = [reference.held_out[reference.held_label == i] for i in range(3)]
@@ -137,6 +137,24 @@ def test_one_odd_class_does_not_decide_alone():
     late = [random.normal(0, 1, (40, 8)) for _ in range(4)]  # three classes right
     assert distance_to(kid, held, early, 5) < distance_to(kid, held, late, 5)
     assert distance_to(root_kid, held, late, 5) < distance_to(root_kid, held, early, 5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_few_patches_with_large_features_do_not_choose_the_worse_snapshot(seed):
+    """One patch in ten has large features, slightly too large in the later, better snapshot.
+
+    KID's cubic kernel then prefers one of a fifth of the spread; the Frechet distance does not.
+    """
+    random = np.random.default_rng(seed)
+
+    def draw(n, tail, spread=1.0):
+        x = random.normal(0, spread, (n, 8))
+        x[: n // 10, :4] += tail
+        return x
+
+    held, early, late = [draw(60, 4)], [draw(64, 3, 0.2)], [draw(64, 5.5)]
+    assert distance_to(root_kid, held, early, 5) < distance_to(root_kid, held, late, 5)
+    assert distance_to(frechet, held, late, 5) < distance_to(frechet, held, early, 5)
 
 
 def test_classes_with_too_few_held_out_patches_do_not_count():
