@@ -32,8 +32,8 @@ class QualityWatch(pl.Callback):
     Best is the least mean over classes of the chosen distance to held-out real patches of the
     training groups: the Frechet distance, or the root of KID (0 where KID is negative), which a few
     patches with large features can turn around (`docs/quality.md`). A snapshot that repeats
-    training patches is never the best. What it found is in the checkpoint, so a resumed training goes on as if it had not
-    stopped; snapshots of which the checkpoint does not know are replaced.
+    training patches is never the best. What it found is in the checkpoint, so a resumed training
+    goes on as if it had not stopped; snapshots of which the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
     `config.memorised_checks` validations in a row, or losses beyond `config.runaway_above` times
