@@ -21,7 +21,7 @@ from _common import report
 from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.simulate import simulate
-from stemcell_lit.experiment.run import quiet
+from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ExtractionConfig, SimulationConfig
 
 WARM_UP = 10  # steps before the clock starts

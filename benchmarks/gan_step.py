@@ -1,6 +1,6 @@
 """Overhead of the framework on a training step of the generator and its critic.
 
-The product: `experiment.run.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
+The product: `experiment.training.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
 loop with the same networks, losses, penalties, augmentation, optimisers, moving average and batches of the same size
 from the same patches, in one process, in turns.
 
@@ -22,7 +22,7 @@ from _training import WARM_UP, Stopwatch, arguments, compare, patches, prepare, 
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import fit
+from stemcell_lit.experiment.training import fit
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.module import GANModule, check_config, native_bfloat16
 from stemcell_lit.gan.networks import build_pair

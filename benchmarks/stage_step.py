@@ -1,8 +1,8 @@
 """Overhead of the framework on a training step of a stage's classifier.
 
-The product: `experiment.run.fit`, that is Lightning's Trainer, our data module (resident) and `StageModule`. Against
-it a bare PyTorch loop with the same network, loss, optimiser, augmentation and batches of the same size from the same
-patches, in one process, in turns.
+The product: `experiment.training.fit`, that is Lightning's Trainer, our data module (resident) and `StageModule`.
+Against it a bare PyTorch loop with the same network, loss, optimiser, augmentation and batches of the same size from
+the same patches, in one process, in turns.
 
     python benchmarks/stage_step.py --store stores/mine --size 32
     python benchmarks/stage_step.py --device cuda --size 64 --batches 1000 --set network=vgg batch_size=256
@@ -26,7 +26,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import fit
+from stemcell_lit.experiment.training import fit
 from stemcell_lit.schema import SplitConfig, StageConfig, TrainerConfig
 
 AUGMENT = "turns"

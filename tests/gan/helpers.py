@@ -11,8 +11,8 @@ import yaml
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import fit as product_fit
-from stemcell_lit.experiment.run import quiet
+from stemcell_lit.experiment.training import fit as product_fit
+from stemcell_lit.experiment.training import quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.schema import SplitConfig, TrainerConfig
 
