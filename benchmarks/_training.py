@@ -1,4 +1,4 @@
-"""What the two benchmarks of a training step share: patches, a stopwatch, alternating runs."""
+"""What the two benchmarks of a training step share: patches, the product's training, a stopwatch, alternating runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from _common import report
 
+from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.simulate import simulate
-from stemcell_lit.experiment.run import quiet
-from stemcell_lit.schema import ExtractionConfig, SimulationConfig
+from stemcell_lit.data.splits import make_split
+from stemcell_lit.experiment.training import fit, quiet
+from stemcell_lit.schema import ExtractionConfig, SimulationConfig, SplitConfig, TrainerConfig
 
 WARM_UP = 10  # steps before the clock starts
 
@@ -39,10 +42,12 @@ def arguments(about: str | None, batches: int) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--save", action="store_true", help="keep the figure")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.set = {k: yaml.safe_load(v) for k, v in (x.split("=", 1) for x in options.set)}
+    return options
 
 
-def patches(store: str | None, folder: Path) -> PatchStore:
+def _patches(store: str | None, folder: Path) -> PatchStore:
     """The store named, or simulated patches: 6 movies, four classes."""
     if store:
         return PatchStore.open(store)
@@ -58,7 +63,7 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-class Stopwatch(pl.Callback):
+class _Stopwatch(pl.Callback):
     """Seconds from the start of step `WARM_UP` to the end of step `WARM_UP` + batches."""
 
     def __init__(self, device: str, batches: int):
@@ -81,7 +86,69 @@ class Stopwatch(pl.Callback):
         self.tick()
 
 
-def compare(
+def measure(
+    name: str,
+    kind: type[pl.LightningModule],
+    settings: dict[str, Any],
+    module_arguments: Callable[[PatchDataModule], tuple[Any, ...]],
+    bare: Callable[[PatchDataModule], float],
+    options: argparse.Namespace,
+    augment: str,
+) -> None:
+    """Trains a module as the product does and a bare loop, in turns, and reports the overhead.
+
+    Args:
+        name: of the figure.
+        kind: class of the product's module.
+        settings: of the module; its budget is set here, in place.
+        module_arguments: those of `kind`, given the data.
+        bare: seconds of the timed steps without the framework, given the data.
+        options: the command line.
+        augment: policy of the data.
+    """
+    quiet()
+    torch.set_num_threads(options.threads)
+    # the end of the last timed step is the beginning of one more
+    images = (WARM_UP + options.batches + 1) * settings["batch_size"]
+    settings |= {"images": images, "validate_every_images": images}
+    trainer = TrainerConfig(
+        accelerator="gpu" if options.device == "cuda" else "cpu", precision=options.precision
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = _patches(options.store, Path(folder))
+        data = PatchDataModule(
+            store,
+            make_split(store, SplitConfig(folds=3)),
+            View.of_classes(store.classes),
+            batch_size=settings["batch_size"],
+            epoch_images=images,  # one epoch: what happens between two is not a part of a step
+            augment=augment,
+            patch_size=options.size,
+        )
+
+        def product(out: Path) -> float:
+            watch = _Stopwatch(options.device, options.batches)
+
+            class Timed(kind):  # type: ignore[misc,valid-type]
+                def configure_callbacks(self) -> list[pl.Callback]:
+                    return [watch]
+
+            fit(Timed(*module_arguments(data)), data, trainer, out, "benchmark", images)
+            return watch.seconds
+
+        _compare(
+            name + ("_cuda" if options.device == "cuda" else ""),
+            product,
+            lambda: bare(data),
+            options,
+            options.batches * settings["batch_size"],
+            batch_size=settings["batch_size"],
+            settings=options.set,
+            patches="simulated" if options.store is None else Path(options.store).name,
+        )
+
+
+def _compare(
     name: str,
     product: Callable[[Path], float],
     bare: Callable[[], float],
@@ -136,9 +203,3 @@ def compare(
         rounds=options.rounds,
         **extra,
     )
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """Threads, and silence."""
-    quiet()
-    torch.set_num_threads(options.threads)

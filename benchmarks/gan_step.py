@@ -1,6 +1,6 @@
 """Overhead of the framework on a training step of the generator and its critic.
 
-The product: `experiment.run.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
+The product: `experiment.training.fit`, that is Lightning's Trainer, our data module and `GANModule`. Against it a bare
 loop with the same networks, losses, penalties, augmentation, optimisers, moving average and batches of the same size
 from the same patches, in one process, in turns.
 
@@ -10,23 +10,17 @@ from the same patches, in one process, in turns.
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from _training import WARM_UP, Stopwatch, arguments, compare, patches, prepare, wait
+from _training import WARM_UP, arguments, measure, wait
 
 from stemcell_lit.data.augment import to_float
-from stemcell_lit.data.datamodule import PatchDataModule, View
-from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import fit
+from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.module import GANModule, check_config, native_bfloat16
 from stemcell_lit.gan.networks import build_pair
-from stemcell_lit.schema import SplitConfig, TrainerConfig
 
 PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp": 0.0}
 PLAIN |= {"ada_target": 0.0, "burn_in": 0.0}
@@ -96,50 +90,19 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str, batches: int) 
 def main() -> None:
     """Measures and reports."""
     options = arguments(__doc__, batches=60)
-    prepare(options)
-    chosen = {k: yaml.safe_load(v) for k, v in (x.split("=", 1) for x in options.set)}
-    gan = check_config(chosen)
+    gan = check_config(options.set)
     other = [k for k, v in PLAIN.items() if gan[k] != v]
     if other:
         raise SystemExit(f"the bare loop knows no {', '.join(other)}")
-    # the end of the last timed step is the beginning of one more
-    images = (WARM_UP + options.batches + 1) * gan["batch_size"]
-    gan |= {"images": images, "validate_every_images": images}
-    trainer = TrainerConfig(
-        accelerator="gpu" if options.device == "cuda" else "cpu", precision=options.precision
+    measure(
+        "gan_step_overhead",
+        GANModule,
+        gan,
+        lambda data: (gan, list(data.targets), data.size),
+        lambda data: bare(gan, data, options.device, options.batches),
+        options,
+        augment="none",
     )
-    with tempfile.TemporaryDirectory() as folder:
-        store = patches(options.store, Path(folder))
-        data = PatchDataModule(
-            store,
-            make_split(store, SplitConfig(folds=3)),
-            View.of_classes(store.classes),
-            epoch_images=images,
-            batch_size=gan["batch_size"],
-            augment="none",
-            patch_size=options.size,
-        )
-
-        def product(out: Path) -> float:
-            watch = Stopwatch(options.device, options.batches)
-
-            class Timed(GANModule):
-                def configure_callbacks(self) -> list[Stopwatch]:
-                    return [watch]
-
-            fit(Timed(gan, store.classes, data.size), data, trainer, out, "benchmark", images)
-            return watch.seconds
-
-        compare(
-            "gan_step_overhead" + ("_cuda" if options.device == "cuda" else ""),
-            product,
-            lambda: bare(gan, data, options.device, options.batches),
-            options,
-            options.batches * gan["batch_size"],
-            batch_size=gan["batch_size"],
-            settings=chosen,
-            patches="simulated" if options.store is None else Path(options.store).name,
-        )
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def _sweep(command: str, overrides: list[str]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
     def job(config: Any) -> float | None:
-        from stemcell_lit.experiment.run import run, typed, validation_f1
+        from stemcell_lit.experiment.run import run, validation_f1
+        from stemcell_lit.schema import typed
 
         folder = run(typed(config))
         print(folder / "result.json")
@@ -214,8 +215,7 @@ def _sweep(command: str, overrides: list[str]) -> None:
 def _simulate(overrides: list[str]) -> None:
     from stemcell_lit.data.extraction import extract
     from stemcell_lit.data.simulate import simulate
-    from stemcell_lit.experiment.run import typed
-    from stemcell_lit.schema import SimulateCommand
+    from stemcell_lit.schema import SimulateCommand, typed
 
     c = typed(compose("simulate", overrides), SimulateCommand)
     simulate(c.simulation, Path(c.out))
@@ -226,8 +226,7 @@ def _simulate(overrides: list[str]) -> None:
 
 def _import(overrides: list[str]) -> None:
     from stemcell_lit.data.importing import import_patches
-    from stemcell_lit.experiment.run import typed
-    from stemcell_lit.schema import ImportCommand
+    from stemcell_lit.schema import ImportCommand, typed
 
     c = typed(compose("import", overrides), ImportCommand)
     store = import_patches(c)
@@ -243,14 +242,14 @@ def _import(overrides: list[str]) -> None:
 
 def _annotate(overrides: list[str]) -> None:
     from stemcell_lit.data.annotate import annotate
-    from stemcell_lit.experiment.run import typed
-    from stemcell_lit.schema import AnnotateCommand
+    from stemcell_lit.schema import AnnotateCommand, typed
 
     annotate(typed(compose("annotate", overrides), AnnotateCommand))
 
 
 def _run(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.run import run, typed
+    from stemcell_lit.experiment.run import run
+    from stemcell_lit.schema import typed
 
     print(run(typed(compose("run", overrides))) / "result.json")
 
@@ -261,30 +260,29 @@ def run_cell(overrides: list[str]) -> None:
 
 
 def _train(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.run import train, typed
-    from stemcell_lit.schema import TrainCommand
+    from stemcell_lit.experiment.run import train
+    from stemcell_lit.schema import TrainCommand, typed
 
     print(train(typed(compose("train", overrides), TrainCommand)))
 
 
 def _generate(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.run import generate, typed
-    from stemcell_lit.schema import GenerateCommand
+    from stemcell_lit.experiment.generators import generate
+    from stemcell_lit.schema import GenerateCommand, typed
 
     print(generate(typed(compose("generate", overrides), GenerateCommand)))
 
 
 def _evaluate(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.run import evaluate_store, typed
-    from stemcell_lit.schema import EvaluateCommand
+    from stemcell_lit.experiment.run import evaluate_store
+    from stemcell_lit.schema import EvaluateCommand, typed
 
     print(evaluate_store(typed(compose("evaluate", overrides), EvaluateCommand)))
 
 
 def _reproduce(overrides: list[str]) -> int:
     from stemcell_lit.experiment.reproduce import reproduce
-    from stemcell_lit.experiment.run import typed
-    from stemcell_lit.schema import ReproduceCommand
+    from stemcell_lit.schema import ReproduceCommand, typed
 
     config = typed(compose("reproduce", overrides), ReproduceCommand)
     return reproduce(config, overrides, lambda o: typed(compose("run", o)))
@@ -292,8 +290,7 @@ def _reproduce(overrides: list[str]) -> int:
 
 def _judge(overrides: list[str]) -> int:
     from stemcell_lit.experiment.judge import judge
-    from stemcell_lit.experiment.run import typed
-    from stemcell_lit.schema import JudgeCommand
+    from stemcell_lit.schema import JudgeCommand, typed
 
     config = typed(compose("judge", overrides), JudgeCommand)
     return judge(config, overrides, lambda o: typed(compose("run", o)))
@@ -301,9 +298,8 @@ def _judge(overrides: list[str]) -> int:
 
 def _report(overrides: list[str]) -> None:
     from stemcell_lit.errors import UserError
-    from stemcell_lit.experiment.run import typed
     from stemcell_lit.experiment.sweep import make_reports
-    from stemcell_lit.schema import ReportCommand
+    from stemcell_lit.schema import ReportCommand, typed
 
     c = typed(compose("report", overrides), ReportCommand)
     if c.wandb:
@@ -320,9 +316,8 @@ def _report(overrides: list[str]) -> None:
 
 
 def _predict(overrides: list[str]) -> None:
-    from stemcell_lit.experiment.run import typed
     from stemcell_lit.predict import predict
-    from stemcell_lit.schema import PredictCommand
+    from stemcell_lit.schema import PredictCommand, typed
 
     # `none` is no map with settings of its own, and so no file of the group
     overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]

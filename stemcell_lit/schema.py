@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+
+from stemcell_lit.errors import UserError
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class StageConfig:
     pseudo_rounds: int = 0  # times that pseudo-labels of unlabelled patches refill the rare classes
     pseudo_confidence: float = 0.9  # least probability of a pseudo-label
     batch_size: int = 64  # over all devices, which must divide it
-    images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/run
+    images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/stages
     validate_every_images: int = 6_000
     turns: bool = False  # average over the eight turns and flips of a patch when it is classified
 
@@ -484,3 +486,19 @@ COMMANDS: dict[str, type] = {
     "report": ReportCommand,
     "predict": PredictCommand,
 }
+
+
+# --- from what a user gave --------------------------------------------------------------------------------------------
+
+
+def typed(config: Any, kind: type = RunCommand) -> Any:
+    """A composed configuration as its dataclass, every key set.
+
+    Raises:
+        UserError: a key that must be given was not.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}= is missing; see `stemcell-lit --help` for an example")
+    merged = OmegaConf.merge(OmegaConf.structured(kind), config)
+    return OmegaConf.to_object(merged)

@@ -9,7 +9,7 @@ import pytest
 from stemcell_lit import __main__ as cli
 from stemcell_lit import schema
 from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.experiment.run import typed
+from stemcell_lit.schema import typed
 from tests.conftest import make_store
 
 ROOT = Path(__file__).resolve().parents[1]

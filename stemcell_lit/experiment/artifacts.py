@@ -88,6 +88,22 @@ def key_hash(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def finite(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def first_rank() -> bool:
+    """Whether this process writes what all ranks of a job share."""
+    return _Ranks().first
+
+
 @dataclass(frozen=True)
 class Artifact:
     """What artifact.json says of a finished artifact.

@@ -22,6 +22,8 @@ from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores_of
+from stemcell_lit.experiment.artifacts import first_rank
+from stemcell_lit.experiment.cell import Cell, part_of, prepare
 from stemcell_lit.experiment.gallery import (
     METRICS,
     class_grid,
@@ -30,20 +32,16 @@ from stemcell_lit.experiment.gallery import (
     read_quality,
     write_quality,
 )
-from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.run import (
-    Cell,
+from stemcell_lit.experiment.generators import (
     draw_patches,
+    generator_facts,
     generator_key,
     make_generator,
-    part_of,
-    prepare,
-    quiet,
     reference_of,
-    set_threads,
-    versions,
 )
-from stemcell_lit.gan.encoder import first_rank, train_classifier
+from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
+from stemcell_lit.experiment.training import quiet, set_threads, versions
+from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
 
@@ -247,7 +245,7 @@ def judged(entry: Entry) -> Path:
     generator = make_generator(cell)
     wanted = dict.fromkeys(cell.store.classes, entry.per_class)
     store = PatchStore.open(draw_patches(cell, generator, wanted))
-    about = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+    about = generator_facts(generator)
 
     def make(folder: Path) -> None:
         if cell.config.select.filters:  # other patches than the generator's own quality.json is of

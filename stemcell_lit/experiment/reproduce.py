@@ -15,10 +15,12 @@ from stemcell_lit.__main__ import conf_dir
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
+from stemcell_lit.experiment.cell import Cell, prepare
+from stemcell_lit.experiment.generators import generator_key
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
 from stemcell_lit.experiment.report import as_override, flatten
-from stemcell_lit.experiment.run import Cell, generator_key, prepare, quiet
 from stemcell_lit.experiment.sweep import make_reports, tables_of, write_sweep
+from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ReproduceCommand, RunCommand
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,9 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.artifacts import ArtifactStore, first_rank
 from stemcell_lit.gan.quality import entropy
 from stemcell_lit.schema import StageConfig
-
-if TYPE_CHECKING:
-    from stemcell_lit.experiment.artifacts import ArtifactStore
 
 FILE = "encoder.pt"
 _MOST = 2_000  # training patches of a class whose features are kept, for the filters
@@ -269,9 +267,3 @@ def get_encoder(
         ).save(folder / FILE)
 
     return Encoder.load(artifacts.get_or_make("encoder", key, make) / FILE)
-
-
-def first_rank() -> bool:
-    """Whether this process writes what all ranks of a job share."""
-    dist = torch.distributed
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -151,7 +151,7 @@ class GANModule(pl.LightningModule):
     classes by its loader. The
     module turns and flips the real patches, and augments real and generated ones alike. Training
     stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs
-    (`experiment.run.fit` trains it).
+    (`experiment.training.fit` trains it).
 
     Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen), and
     schedules follow the images seen. The counters in the checkpoint are therefore the whole random

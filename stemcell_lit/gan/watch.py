@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.encoder import first_rank
+from stemcell_lit.experiment.artifacts import first_rank
 from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
 from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.schema import QualityConfig

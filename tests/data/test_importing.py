@@ -12,8 +12,9 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
-from stemcell_lit.experiment.run import prepare, typed
+from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.predict import Mapper
+from stemcell_lit.schema import typed
 from tests.conftest import make_store
 
 SIZE = 16

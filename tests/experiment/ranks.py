@@ -15,7 +15,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import _join_ranks, fit, quiet
+from stemcell_lit.experiment.training import fit, join_ranks, quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.schema import SplitConfig, StageConfig, TrainerConfig
 from tests.gan.helpers import TINY
@@ -92,7 +92,7 @@ def main(store: str, out: str) -> None:
     quiet()
     torch.set_num_threads(1)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
-    _join_ranks(TrainerConfig("cpu", devices))
+    join_ranks(TrainerConfig("cpu", devices))
     folder = Path(out) / f"of{devices}"
     told = {k: train(PatchStore.open(store), folder, devices, k) for k in ("plain", "stage", "gan")}
     (folder / f"rank{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))

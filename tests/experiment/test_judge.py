@@ -11,18 +11,14 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import gallery
 from stemcell_lit.experiment.artifacts import ArtifactStore
+from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.gallery import METRICS, find, generator_section
+from stemcell_lit.experiment.generators import generate, make_generator
 from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, judge, judged, plan
-from stemcell_lit.experiment.run import (
-    generate,
-    make_generator,
-    prepare,
-    run,
-    typed,
-)
+from stemcell_lit.experiment.run import run
 from stemcell_lit.gan.module import GANDiverged
 from stemcell_lit.gan.watch import QualityWatch
-from stemcell_lit.schema import GenerateCommand, JudgeCommand, RunCommand
+from stemcell_lit.schema import GenerateCommand, JudgeCommand, RunCommand, typed
 from tests.conftest import make_store
 
 SMALL = [

@@ -11,8 +11,9 @@ import pytest
 
 from stemcell_lit.__main__ import compose
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.launch import Job, run_jobs
-from stemcell_lit.experiment.run import prepare, typed
+from stemcell_lit.schema import typed
 from tests.conftest import make_store
 from tests.experiment import ranks
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.experiment import run as running
 from stemcell_lit.experiment.artifacts import ArtifactStore
-from stemcell_lit.experiment.run import prepare, relevant, typed
-from stemcell_lit.schema import RunCommand
+from stemcell_lit.experiment.cell import facts_of, open_store, prepare, relevant
+from stemcell_lit.experiment.generators import make_generated
+from stemcell_lit.experiment.stages import make_stage
+from stemcell_lit.schema import RunCommand, typed
 from tests.conftest import make_store
 
 ALL = {"generator", "generated", "stage", "cell"}
@@ -173,11 +174,11 @@ def hashes(folder):
     def of(config):
         recorder = Recorder(folder / "recorded")
         cell = replace(prepare(config), artifacts=recorder)
-        hierarchy = cell.hierarchy.fit(**running._facts(cell, cell.split.train))
-        made = running.make_generated(cell, hierarchy)
+        hierarchy = cell.hierarchy.fit(**facts_of(cell, cell.split.train))
+        made = make_generated(cell, hierarchy)
         store = SimpleNamespace(content_hash=made["generated"].parent.name)
         with pytest.raises(Recorder.Stop):
-            running.make_stage(cell, hierarchy.nodes[0], store)  # type: ignore[arg-type]
+            make_stage(cell, hierarchy.nodes[0], store)  # type: ignore[arg-type]
         return {**recorder.hashes, "cell": cell.hash}
 
     return of
@@ -216,7 +217,7 @@ def test_a_simulated_store_is_made_anew_by_its_settings(base, folder, name):
     def simulated(config):
         recorder = Recorder(folder / "recorded")
         with pytest.raises(Recorder.Stop):
-            running.open_store(config, recorder)
+            open_store(config, recorder)
         return recorder.hashes["simulation"]
 
     plain = replace(base, data=replace(base.data, store=None))

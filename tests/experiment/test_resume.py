@@ -13,7 +13,7 @@ import torch
 from stemcell_lit.__main__ import compose
 from stemcell_lit.experiment import run as running
 from stemcell_lit.experiment.progress import ImagesProgress
-from stemcell_lit.schema import TrainCommand
+from stemcell_lit.schema import TrainCommand, typed
 from tests.conftest import make_store
 
 IMAGES = 480  # ten epochs of 48
@@ -76,7 +76,7 @@ def trained(tmp_path, monkeypatch):
         monkeypatch.setattr(ImagesProgress, "on_train_batch_end", after_batch)
         settings = command(tmp_path, out, task)[4:]
         settings += ["gan.images=192", "stage.images=192"]
-        running.train(running.typed(compose("train", settings), TrainCommand))
+        running.train(typed(compose("train", settings), TrainCommand))
 
     return train
 

@@ -15,19 +15,10 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.artifacts import ArtifactStore
-from stemcell_lit.experiment.run import (
-    Cell,
-    choose,
-    evaluate_store,
-    generate,
-    prepare,
-    relevant,
-    run,
-    train,
-    typed,
-    with_settings,
-)
-from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand
+from stemcell_lit.experiment.cell import Cell, prepare, relevant
+from stemcell_lit.experiment.generators import generate
+from stemcell_lit.experiment.run import choose, evaluate_store, run, train, with_settings
+from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand, typed
 from tests.conftest import make_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +144,7 @@ def test_retraining_the_head_keeps_the_budget(folder):
 @pytest.mark.parametrize("cut", ["round-0", "head"])
 def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatch, cut):
     whole = result(run(config(folder, "method=flat_crt", out="whole")))
-    from stemcell_lit.experiment import run as module
+    from stemcell_lit.experiment import stages as module
 
     kept = module.fit
 
@@ -173,7 +164,7 @@ def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatc
 
 
 def test_pseudo_labels_come_from_training_groups_without_labels(folder, monkeypatch):
-    from stemcell_lit.experiment import run as module
+    from stemcell_lit.experiment import stages as module
 
     given = []
     kept = module._pseudo_labels

@@ -9,10 +9,11 @@ from stemcell_lit.__main__ import compose, conf_dir
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import reproduce as module
 from stemcell_lit.experiment.artifacts import ArtifactStore
+from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.reproduce import for_cells, reproduce
-from stemcell_lit.experiment.run import prepare, run, typed
+from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.sweep import draw, make_reports, tables_of
-from stemcell_lit.schema import ReproduceCommand, SweepConfig
+from stemcell_lit.schema import ReproduceCommand, SweepConfig, typed
 from tests.conftest import make_store
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))

@@ -14,8 +14,8 @@ from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
-from stemcell_lit.experiment.run import run, typed
-from stemcell_lit.schema import LoggerConfig
+from stemcell_lit.experiment.run import run
+from stemcell_lit.schema import LoggerConfig, typed
 from tests.conftest import make_store
 from tests.experiment.wandb_file import OfflineRun, offline_runs
 

@@ -1,4 +1,4 @@
-"""Made-up data for the GAN tests, stripes of one direction a class with noise, trained on as the product does."""
+"""Made-up data for the GAN tests, stripes of one direction a class with noise, and a training as the product's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import make_split
-from stemcell_lit.experiment.run import fit as product_fit
-from stemcell_lit.experiment.run import quiet
+from stemcell_lit.experiment.training import fit as product_fit
+from stemcell_lit.experiment.training import quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.schema import SplitConfig, TrainerConfig
 
@@ -37,14 +38,43 @@ def family(name: str) -> dict:
     return {**yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8")), **TINY}
 
 
-def make_store(path: Path) -> PatchStore:
-    """48 patches of each class in six groups."""
-    random, label = np.random.default_rng(0), np.arange(144) % len(CLASSES)
-    wave = np.sin(np.arange(SIDE))[None] * random.uniform(0.3, 0.9, (len(label), 1))
-    wave = np.broadcast_to(wave[:, :, None], (len(label), SIDE, SIDE)).copy()
+def stripes(random: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Patches in [-1, 1], (size, SIDE, SIDE), and labels (size,), the classes in turns."""
+    label = np.arange(size) % len(CLASSES)
+    wave = np.sin(np.arange(SIDE))[None] * random.uniform(0.3, 0.9, (size, 1))
+    wave = np.broadcast_to(wave[:, :, None], (size, SIDE, SIDE)).copy()
     wave[label == 1] = wave[label == 1].transpose(0, 2, 1)
     wave[label == 2] = random.uniform(-0.5, 0.5, (int((label == 2).sum()), 1, 1))
-    wave = np.clip(wave + random.normal(0, 0.1, wave.shape), -1, 1)
+    return np.clip(wave + random.normal(0, 0.1, wave.shape), -1, 1), label
+
+
+def batch_of(seed: int, size: int) -> dict[str, torch.Tensor]:
+    """A batch, the same for the same seed."""
+    wave, label = stripes(np.random.default_rng(seed), size)
+    return {
+        "pixels": torch.from_numpy(wave[:, None].astype(np.float32)),
+        "label": torch.from_numpy(label),
+        "images": size,
+    }
+
+
+class Batches:
+    """A loader whose n-th batch depends on n alone; `skip` is where a resumed run goes on."""
+
+    def __init__(self, size: int, count: int = 1000, skip: int = 0):
+        self.size, self.count, self.skip = size, count, skip
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        for step in range(self.skip, self.skip + self.count):
+            yield batch_of(step, self.size)
+
+
+def make_store(path: Path) -> PatchStore:
+    """48 patches of each class in six groups."""
+    wave, label = stripes(np.random.default_rng(0), 144)
     groups = [f"movie-{i // 3 % 6}" for i in range(len(label))]
     manifest = pd.DataFrame({"label": [CLASSES[c] for c in label], "group": groups})
     pixels = np.round((wave + 1) * 127.5).astype(np.uint8)

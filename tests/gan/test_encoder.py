@@ -8,7 +8,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder, train_classifier
 from stemcell_lit.schema import StageConfig
-from tests.gan.stripes import CLASSES, SIDE, batch_of
+from tests.gan.helpers import CLASSES, SIDE, batch_of
 
 STAGE = asdict(StageConfig(width=4, batch_size=30, images=1800))
 

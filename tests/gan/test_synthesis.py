@@ -10,7 +10,7 @@ from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import entropy
 from stemcell_lit.gan.synthesis import FILTERS, Filter, load_generator, make_filters, synthesize
 from stemcell_lit.schema import SelectConfig
-from tests.gan.stripes import CLASSES, SIDE, TINY
+from tests.gan.helpers import CLASSES, SIDE, TINY
 
 GIVEN = {"seed": 3, "generator_hash": "abc", "seen_groups": ["b", "a"]}
 

@@ -13,7 +13,7 @@ from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.gan.synthesis import load_generator
 from stemcell_lit.gan.watch import QualityWatch, distance_to, root_kid, samples, settle
 from stemcell_lit.schema import QualityConfig
-from tests.gan.stripes import CLASSES, SIDE, TINY, Batches, batch_of
+from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 
 
 def to_pixels(batch):

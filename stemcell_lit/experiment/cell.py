@@ -1,0 +1,177 @@
+"""A cell of the table, a method on a fold with a seed, before it runs: its settings, data, name and hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.data.patches import PatchStore, reduce_pixels
+from stemcell_lit.data.splits import Split, make_split
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
+from stemcell_lit.schema import RunCommand
+
+FORMAT = 1  # of result.json, and of what a cell's hash means
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell before it runs: its resolved settings, data and name.
+
+    Attributes:
+        config: resolved and typed.
+        store: real patches.
+        split: of `store`.
+        artifacts: where generators, generated patches and stages are shared.
+        hierarchy: built, not fitted.
+    """
+
+    config: RunCommand
+    store: PatchStore
+    split: Split
+    artifacts: ArtifactStore
+    hierarchy: Hierarchy
+
+    @property
+    def hash(self) -> str:
+        """Of everything that determines the result; where it runs and logs does not."""
+        return key_hash(
+            {"format": FORMAT, "content": self.store.content_hash, **relevant(self.config)}
+        )
+
+    @property
+    def name(self) -> str:
+        """method-fold-seed-hash, such as `flat_gan-f0-s1-3fa2b1c4`."""
+        c = self.config
+        return f"{c.method.name}-f{c.split.fold}-s{c.seed}-{self.hash[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its result lies."""
+        return Path(self.config.out) / "cells" / self.name
+
+    @property
+    def finished(self) -> bool:
+        """True if its result is there."""
+        return (self.folder / RESULT).is_file()
+
+
+def relevant(config: RunCommand) -> dict[str, Any]:
+    """The settings that may change a result: all but where it is computed, stored and logged."""
+    plain = asdict(config)
+    for key in ("out", "artifacts", "logger"):
+        plain.pop(key, None)
+    plain["data"] = {
+        k: v
+        for k, v in plain["data"].items()
+        if k not in ("store", "simulation", "extraction", "workers", "min_class_patches")
+    }
+    plain["hierarchy"].pop("subsets")  # rows of the report
+    if not (config.tune and config.method.choices):
+        plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
+    if config.mix.recipe == "real":
+        plain["mix"]["amount"] = 0
+        if not config.tune:  # what is tried may mix
+            plain |= {"gan": None, "quality": None, "select": None, "generator_seed": 0}
+    # Precision, and the number of devices and threads, change the order of sums and so the last digits.
+    plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
+    return {k: plain[k] for k in asdict(RunCommand()) if k in plain}
+
+
+def prepare(config: RunCommand) -> Cell:
+    """Opens the data, makes the split and builds the hierarchy; trains nothing.
+
+    Raises:
+        UserError: settings or data that do not fit together.
+    """
+    _check_batches(config)
+    artifacts = ArtifactStore(config.artifacts or Path(config.out) / "artifacts")
+    store = open_store(config, artifacts)
+    split = make_split(store, config.split)
+    hierarchy = Hierarchy.build(
+        store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
+    )
+    cell = Cell(config, store, split, artifacts, hierarchy)
+    _check_pseudo(cell)
+    return cell
+
+
+def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
+    """The named store, or the embedded default: simulated movies and the patches cut from them, made once."""
+    if config.data.store is not None:
+        return PatchStore.open(config.data.store)
+    from stemcell_lit.data.extraction import extract
+    from stemcell_lit.data.simulate import simulate
+
+    simulation, extraction = config.data.simulation, config.data.extraction
+
+    def make(folder: Path) -> None:
+        simulate(simulation, folder / "movies")
+        extract(folder / "movies", folder / "store", extraction)
+
+    key = {
+        "simulation": {k: v for k, v in asdict(simulation).items() if k != "threads"},
+        "extraction": asdict(extraction),
+    }
+    return PatchStore.open(artifacts.get_or_make("simulation", key, make) / "store")
+
+
+def _check_batches(config: RunCommand) -> None:
+    """Refuses a batch that the devices cannot share equally."""
+    sizes = {"stage": config.stage.batch_size}
+    if config.mix.recipe != "real":
+        sizes["gan"] = config.gan.batch_size
+    for group, size in sizes.items():
+        if size % config.trainer.devices:
+            raise UserError(
+                f"{group}.batch_size={size} is the batch over all devices, and trainer.devices="
+                f"{config.trainer.devices} does not divide it; give a multiple"
+            )
+
+
+def _check_pseudo(cell: Cell) -> None:
+    if not cell.config.stage.pseudo_rounds:
+        return
+    if cell.config.method.tree:
+        raise UserError(
+            "stage.pseudo_rounds: a stage of a tree cannot tell which unlabelled patches are of its classes; give "
+            "method=flat_pseudo or another without a tree"
+        )
+    if len(cell.split.unlabelled) == 0:
+        raise UserError(
+            "stage.pseudo_rounds: takes training patches without labels, and split.labelled_fraction="
+            f"{cell.config.split.labelled_fraction:g} leaves none; give less than 1, or leave this method out"
+        )
+
+
+# --- its patches ------------------------------------------------------------------------------------------------------
+
+
+def part_of(cell: Cell, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Real patches of `train`, `val` or `test` at this cell's size, uint8 (n, size, size), and labels (n,)."""
+    rows = getattr(cell.split, part)
+    return (
+        reduce_pixels(cell.store.pixels[rows], cell.config.data.patch_size),
+        cell.store.labels[rows],
+    )
+
+
+def facts_of(cell: Cell, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What a hierarchy is fitted on and tuned by: labels, times, tracks and frames of rows, each (n,)."""
+    manifest = cell.store.manifest.iloc[rows]
+    return {
+        "labels": cell.store.labels[rows],
+        "times": manifest["time_h"].to_numpy(),
+        "tracks": manifest["track"].to_numpy(),
+        "frames": manifest["frame"].to_numpy(),
+    }
+
+
+def rows_hash(rows: np.ndarray) -> str:
+    """What stands for rows of the store in a key."""
+    return key_hash({"rows": rows.tolist()})

@@ -1,0 +1,276 @@
+"""Generators of a cell's fold and the patches drawn from them, made once and shared as artifacts."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.mixing import generated_quota, share_out
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment import gallery, tracking
+from stemcell_lit.experiment.artifacts import finite, first_rank, key_hash
+from stemcell_lit.experiment.cell import FORMAT, Cell, part_of, rows_hash
+from stemcell_lit.experiment.training import fit
+from stemcell_lit.gan.encoder import FILE as ENCODER
+from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder
+from stemcell_lit.gan.module import GANDiverged, GANModule
+from stemcell_lit.gan.quality import Reference
+from stemcell_lit.gan.synthesis import load_generator, make_filters, synthesize
+from stemcell_lit.gan.watch import QualityWatch, settle
+from stemcell_lit.schema import GenerateCommand, SelectConfig
+
+
+def generator_key(cell: Cell) -> dict[str, Any]:
+    """Everything that determines the generator of this cell's fold."""
+    config, store = cell.config, cell.store
+    if len(store.scales) > 1:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
+            "methods without generated patches (flat, flat_sampler, flat_weighted, hierarchy, temporal, time_only), "
+            "or a store with extraction.scales=[1]"
+        )
+    return {
+        "data": store.content_hash,
+        "train": rows_hash(cell.split.train),
+        "val": rows_hash(cell.split.val),
+        "size": config.data.patch_size or store.size,
+        "gan": asdict(config.gan),
+        "quality": asdict(config.quality),
+        "seed": config.generator_seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
+
+
+def encoder_of(cell: Cell) -> Encoder:
+    """The encoder of this fold's training patches, trained or taken from the artifacts."""
+    config = cell.config
+    pixels, labels = part_of(cell, "train")
+    key = encoder_key(
+        cell.store.content_hash,
+        rows_hash(cell.split.train),
+        pixels.shape[1],
+        config.quality.encoder_images,
+        config.trainer.threads,
+    )
+    return get_encoder(
+        cell.artifacts, key, pixels, labels, cell.store.classes, config.trainer.accelerator
+    )
+
+
+def reference_of(cell: Cell) -> Reference | None:
+    """What this fold's generators are compared with: its training and validation patches, never a test patch.
+
+    None where nothing is set aside for validation.
+    """
+    if not len(cell.split.val):
+        return None
+    return Reference.draw(
+        cell.store.classes,
+        part_of(cell, "train"),
+        part_of(cell, "val"),
+        encoder_of(cell),
+        cell.config.quality.most,
+    )
+
+
+def make_generator(cell: Cell, board: Any = None) -> Path:
+    """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
+
+    The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
+    snapshot before it is then used, and generator.json tells.
+
+    Returns:
+        a folder with generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt
+        and grids/.
+
+    Raises:
+        UserError: an alarm before any good snapshot.
+    """
+    config, store = cell.config, cell.store
+    key = generator_key(cell)
+    gan, size = key["gan"], key["size"]
+
+    def make(folder: Path) -> None:
+        reference = reference_of(cell)  # here: all ranks of a job come to this together
+        torch.manual_seed(config.generator_seed)
+        data = PatchDataModule(
+            store,
+            cell.split,
+            View.of_classes(store.classes),
+            epoch_images=gan["validate_every_images"],
+            batch_size=gan["batch_size"],
+            augment="none",  # the generator's module augments by itself, differentiably
+            patch_size=size,
+            seed=config.generator_seed,
+            min_class_patches=config.data.min_class_patches,
+        )
+        module = GANModule(gan, store.classes, size, config.generator_seed)
+        title = f"generator of fold {config.split.fold}"
+        watch = QualityWatch(reference, config.quality, folder) if reference else None
+        curve = tracking.CurveKeeper()
+        alarm = None
+        try:
+            trainer = fit(
+                module,
+                data,
+                config.trainer,
+                folder,
+                title,
+                gan["images"],
+                board,
+                callbacks=[curve, watch] if watch else [curve],
+            )
+            trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
+        except GANDiverged as error:
+            alarm = error
+        chosen = settle(watch, folder, alarm)
+        if not first_rank():
+            return
+        if chosen["alarm"]:
+            warnings.warn(f"{title}: {chosen['alarm']}", stacklevel=2)
+        um = store.info["um_per_px"]
+        generator = load_generator(folder / "generator.ckpt")
+        about = {
+            "format": FORMAT,
+            "hash": key_hash(key),
+            "classes": store.classes,
+            "seen_groups": sorted(cell.split.units(store, "train")),
+            "um_per_px": um * store.size / size if um else None,
+            "images": int(generator.images_seen),
+            "images_trained": int(module.images_seen),
+            "curve": curve.curve,
+            **chosen,
+        }
+        if reference is not None:
+            reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
+            gallery.show_generator(generator, reference, config.quality, folder)
+        text = json.dumps(finite(about), indent=1, allow_nan=False)
+        (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
+        # Only now, and the checkpoint first: cut off before, the same call comes to the same snapshot.
+        for file in (folder / "last.ckpt", *folder.glob("best-*.ckpt*")):
+            file.unlink(missing_ok=True)
+
+    return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
+
+
+def generator_facts(folder: Path) -> dict[str, Any]:
+    """What generator.json says of the generator in a folder."""
+    facts: dict[str, Any] = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    return facts
+
+
+# --- patches drawn from one -------------------------------------------------------------------------------------------
+
+
+def make_generated(cell: Cell, hierarchy: Hierarchy, board: Any = None) -> dict[str, Path] | None:
+    """Generated patches enough for every stage of this cell, or None where the recipe wants none."""
+    wanted = _pool(cell, hierarchy)
+    if not any(wanted.values()):
+        return None
+    generator = make_generator(cell, board)
+    return {"path": generator, "generated": draw_patches(cell, generator, wanted)}
+
+
+def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
+    """Generated patches per class that the hungriest stage asks for."""
+    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
+    times = cell.store.manifest["time_h"].to_numpy()[cell.split.train]
+    most = dict.fromkeys(cell.store.classes, 0)
+    for node in hierarchy.nodes:
+        inside = node.view.learns_at(times)
+        real = {
+            group: int((np.isin(labels, members) & inside).sum())
+            for group, members in node.targets.items()
+        }
+        for group, n in generated_quota(real, cell.config.mix).items():
+            members = node.targets[group]
+            for c, part in zip(members, share_out(n, [n] * len(members)), strict=True):
+                most[c] = max(most[c], part)
+    return most
+
+
+def draw_patches(cell: Cell, generator: Path, wanted: Mapping[str, int]) -> Path:
+    """A store of so many generated patches per class, selected by `select`, from a generator's folder."""
+    about = generator_facts(generator)
+    select = cell.config.select
+    key = {
+        "generator": about["hash"],
+        "per_class": dict(wanted),
+        "seed": cell.config.generator_seed,
+        "select": asdict(select) if select.filters else None,
+    }
+
+    def make(folder: Path) -> None:
+        _synthesize(
+            generator / "generator.ckpt",
+            about,
+            wanted,
+            folder / "store",
+            cell.config.generator_seed,
+            select,
+        )
+
+    return cell.artifacts.get_or_make("generated", key, make) / "store"
+
+
+def generate(config: GenerateCommand) -> PatchStore:
+    """Writes a store of generated patches, equally many per class, with their provenance.
+
+    Raises:
+        UserError: no generator there.
+    """
+    checkpoint = Path(config.checkpoint)
+    about = checkpoint.with_name("generator.json")
+    for file in (checkpoint, about):
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such file; `stemcell-lit train task=gan` makes and names one"
+            )
+    facts = json.loads(about.read_text(encoding="utf-8"))
+    return _synthesize(
+        checkpoint,
+        facts,
+        dict.fromkeys(facts["classes"], config.per_class),
+        Path(config.store),
+        config.seed,
+        config.select,
+        config.batch_size,
+    )
+
+
+def _synthesize(
+    checkpoint: Path,
+    about: Mapping[str, Any],
+    wanted: Mapping[str, int],
+    store: Path,
+    seed: int,
+    select: SelectConfig,
+    batch_size: int = 256,
+) -> PatchStore:
+    module = load_generator(checkpoint)
+    file = checkpoint.with_name(ENCODER)
+    encoder = Encoder.load(file) if select.filters and file.is_file() else None
+    return synthesize(
+        module,
+        wanted,
+        store,
+        seed=seed,
+        generator_hash=about["hash"],
+        seen_groups=about["seen_groups"],
+        um_per_px=about["um_per_px"],
+        filters=make_filters(select, module, encoder, seed),
+        draws=select.draws,
+        batch_size=batch_size,
+    )

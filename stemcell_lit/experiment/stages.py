@@ -1,0 +1,179 @@
+"""Trained stages of a cell, made once and shared as artifacts; the parts of a stage's training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stemcell_lit.classify.hierarchy import Node
+from stemcell_lit.classify.pseudo import pseudo_balance
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.classify.trained import load_stage, save_weights
+from stemcell_lit.data.datamodule import PatchDataModule
+from stemcell_lit.data.patches import PatchStore, reduce_pixels, write_whole
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.artifacts import finite, first_rank
+from stemcell_lit.experiment.cell import Cell, rows_hash
+from stemcell_lit.experiment.training import fit
+
+
+def make_stage(
+    cell: Cell, node: Node, generated: PatchStore | None, board: Any = None
+) -> tuple[StageModule, dict[str, Any], Path]:
+    """A trained stage of this cell, or the same one from the artifacts, what is known of its training, and its file.
+
+    A stage that sees only part of the patches gets that part of the budget, but at least half of it.
+    """
+    config, store = cell.config, cell.store
+    stage = asdict(config.stage)
+    share = np.isin(store.manifest["label"].to_numpy()[cell.split.train], node.classes).mean()
+    stage["images"] = round(stage["images"] * max(0.5, float(share)))
+    phases = _phases(stage)
+    key = {
+        "data": store.content_hash,
+        "train": rows_hash(cell.split.train),
+        "val": rows_hash(cell.split.val),
+        "node": {
+            "name": node.name,
+            "groups": node.targets,
+            "window": [str(v) for v in node.window],
+        },
+        "unlabelled": rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
+        "generated": generated.content_hash if generated else None,
+        "mix": asdict(config.mix) if generated else None,
+        "stage": stage,
+        "size": config.data.patch_size,
+        "augment": config.data.augment,
+        "pixels": config.data.pixels,
+        "seed": config.seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
+
+    def make(folder: Path) -> None:
+        before: StageModule | None = None
+        seen, curve, pseudo = 0, [], None
+        for i, phase in enumerate(phases):
+            if before is not None and phase.pseudo:
+                pseudo = _pseudo_labels(cell, before)
+            data = PatchDataModule(
+                store,
+                cell.split,
+                node.view,
+                generated=generated,
+                pseudo=pseudo,
+                mix=config.mix,
+                sampler=phase.sampler,
+                batch_size=stage["batch_size"],
+                augment=config.data.augment,
+                pixels=config.data.pixels,
+                workers=config.data.workers,
+                patch_size=config.data.patch_size,
+                seed=config.seed + 100_003 * i,  # the order of batches, another one in each phase
+            )
+            counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
+            torch.manual_seed(config.seed + i)
+            plan = {**stage, "images": phase.images}
+            module = StageModule(
+                plan, node.name, node.targets, counts, data.size, config.seed, data.channels
+            )
+            if before is not None:
+                module.load_state_dict(before.state_dict())
+            if phase.head:
+                module.retrain_head(phase.images, config.seed)
+            place, done = folder / phase.name, folder / phase.name / "phase.ckpt"
+            if done.is_file():  # a killed run goes on behind it
+                module = load_stage(done)
+                about = json.loads((place / "phase.json").read_text(encoding="utf-8"))
+            else:
+                title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
+                fit(module, data, config.trainer, place, title, phase.images, board)
+                about = {"images": module.images_seen, "curve": module.curve}
+                if phase.name and first_rank():
+                    write_whole(place / "phase.json", json.dumps(about))
+                    part = place / "phase.part"
+                    save_weights(module, part)
+                    part.replace(done)
+            curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
+            seen, before = seen + about["images"], module
+        assert before is not None
+        if not first_rank():
+            return
+        save_weights(before, folder / "stage.ckpt")
+        for phase in phases:
+            (folder / "last.ckpt").unlink(missing_ok=True)
+            if phase.name:
+                shutil.rmtree(folder / phase.name, ignore_errors=True)
+        about = {
+            "node": node.name,
+            "groups": list(node.targets),
+            "images": seen,
+            "train": {g: list(n) for g, n in data.counts.items()},
+            "pseudo": 0 if pseudo is None else len(pseudo[0]),
+            "curve": curve,
+        }
+        (folder / "stage.json").write_text(json.dumps(finite(about)) + "\n", encoding="utf-8")
+
+    folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
+    about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage's training.
+
+    Attributes:
+        name: of its folder; empty where the training has one part.
+        images: budget.
+        sampler: shuffle or balanced.
+        head: a new last layer alone is trained (cRT).
+        pseudo: unlabelled patches join, with what the network so far says of them.
+    """
+
+    name: str
+    images: int
+    sampler: str
+    head: bool = False
+    pseudo: bool = False
+
+
+def _phases(stage: Mapping[str, Any]) -> list[Phase]:
+    """The parts of a stage's training; their budgets sum to the stage's.
+
+    Raises:
+        UserError: a share or a number that cannot be.
+    """
+    share, rounds, images = stage["retrain_head"], stage["pseudo_rounds"], stage["images"]
+    if not 0 <= share < 1:
+        raise UserError(f"stage.retrain_head={share}: expected 0 or more, less than 1")
+    if rounds < 0:
+        raise UserError(f"stage.pseudo_rounds={rounds}: expected 0 or more")
+    if not share and not rounds:
+        return [Phase("", images, stage["sampler"])]
+    head = round(share * images)
+    ends = [round((images - head) * i / (rounds + 1)) for i in range(rounds + 2)]
+    parts = [
+        Phase(f"round-{i}", ends[i + 1] - ends[i], stage["sampler"], pseudo=i > 0)
+        for i in range(rounds + 1)
+    ]
+    return parts + ([Phase("head", head, "balanced", head=True)] if head else [])
+
+
+def _pseudo_labels(cell: Cell, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
+    rows = cell.split.unlabelled
+    size = cell.config.data.patch_size or cell.store.size
+    p = module.cpu().probabilities(reduce_pixels(cell.store.pixels[rows], size))
+    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
+    counts = [int((labels == c).sum()) for c in module.groups]
+    chosen, called = pseudo_balance(p, counts, cell.config.stage.pseudo_confidence)
+    return rows[chosen], called

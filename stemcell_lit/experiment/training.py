@@ -1,0 +1,158 @@
+"""The training of a network to its budget, whatever the network, and what a process settles before it trains."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+import os
+import platform
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.data.datamodule import PatchDataModule
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment import tracking
+from stemcell_lit.experiment.artifacts import first_rank
+from stemcell_lit.experiment.interrupt import CheckpointOnSignal
+from stemcell_lit.experiment.progress import ImagesProgress
+from stemcell_lit.schema import TrainerConfig
+
+
+def fit(
+    module: pl.LightningModule,
+    data: PatchDataModule,
+    trainer: TrainerConfig,
+    folder: Path,
+    title: str,
+    images: int,
+    board: Any = None,
+    callbacks: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
+    """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
+    per_epoch = sum(data.batches().quotas)
+    every = max(1, round(_validate_every(module) / per_epoch))
+    checkpoint = ModelCheckpoint(
+        folder,
+        filename="last",
+        every_n_epochs=every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    interrupt = CheckpointOnSignal(folder / "last.ckpt")
+    # A GAN leaves one network's parameters unused in each backward pass; plain ddp raises then.
+    ddp = "ddp" if module.automatic_optimization else "ddp_find_unused_parameters_true"
+    lightning = pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy=ddp if trainer.devices > 1 else "auto",
+        precision=trainer.precision,  # type: ignore[arg-type]
+        max_epochs=math.ceil(images / per_epoch)
+        + 1,  # the module stops by itself when its budget is spent
+        check_val_every_n_epoch=every,
+        num_sanity_val_steps=0,
+        callbacks=[*callbacks, checkpoint, interrupt, ImagesProgress(title, images)],
+        # Its own re-queueing stays off: it saves in the middle of a batch, and submitit queues the job again.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        logger=tracking.lightning_logger(board, title),
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=20,
+    )
+    last = folder / "last.ckpt"
+    lightning.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    interrupt.deliver()
+    return lightning
+
+
+def _validate_every(module: pl.LightningModule) -> int:
+    plan = module.stage if isinstance(module, StageModule) else module.hparams["gan"]
+    return int(plan["validate_every_images"])  # type: ignore[index,call-overload]
+
+
+def join_ranks(trainer: TrainerConfig) -> bool:
+    """Joins the other ranks of this cell, where it has any, before they share artifacts.
+
+    Returns:
+        True on the first rank, which alone writes and logs.
+
+    Raises:
+        UserError: several devices, but nobody started the ranks. (Lightning would start them by running the same
+            command again, each waiting for the artifact that the first one makes.)
+    """
+    if trainer.devices <= 1:
+        return True
+    slurm = SLURMEnvironment.detect()
+    if slurm and SLURMEnvironment(auto_requeue=False).world_size() != trainer.devices:
+        raise UserError(
+            f"trainer.devices={trainer.devices}, but Slurm has started {os.environ['SLURM_NTASKS']} tasks; a job needs "
+            "one node with a task per device (hydra.launcher.nodes=1, tasks_per_node=${trainer.devices})"
+        )
+    if not slurm and "RANK" not in os.environ:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: a single command has one process; use `run -m` or `reproduce`, which "
+            "start one per device"
+        )
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        where: dict[str, Any] = {}
+        if slurm:
+            srun = SLURMEnvironment(auto_requeue=False)
+            if os.environ.get("SLURM_NNODES") == "1" and platform.system() == "Linux":
+                os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # node names need not resolve
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            address, port = srun.main_address, srun.main_port  # sets MASTER_ADDR and MASTER_PORT
+            where = {
+                "init_method": f"tcp://{address}:{port}",
+                "rank": srun.global_rank(),
+                "world_size": srun.world_size(),
+            }
+        torch.distributed.init_process_group(backend, timeout=timedelta(hours=24), **where)
+    return first_rank()
+
+
+def set_threads(trainer: TrainerConfig) -> None:
+    """Lets torch use as many CPU threads as the configuration says."""
+    torch.set_num_threads(trainer.threads or os.cpu_count() or 1)
+
+
+def quiet() -> None:
+    """Silences what Lightning says of things that are meant."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # every rank validates on all patches
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*`isinstance.treespec, LeafSpec.`.*")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    names = [
+        "stemcell-lit",
+        "torch",
+        "pytorch-lightning",
+        "torchmetrics",
+        "albumentations",
+        "numpy",
+        "scikit-learn",
+    ]
+    return {
+        "python": platform.python_version(),
+        **{n: importlib.metadata.version(n) for n in names},
+    }
