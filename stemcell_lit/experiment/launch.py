@@ -33,6 +33,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.warm import WarmProcess, can_start_warm
 
 PROGRESS = "progress.json"  # while a job trains: images seen and their rate
 
@@ -299,7 +300,7 @@ class _Running:
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / (LOG if r == 0 else f"job.rank{r}.log") for r in range(ranks)]
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
-        self._processes: list[subprocess.Popen] = []
+        self._processes: list[subprocess.Popen | WarmProcess] = []
         self.progress = Path(tempfile.mkdtemp(dir=scratch)) / PROGRESS
         env = _clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
         if ranks > 1:
@@ -314,7 +315,10 @@ class _Running:
                 command = shlex.join(map(str, job.argv))
                 log.write(f"--- {time.strftime('%F %T')} {command}\n".encode())
                 self._starts.append(log.tell())
-                self._processes.append(_start(job.argv, env, log))
+                if ranks == 1 and can_start_warm(job.argv, env):
+                    self._processes.append(WarmProcess(job.argv, env, file))
+                else:
+                    self._processes.append(_start(job.argv, env, log))
 
     @property
     def name(self) -> str:
@@ -363,6 +367,9 @@ class _Running:
 
     def _signal(self, number: int) -> None:
         for process in self._processes:
+            if isinstance(process, WarmProcess):
+                process.send_signal(number)
+                continue
             with suppress(ProcessLookupError, PermissionError):  # all of the group have gone
                 os.killpg(process.pid, number)
 
