@@ -59,7 +59,7 @@ def pools(seed, n=90):
     return [pixels[label == i] for i in range(len(CLASSES))]
 
 
-def fit(out, reference, module, resume=None, skip=0, **quality):
+def fit(out, reference, module, resume=None, skip=0, loaders=None, **quality):
     config = QualityConfig(**{"samples": 24, "memorised_below": 0.3, **quality})
     watch = QualityWatch(reference, config, out)
     gan = dict(module.gan)
@@ -86,8 +86,10 @@ def fit(out, reference, module, resume=None, skip=0, **quality):
     try:
         trainer.fit(
             module,
-            Batches(gan["batch_size"], skip=skip),
-            Batches(12, count=2, skip=10_000),
+            *(
+                loaders
+                or (Batches(gan["batch_size"], skip=skip), Batches(12, count=2, skip=10_000))
+            ),
             ckpt_path=resume,
             weights_only=True,
         )
