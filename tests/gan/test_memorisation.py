@@ -8,7 +8,7 @@ from stemcell_lit.gan.module import GANDiverged, GANModule
 from stemcell_lit.gan.quality import Reference, turned
 from stemcell_lit.gan.watch import samples
 from stemcell_lit.schema import QualityConfig
-from tests.gan.stripes import SIDE
+from tests.gan.helpers import SIDE
 from tests.gan.test_watch import Blocks, fit
 
 GRAIN = {"fine": 1.0, "coarse": 1.6}  # px, standard deviation of the blur
