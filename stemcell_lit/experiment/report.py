@@ -344,6 +344,9 @@ def _name_methods(cells: Sequence[Result]) -> None:
 def comparable(cells: Sequence[Result], baseline: str) -> Results:
     """What of the cells can be compared: for every method the same folds and seeds.
 
+    A method without a single seed that has every fold is left out, where the baseline has one: a table that was
+    stopped halfway must not take the folds from all the others.
+
     Raises:
         UserError: the baseline has no cells, or nothing is common to all methods.
     """
@@ -357,10 +360,18 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     have = {m: {(c.seed, c.fold) for c in cells if c.method == m} for m in names}
     everything = set().union(*have.values())
     folds = {fold for _, fold in everything}
+    complete = {m: {s for s, _ in have[m] if all((s, f) in have[m] for f in folds)} for m in names}
+    notes = []
+    for m in [m for m in names if complete[baseline] and not complete[m] & complete[baseline]]:
+        names.remove(m)
+        notes.append(
+            f"{m} has {len(have.pop(m))} of {len(everything)} cells and is left out. Run the same command again to "
+            "fill them in."
+        )
+    everything = set().union(*have.values())
     common = set.intersection(*have.values())
     whole = {seed for seed, _ in common if all((seed, fold) in common for fold in folds)}
     kept = {pair for pair in common if pair[0] in whole} if whole else common
-    notes = []
     if not kept:
         raise UserError(
             f"{out}: no fold and seed that all methods have ({names}); finish the sweep, the same "
@@ -376,7 +387,8 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     if not whole:
         notes.append("No seed has every fold yet: not every patch has been tested.")
     order = [baseline, *(name for name in names if name != baseline)]
-    return Results(out, baseline, order, [c for c in cells if (c.seed, c.fold) in kept], notes)
+    chosen = [c for c in cells if c.method in have and (c.seed, c.fold) in kept]
+    return Results(out, baseline, order, chosen, notes)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -354,10 +354,21 @@ def test_unfinished_seeds_are_left_out_and_named(small):
     assert found.seeds == [0] and found.folds == [0, 1, 2]
     assert "temporal_gan lack" in found.notes[0] and "seed 1 fold 0" in found.notes[0]
     # with no seed whole, what all have is compared
-    shutil.rmtree(small / "cells" / "temporal_gan-f2-s0-3fa2")
+    for cell in ("temporal_gan-f2-s0-3fa2", "flat-f1-s0-3fa2", "flat-f0-s1-3fa2"):
+        shutil.rmtree(small / "cells" / cell)
     found = comparable(collect(small), "flat")
-    assert found.seeds == [0, 1] and found.folds == [0, 1]
+    pairs = {(cell.seed, cell.fold) for cell in found.cells}
+    assert pairs == {(0, 0), (1, 1)} and found.methods == ["flat", "temporal_gan"]
     assert "not every patch" in found.notes[1]
+
+
+def test_a_method_that_was_stopped_halfway_does_not_take_the_folds_from_the_others(small):
+    for fold in (1, 2):
+        for seed in (0, 1):
+            shutil.rmtree(small / "cells" / f"temporal_gan-f{fold}-s{seed}-3fa2")
+    found = comparable(collect(small), "flat")
+    assert found.methods == ["flat"] and found.seeds == [0, 1] and found.folds == [0, 1, 2]
+    assert found.notes[0].startswith("temporal_gan has 2 of 6 cells and is left out")
 
 
 def test_a_sweep_over_a_setting_becomes_rows_of_its_own(small):
