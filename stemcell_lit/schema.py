@@ -186,7 +186,7 @@ class StageConfig:
     pseudo_rounds: int = 0  # times that pseudo-labels of unlabelled patches refill the rare classes
     pseudo_confidence: float = 0.9  # least probability of a pseudo-label
     batch_size: int = 64  # over all devices, which must divide it
-    images: int = 24_000  # budget of the flat network; a stage gets its part, see experiment/stages
+    images: int = 24_000  # budget of each stage
     validate_every_images: int = 6_000
     turns: bool = False  # average over the eight turns and flips of a patch when it is classified
 

@@ -15,7 +15,8 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.schema import RunCommand
 
-FORMAT = 1  # of result.json, and of what a cell's hash means
+FORMAT = 1  # of result.json
+MEANING = 2  # of a cell's settings: raised where the same ones give another result
 RESULT = "result.json"
 
 
@@ -41,7 +42,7 @@ class Cell:
     def hash(self) -> str:
         """Of everything that determines the result; where it runs and logs does not."""
         return key_hash(
-            {"format": FORMAT, "content": self.store.content_hash, **relevant(self.config)}
+            {"format": MEANING, "content": self.store.content_hash, **relevant(self.config)}
         )
 
     @property

@@ -29,12 +29,10 @@ def make_stage(
 ) -> tuple[StageModule, dict[str, Any], Path]:
     """A trained stage of this cell, or the same one from the artifacts, what is known of its training, and its file.
 
-    A stage that sees only part of the patches gets that part of the budget, but at least half of it.
+    Every stage has the whole budget: one that sees only part of the patches has fewer to learn from, not less to learn.
     """
     config, store = cell.config, cell.store
     stage = asdict(config.stage)
-    share = np.isin(store.manifest["label"].to_numpy()[cell.split.train], node.classes).mean()
-    stage["images"] = round(stage["images"] * max(0.5, float(share)))
     phases = _phases(stage)
     key = {
         "data": store.content_hash,
