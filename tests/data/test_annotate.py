@@ -173,7 +173,7 @@ def start(config: AnnotateCommand):
             data=None if body is None else json.dumps(body).encode(),
             headers={"X-Token": token, "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=90) as reply:
             return json.loads(reply.read())
 
     return process, port, token, ask
@@ -189,8 +189,8 @@ def test_a_killed_server_loses_nothing_and_ctrl_c_says_how_to_go_on(tmp_path):
         local = re.findall(rf"\s([0-9A-F]+):{port:04X}\s+0+:0000\s+0A", listening)
         assert local == ["0100007F"]
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/?token={token}", timeout=20) as page:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=90)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/?token={token}", timeout=90) as page:
             assert b"Sorting patches" in page.read()
         ask("/answer", {"index": 0, "label": "dense"})
         ask("/answer", {"index": 1, "label": "spread"})
@@ -207,7 +207,7 @@ def test_a_killed_server_loses_nothing_and_ctrl_c_says_how_to_go_on(tmp_path):
         ask("/answer", {"index": 2, "label": "dense"})
     finally:
         again.send_signal(signal.SIGINT)
-        output, errors = again.communicate(timeout=20)
+        output, errors = again.communicate(timeout=90)
     assert again.returncode == 0, errors
     assert "3 of 6 answered: debris 0, dense 2, spread 1" in output
     assert f"stemcell-lit import source={tmp_path / 'out'}" in output
