@@ -39,18 +39,19 @@ class Node:
         name: `root`, `root/cells`, `root/cells/late`.
         groups: target -> its classes.
         window: hours (first, last) in which it learns and speaks.
-        leaves: its stage learns the classes below it, not the groups.
+        leaves: the classes below it in the hierarchy's order, where its stage learns these; empty where it learns the
+            groups. (In that order the root of any tree is the flat classifier, and shares its artifact.)
     """
 
     name: str
     groups: dict[str, list[str]]
     window: tuple[float, float] = ALWAYS
-    leaves: bool = False
+    leaves: tuple[str, ...] = ()
 
     @property
     def targets(self) -> dict[str, list[str]]:
-        """What its stage learns to tell apart: its groups, or the classes below them."""
-        return {c: [c] for c in self.classes} if self.leaves else self.groups
+        """What its stage learns to tell apart, in the order of its answers: its groups, or the classes below them."""
+        return {c: [c] for c in self.leaves} or self.groups
 
     @property
     def classes(self) -> list[str]:
@@ -178,10 +179,12 @@ class Hierarchy:
             for group, below in tree.items()
         }
         if len(groups) > 1:
-            yield Node(name, groups, window, self.leaves)
-        for group, below in tree.items():
-            if not isinstance(below, str):
-                yield from self._nodes(_mapping(below), f"{name}/{group}", window)
+            below = {c for members in groups.values() for c in members}
+            leaves = tuple(c for c in self.classes if c in below) if self.leaves else ()
+            yield Node(name, groups, window, leaves)
+        for group, subtree in tree.items():
+            if not isinstance(subtree, str):
+                yield from self._nodes(_mapping(subtree), f"{name}/{group}", window)
 
     def fit(
         self, labels: np.ndarray, times: np.ndarray, tracks: np.ndarray, frames: np.ndarray
@@ -257,7 +260,7 @@ class Hierarchy:
         takes all.
 
         Args:
-            stages: node name -> (patches, targets of the node).
+            stages: node name -> (patches, targets of the node), see `Node.targets` for their order.
             times: (patches,) hours, NaN where unknown.
 
         Returns:
@@ -294,7 +297,7 @@ class Hierarchy:
                 groups = [_classes_of(_mapping(below)) for below in tree.values()]
                 places = [[self.classes.index(c) for c in members] for members in groups]
                 own = np.zeros_like(out)
-                own[:, [i for part in places for i in part]] = p
+                own[:, sorted(i for part in places for i in part)] = p
                 above = [*above, own]
                 p = self._opinion(above, places)
         if self.hard:

@@ -17,7 +17,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -30,6 +30,9 @@ class TrainedHierarchy:
         image_size: height and width in pixels that the stages want.
         um_per_px: of patches at `image_size`, None where unknown.
         scales: widths of the views of a patch, see `data.patches.Views`.
+
+    Raises:
+        ValueError: a stage answers with other targets, or in another order, than its node in the tree.
     """
 
     hierarchy: Hierarchy
@@ -37,6 +40,14 @@ class TrainedHierarchy:
     image_size: int
     um_per_px: float | None = None
     scales: Sequence[int] = (1,)
+
+    def __post_init__(self) -> None:
+        wanted = {node.name: list(node.targets) for node in self.hierarchy.nodes}
+        for name, stage in self.stages.items():
+            if stage.groups != wanted.get(name):
+                raise ValueError(
+                    f"stage {name} tells {stage.groups} apart, the tree {wanted.get(name)}"
+                )
 
     def network_probabilities(self, pixels: np.ndarray, times: np.ndarray) -> np.ndarray:
         """p(class | patch, window) (patches, classes), before prior and path.

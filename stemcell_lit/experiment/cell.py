@@ -16,7 +16,7 @@ from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.schema import RunCommand
 
 FORMAT = 1  # of result.json
-MEANING = 2  # of a cell's settings: raised where the same ones give another result
+MEANING = 3  # of a cell's settings: raised where the same ones give another result
 RESULT = "result.json"
 
 

@@ -32,29 +32,9 @@ def make_stage(
     Every stage has the whole budget: one that sees only part of the patches has fewer to learn from, not less to learn.
     """
     config, store = cell.config, cell.store
-    stage = asdict(config.stage)
+    key = stage_key(cell, node, generated)
+    stage = key["stage"]
     phases = _phases(stage)
-    key = {
-        "data": store.content_hash,
-        "train": rows_hash(cell.split.train),
-        "val": rows_hash(cell.split.val),
-        "node": {
-            "name": node.name,
-            "groups": node.targets,
-            "window": [str(v) for v in node.window],
-        },
-        "unlabelled": rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
-        "generated": generated.content_hash if generated else None,
-        "mix": asdict(config.mix) if generated else None,
-        "stage": stage,
-        "size": config.data.patch_size,
-        "augment": config.data.augment,
-        "pixels": config.data.pixels,
-        "seed": config.seed,
-        "precision": config.trainer.precision,
-        "devices": config.trainer.devices,
-        "threads": config.trainer.threads,
-    }
 
     def make(folder: Path) -> None:
         before: StageModule | None = None
@@ -123,6 +103,33 @@ def make_stage(
     folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
     about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+
+
+def stage_key(cell: Cell, node: Node, generated: PatchStore | None) -> dict[str, Any]:
+    """Everything that determines a trained stage."""
+    config, store = cell.config, cell.store
+    stage = asdict(config.stage)
+    return {
+        "data": store.content_hash,
+        "train": rows_hash(cell.split.train),
+        "val": rows_hash(cell.split.val),
+        "node": {
+            "name": node.name,
+            "groups": [[name, *members] for name, members in node.targets.items()],  # in this order
+            "window": [str(v) for v in node.window],
+        },
+        "unlabelled": rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
+        "generated": generated.content_hash if generated else None,
+        "mix": asdict(config.mix) if generated else None,
+        "stage": stage,
+        "size": config.data.patch_size,
+        "augment": config.data.augment,
+        "pixels": config.data.pixels,
+        "seed": config.seed,
+        "precision": config.trainer.precision,
+        "devices": config.trainer.devices,
+        "threads": config.trainer.threads,
+    }
 
 
 @dataclass(frozen=True)

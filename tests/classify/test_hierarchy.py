@@ -117,6 +117,23 @@ def test_a_stage_of_leaves_learns_classes_and_speaks_for_its_groups():
     assert not build("none", tree={"leaves": True}, flat=True).leaves
 
 
+def test_stages_of_leaves_answer_in_the_order_of_the_classes_whatever_the_order_of_the_tree():
+    turned = {"cells": ["spread", "differentiated", "dense"], "debris": "debris"}
+    h = build("none", tree={"leaves": True, "tree": turned})
+    root, cells = h.nodes
+    (flat,) = build("none", flat=True).nodes
+    assert list(root.targets) == list(flat.targets) == CLASSES
+    assert list(cells.targets) == [c for c in CLASSES if c != "debris"]
+    stages = {
+        root.name: np.array([[0.4, 0.12, 0.18, 0.3]]),
+        cells.name: np.array([[0.6, 0.3, 0.1]]),
+    }
+    straight = build("none", tree={"leaves": True})
+    np.testing.assert_allclose(
+        h.combine(stages, np.zeros(1)), straight.combine(stages, np.zeros(1))
+    )
+
+
 def test_the_window_is_fitted_on_training_times_and_cuts_what_cannot_be():
     h = build("window", quantile=0.0).fit(**facts(LABELS, HOURS))
     late_from, early_until = h.windows["root/cells"]

@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from stemcell_lit.__main__ import compose
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
-from stemcell_lit.experiment.artifacts import ArtifactStore
+from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.experiment.cell import Cell, prepare, relevant
 from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.run import choose, evaluate_store, run, train, with_settings
+from stemcell_lit.experiment.stages import stage_key
 from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand, typed
 from tests.conftest import make_store
 
@@ -414,3 +417,40 @@ def test_every_stage_of_leaves_gets_the_generated_patches_it_asks_for(folder):
         assert stage["groups"] == list(stage["train"])
         assert len({sum(n) for n in stage["train"].values()}) == 1
     assert len(found["stages"][0]["groups"]) == 4
+
+
+def test_a_tree_reads_each_stage_in_the_stages_own_order(folder):
+    """Flat networks and trees share stages: the same targets in another order must not be taken for the same stage."""
+
+    def of(method, tree):
+        made = config(folder, f"method={method}", "hierarchy.leaves=true", out="order")
+        return replace(made, hierarchy=replace(made.hierarchy, tree=tree))
+
+    cells = ["spread", "dense", "differentiated"]
+    straight = result(run(of("flat", {"cells": cells, "debris": "debris"})))
+    tree = run(of("hierarchy", {"cells": cells, "debris": "debris"}))
+    model = TrainedHierarchy.load(tree / "model")
+    assert straight["stages"][0]["curve"] == result(tree)["stages"][0]["curve"]  # shared
+    for node in model.hierarchy.nodes:
+        assert model.stages[node.name].groups == list(node.targets)
+
+
+def test_the_same_groups_in_another_order_are_another_stage(folder):
+    orders = ["spread", "dense", "differentiated"], ["dense", "differentiated", "spread"]
+    keys = []
+    for order in orders:
+        made = config(folder, "method=hierarchy")
+        tree = {"cells": list(order), "debris": "debris"}
+        cell = prepare(replace(made, hierarchy=replace(made.hierarchy, tree=tree)))
+        keys.append(key_hash(stage_key(cell, cell.hierarchy.nodes[1], None)))
+    assert keys[0] != keys[1]
+
+
+def test_a_model_whose_stages_do_not_fit_its_tree_is_refused(folder, tmp_path):
+    cell = run(config(folder, "method=hierarchy"))
+    shutil.copytree(cell / "model", tmp_path / "model")
+    about = json.loads((tmp_path / "model" / "model.json").read_text())
+    about["hierarchy"]["tree"]["cells"] = ["spread", "dense", "differentiated"]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="run the cell again"):
+        TrainedHierarchy.load(tmp_path / "model")
