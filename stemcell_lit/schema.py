@@ -89,6 +89,8 @@ class GANConfig:
     network: str = "modulated"  # modulated (ours) | dcgan (the references)
     size: str = "tiny"  # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
     condition: str = "projection"  # projection | auxiliary (AC-GAN) | separate (a pair per class)
+    modes: int = 8  # kinds of patches told apart in a class at most, see gan/modes; 1: none
+    mode_patches: int = 12  # training patches that a mode needs on average
     norm: str = (
         "batch"  # modulated: batch (conditional batch norm) | none (residual, without norms)
     )

@@ -48,7 +48,8 @@ class PatchDataModule(pl.LightningDataModule):
     """Serves real training patches with generated ones mixed in; validation and test patches are always real.
 
     A batch is a dict: `pixels` float (batch, scales, size, size) in -1 to 1, with one scale or the store's several,
-    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks.
+    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks, and
+    `mode` int64 (batch,) where modes were given.
 
     Args:
         store: real patches.
@@ -56,6 +57,8 @@ class PatchDataModule(pl.LightningDataModule):
         view: targets, their classes, the time window.
         generated: a store of generated patches; needed where the recipe asks for any.
         pseudo: rows of `split.unlabelled` and the targets that a network gave them; they join the training patches.
+        modes: (patches of the store,) int64, what each batch says of its patches beside their labels; with resident
+            real patches alone.
         mix: recipe, applied to the targets of this view.
         sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
         epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
@@ -80,6 +83,7 @@ class PatchDataModule(pl.LightningDataModule):
         *,
         generated: PatchStore | None = None,
         pseudo: tuple[np.ndarray, np.ndarray] | None = None,
+        modes: np.ndarray | None = None,
         mix: MixConfig | None = None,
         sampler: str = "shuffle",
         epoch_images: int | None = None,
@@ -169,6 +173,11 @@ class PatchDataModule(pl.LightningDataModule):
             "val": torch.from_numpy(position[rows["val"]].astype(np.int64)),
         }
         self.rows = rows
+        self.modes: dict[str, torch.Tensor | None] = dict.fromkeys(rows)
+        if modes is not None:
+            if len(parts) > 1 or pixels != "resident":
+                raise ValueError("modes are those of resident real patches, and of nothing else")
+            self.modes = {name: torch.from_numpy(modes[rows[name]]) for name in rows}
 
     @property
     def size(self) -> int:
@@ -204,7 +213,12 @@ class PatchDataModule(pl.LightningDataModule):
             )  # loader processes draw before Lightning says so
         if self.served == "resident":
             return ResidentLoader(
-                self.bank["train"], self.labels["train"], sampler, self.policy, device
+                self.bank["train"],
+                self.labels["train"],
+                sampler,
+                self.policy,
+                device,
+                self.modes["train"],
             )
         return DataLoader(
             _Patches(
@@ -224,7 +238,12 @@ class PatchDataModule(pl.LightningDataModule):
             return []
         chunks = [list(range(i, min(i + 256, count))) for i in range(0, count, 256)]
         return ResidentLoader(
-            self.bank["val"], self.labels["val"], chunks, POLICIES["none"], device
+            self.bank["val"],
+            self.labels["val"],
+            chunks,
+            POLICIES["none"],
+            device,
+            self.modes["val"],
         )
 
 
@@ -236,9 +255,16 @@ class ResidentLoader:
     """
 
     def __init__(
-        self, bank: torch.Tensor, labels: torch.Tensor, batches: Any, policy: Any, device: Any
+        self,
+        bank: torch.Tensor,
+        labels: torch.Tensor,
+        batches: Any,
+        policy: Any,
+        device: Any,
+        modes: torch.Tensor | None = None,
     ):
         self.bank, self.labels = bank.to(device), labels.to(device)
+        self.modes = None if modes is None else modes.to(device)
         self.batch_sampler, self.policy, self.device = batches, policy, device
         self.given = 0  # batches of this epoch so far
 
@@ -271,6 +297,7 @@ class ResidentLoader:
                 "pixels": pixels,
                 "label": self.labels[index],
                 "images": sampler.images_in(i) if drawn else len(indices),
+                **({} if self.modes is None else {"mode": self.modes[index]}),
             }
 
 

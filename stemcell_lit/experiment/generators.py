@@ -23,6 +23,7 @@ from stemcell_lit.experiment.cell import FORMAT, Cell, part_of, rows_hash
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder
+from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANDiverged, GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import load_generator, make_filters, synthesize
@@ -85,6 +86,32 @@ def reference_of(cell: Cell) -> Reference | None:
     )
 
 
+def modes_of(cell: Cell) -> tuple[np.ndarray | None, list[list[float]] | None]:
+    """Modes of the classes, found among this fold's training patches: (patches of the store,) int64, and their shares.
+
+    None and None where every class is one. Test patches have no mode (-1).
+    """
+    gan = cell.config.gan
+    if gan.modes <= 1:
+        return None, None
+    encoder = encoder_of(cell)
+    parts = {part: part_of(cell, part) for part in ("train", "val")}
+    pixels, labels = parts["train"]
+    modes = Modes.fit(
+        encoder.features(pixels),
+        labels,
+        cell.store.classes,
+        most=gan.modes,
+        patches=gan.mode_patches,
+    )
+    if max(map(len, modes.shares)) == 1:
+        return None, None
+    found = np.full(len(cell.store), -1, np.int64)
+    for part, (pixels, labels) in parts.items():
+        found[getattr(cell.split, part)] = modes.of(encoder.features(pixels), labels)
+    return found, modes.shares
+
+
 def make_generator(cell: Cell, board: Any = None) -> Path:
     """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
 
@@ -104,11 +131,13 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
 
     def make(folder: Path) -> None:
         reference = reference_of(cell)  # here: all ranks of a job come to this together
+        modes, shares = modes_of(cell)
         torch.manual_seed(config.generator_seed)
         data = PatchDataModule(
             store,
             cell.split,
             View.of_classes(store.classes),
+            modes=modes,
             epoch_images=gan["validate_every_images"],
             batch_size=gan["batch_size"],
             augment="none",  # the generator's module augments by itself, differentiably
@@ -116,7 +145,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
             seed=config.generator_seed,
             min_class_patches=config.data.min_class_patches,
         )
-        module = GANModule(gan, store.classes, size, config.generator_seed)
+        module = GANModule(gan, store.classes, size, config.generator_seed, shares)
         title = f"generator of fold {config.split.fold}"
         watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = tracking.CurveKeeper()
@@ -150,6 +179,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
             "um_per_px": um * store.size / size if um else None,
             "images": int(generator.images_seen),
             "images_trained": int(module.images_seen),
+            "modes": dict(zip(store.classes, shares, strict=True)) if shares else None,
             "curve": curve.curve,
             **chosen,
         }

@@ -107,7 +107,7 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"gan.augment={wrong}, expected some of {list(objectives.AUGMENTATIONS)}")
     at_least_one = (
         "latent embedding batch_size images validate_every_images penalty_every collapse_checks "
-        "critic_steps ada_images"
+        "critic_steps ada_images modes mode_patches"
     )
     for key in at_least_one.split():
         if plain[key] < 1:
@@ -123,6 +123,11 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
             f"gan.ada_target={plain['ada_target']} has nothing to adapt in gan.augment=[]"
         )
     return plain
+
+
+def spread(turn: Tensor) -> Tensor:
+    """Places between 0 and 1 for turns 0, 1, 2 ...: any few that follow each other lie evenly (golden ratio)."""
+    return ((turn.double() + 0.5) * 0.6180339887498949 % 1).float()
 
 
 def mean_distance(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
@@ -147,11 +152,14 @@ class GANModule(pl.LightningModule):
     """A conditional GAN with a budget in images.
 
     A training batch is one of `PatchDataModule`: `pixels` float32 (batch, 1, side, side) in [-1, 1],
-    `label` int64 (batch,), `images` the number of patches over all devices; balanced over the
-    classes by its loader. The
+    `label` int64 (batch,), `images` the number of patches over all devices, and `mode` int64
+    (batch,) where classes have modes (`gan/modes`); balanced over the classes by its loader. The
     module turns and flips the real patches, and augments real and generated ones alike. Training
     stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs
     (`experiment.training.fit` trains it).
+
+    Where classes have modes, the networks' conditions are modes, not classes; whoever asks for
+    patches of a class gets its modes by their shares among the training patches.
 
     Every random choice of a batch comes from a generator seeded by (seed, rank, batches seen), and
     schedules follow the images seen. The counters in the checkpoint are therefore the whole random
@@ -177,11 +185,25 @@ class GANModule(pl.LightningModule):
     """
 
     def __init__(
-        self, gan: dict[str, Any], classes: list[str], image_size: int, seed: int = 0
+        self,
+        gan: dict[str, Any],
+        classes: list[str],
+        image_size: int,
+        seed: int = 0,
+        modes: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
         gan, classes = check_config(gan), [str(c) for c in classes]
         image_size, seed = int(image_size), int(seed)
+        modes = [[float(share) for share in of] for of in modes or [[1.0]] * len(classes)]
+        if len(modes) != len(classes):
+            raise ValueError(f"modes of {len(modes)} classes, expected those of {len(classes)}")
+        conditions = sum(map(len, modes))
+        if gan["condition"] == "separate" and conditions > len(classes):
+            raise UserError(
+                f"gan.modes={gan['modes']}: gan.condition=separate has a pair of networks for each class and none for "
+                "its modes; give gan.modes=1"
+            )
         levels(image_size)
         self.save_hyperparameters()
         self.gan, self.classes, self.image_size, self.seed = gan, classes, image_size, seed
@@ -189,8 +211,21 @@ class GANModule(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
             torch.manual_seed(seed_of(seed, _FIXED))
             self.generator, self.critic, self.coarse_critic = build_pair(
-                gan, len(classes), image_size
+                gan, conditions, image_size
             )
+        # A condition of the networks is a mode of a class. Where a class's modes begin, and the sums of their shares:
+        count = max(map(len, modes))
+        edges = torch.full((len(classes), count - 1), torch.inf)
+        for i, shares in enumerate(modes):
+            edges[i, : len(shares) - 1] = torch.tensor(shares).cumsum(0)[:-1]
+        sizes = torch.tensor([len(shares) for shares in modes])
+        self.edges: Tensor
+        self.first: Tensor
+        self.class_of: Tensor
+        self.register_buffer("edges", edges, persistent=False)
+        self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
+        of = torch.arange(len(classes)).repeat_interleave(sizes)
+        self.register_buffer("class_of", of, persistent=False)
         self.inputs = int(cast(int, self.generator.inputs))  # numbers that make an image
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.images_seen = 0
@@ -244,7 +279,7 @@ class GANModule(pl.LightningModule):
 
         Both see the same generated batch: a second pass would cost a fifth of the batch.
         """
-        gan, label = self.gan, batch["label"]
+        gan, label = self.gan, self._condition(batch)
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
         real = objectives.turn(batch["pixels"], draw)
@@ -315,6 +350,14 @@ class GANModule(pl.LightningModule):
             self._check_losses(self._loss_g, total_d.detach())
         if done:
             self.trainer.should_stop = True
+
+    def _condition(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(batch,) int64: the mode of each patch, its class where no class has several."""
+        return batch["mode"] if len(self.class_of) > len(self.classes) else batch["label"]
+
+    def _mode_at(self, label: Tensor, place: Tensor) -> Tensor:
+        """The mode of a class at a place, 0 to 1, in the sum of its modes' shares."""
+        return self.first[label] + (place[:, None] >= self.edges[label]).sum(1)
 
     def _critics(self) -> list[tuple[nn.Module, float]]:
         """Critics and the weights of their losses, the one at full size first."""
@@ -428,11 +471,12 @@ class GANModule(pl.LightningModule):
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over the batches that follow
         draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 2))
-        label = torch.arange(_REFRESH_BATCH, device=self.device) % len(self.classes)
+        turn = torch.arange(_REFRESH_BATCH, device=self.device)
+        mode = self._mode_at(turn % len(self.classes), spread(turn // len(self.classes)))
         self.generator_ema.train()
         for _ in range(_REFRESH_BATCHES):
             latent = torch.randn((_REFRESH_BATCH, self.inputs), generator=draw)
-            self.generator_ema(latent.to(self.device), label)
+            self.generator_ema(latent.to(self.device), mode)
         self.generator_ema.eval()
 
     def _check_losses(self, loss_g: Tensor, loss_d: Tensor) -> None:
@@ -454,7 +498,8 @@ class GANModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Scores held-out real patches and keeps some for diversity."""
         held, label = self._held_out, batch["label"]
-        held["scores"].index_add_(0, label, self.critic(batch["pixels"], label))
+        scores = self.critic(batch["pixels"], self._condition(batch))
+        held["scores"].index_add_(0, label, scores)
         held["counts"].index_add_(0, label, torch.ones_like(label, dtype=torch.float32))
         held["pixels"].append(batch["pixels"])
         held["labels"].append(label)
@@ -466,9 +511,10 @@ class GANModule(pl.LightningModule):
         held = self._held_out
         log = {"critic/held_out": _macro(self._sum(held["scores"]), self._sum(held["counts"]))}
         if self._recent:
-            pixels, label = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            pixels, mode = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            label = self.class_of[mode]
             zeros = torch.zeros(len(self.classes), device=self.device)
-            scores = zeros.index_add(0, label, self.critic(pixels, label))
+            scores = zeros.index_add(0, label, self.critic(pixels, mode))
             counts = zeros.index_add(0, label, torch.ones_like(label, dtype=torch.float32))
             log["critic/train"] = _macro(self._sum(scores), self._sum(counts))
         made, made_label = self._fixed_samples()
@@ -519,7 +565,7 @@ class GANModule(pl.LightningModule):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
-        """Draws patches from the averaged generator, in float32.
+        """Draws patches from the averaged generator, in float32; modes of a class by their shares.
 
         Args:
             labels: (n,) int64, positions in `classes`.
@@ -535,7 +581,9 @@ class GANModule(pl.LightningModule):
         for start in range(0, len(labels), batch_size):
             label = labels[start : start + batch_size]
             latent = torch.randn((len(label), self.inputs), generator=draw)
-            images = self.generator_ema(latent.to(self.device), label.to(self.device))
+            place = torch.rand(len(label), generator=draw)
+            mode = self._mode_at(label.to(self.device), place.to(self.device))
+            images = self.generator_ema(latent.to(self.device), mode)
             made[start : start + len(label)] = to_uint8(images)
         return made
 
@@ -551,7 +599,8 @@ class GANModule(pl.LightningModule):
             batch_size: patches at a time.
 
         Returns:
-            float32 (n,), high for real. Only differences within a class mean something.
+            float32 (n,), high for real: the best over the modes of its class. Only differences
+            within a class mean something.
         """
         scores, training = np.empty(len(pixels), np.float32), self.critic.training
         self.critic.eval()
@@ -559,7 +608,13 @@ class GANModule(pl.LightningModule):
             part = slice(start, start + batch_size)
             images = to_float(torch.as_tensor(np.array(pixels[part]), device=self.device))
             known = torch.as_tensor(label[part], device=self.device)
-            scores[part] = self.critic(images, known).cpu().numpy()
+            sizes = self.class_of.bincount()[known]
+            best = torch.full((len(known),), -torch.inf, device=self.device)
+            for place in range(int(sizes.max()) if len(known) else 0):
+                own = place < sizes
+                modes = self.first[known[own]] + place
+                best[own] = torch.maximum(best[own], self.critic(images[own], modes))
+            scores[part] = best.cpu().numpy()
         self.critic.train(training)
         return scores
 
@@ -572,7 +627,8 @@ class GANModule(pl.LightningModule):
         shape = (len(label), self.inputs)
         latent = torch.randn(shape, generator=draw).to(self.device)
         label = label.to(self.device)
-        parts = zip(latent.split(256), label.split(256), strict=True)
+        mode = self._mode_at(label, spread(torch.arange(len(label), device=self.device)))
+        parts = zip(latent.split(256), mode.split(256), strict=True)
         return torch.cat([self.generator_ema(z, y) for z, y in parts]), label
 
     def save_grid(self, path: str | Path) -> None:

@@ -39,6 +39,32 @@ def test_generated_patches_join_per_class_and_only_in_training(store, generated)
     )
 
 
+def test_modes_stay_with_their_patches(store, generated):
+    split, modes = split_of(store), np.arange(len(store)) * 7
+    data = PatchDataModule(
+        store, split, View.of_classes(CLASSES), modes=modes, epoch_images=48, augment="none"
+    )
+    for loader, rows in (
+        (data.train_dataloader(), split.train),
+        (data.val_dataloader(), split.val),
+    ):
+        of = {reduce_pixels(store.pixels[r], None).tobytes(): r for r in rows}
+        for batch in loader:
+            pixels = ((batch["pixels"] + 1) * 127.5).round().to(torch.uint8).numpy()
+            found = [of[p.tobytes()] for p in pixels[:, 0]]
+            assert batch["mode"].tolist() == modes[found].tolist()
+            assert batch["label"].tolist() == store.labels[found].tolist()
+    with pytest.raises(ValueError, match="resident real patches"):
+        PatchDataModule(
+            store,
+            split,
+            View.of_classes(CLASSES),
+            modes=modes,
+            generated=generated,
+            mix=MixConfig("balance"),
+        )
+
+
 def test_a_stage_mixes_by_its_own_groups_evenly_over_their_classes(store, generated):
     view = View({"debris": ["debris"], "cells": ["dense", "spread", "differentiated"]})
     data = PatchDataModule(

@@ -81,7 +81,7 @@ def make_store(path: Path) -> PatchStore:
     return PatchStore.write(path, pixels, manifest, classes=CLASSES)
 
 
-def make_data(folder: Path, gan: dict) -> PatchDataModule:
+def make_data(folder: Path, gan: dict, modes: list[list[float]] | None = None) -> PatchDataModule:
     """Batches of the store in `folder`, which is made where it is absent, in the generator's view."""
     store = folder / "store"
     patches = PatchStore.open(store) if store.exists() else make_store(store)
@@ -90,10 +90,21 @@ def make_data(folder: Path, gan: dict) -> PatchDataModule:
         patches,
         split,
         View.of_classes(CLASSES),
+        modes=None if modes is None else modes_in_turn(patches.labels, modes),
         epoch_images=gan["validate_every_images"],
         batch_size=gan["batch_size"],
         augment="none",
     )
+
+
+def modes_in_turn(labels: np.ndarray, modes: list[list[float]]) -> np.ndarray:
+    """The patches of a class are of its modes in turns."""
+    first = np.cumsum([0, *map(len, modes)])
+    place = np.empty(len(labels), np.int64)
+    for i, shares in enumerate(modes):
+        rows = np.flatnonzero(labels == i)
+        place[rows] = first[i] + np.arange(len(rows)) // 6 % len(shares)  # of six groups
+    return place
 
 
 class Killed(Exception):
@@ -117,14 +128,15 @@ def fit(
     seed: int = 0,
     devices: int = 1,
     data: PatchDataModule | None = None,
+    shares: list[list[float]] | None = None,
     **settings,
 ) -> GANModule:
     """Trains a tiny GAN by the product's `fit`, to its budget, from `out`/last.ckpt where that is."""
     quiet()
     gan = {**TINY, **settings}
-    module = Mortal(gan, CLASSES, SIDE, seed)
+    module = Mortal(gan, CLASSES, SIDE, seed, shares)
     module.dies_at = dies_at
-    data = data or make_data(out, gan)
+    data = data or make_data(out, gan, shares)
     trainer = TrainerConfig(accelerator="cpu", devices=devices)
     product_fit(module, data, trainer, out, "test", gan["images"])
     return module

@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from stemcell_lit.data.augment import to_uint8
+from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.module import (
@@ -46,6 +46,7 @@ def same(first, second):
     return first == second
 
 
+MODES = [[0.75, 0.25], [1.0], [0.25, 0.25, 0.5]]  # shares of the classes' modes
 RESUMED = {name: family(name) for name in FAMILIES} | {
     "spectral": {"loss": "hinge", "spectral": True, "precision": "float32"},
     "options": {
@@ -59,6 +60,7 @@ RESUMED = {name: family(name) for name in FAMILIES} | {
         "penalty_every": 3,
         "channels_last": True,
     },
+    "modes": {"shares": MODES},
 }
 
 
@@ -153,6 +155,64 @@ def test_sample_leaves_the_global_random_state_alone(trained):
     trained[0].sample(torch.zeros(2, dtype=torch.int64), seed=1)
     GANModule(TINY, CLASSES, SIDE)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_class_is_drawn_from_its_modes_by_their_shares():
+    module = GANModule(TINY, CLASSES, SIDE, modes=MODES).eval()
+    asked = []
+    module.generator_ema.register_forward_hook(lambda layer, given, made: asked.append(given[1]))
+    module._refresh()
+    asked.clear()
+    module.sample(torch.arange(3).repeat(2000), seed=1)
+    share = torch.cat(asked).bincount(minlength=6) / 2000
+    torch.testing.assert_close(
+        share, torch.tensor([0.75, 0.25, 1.0, 0.25, 0.25, 0.5]), atol=0.04, rtol=0
+    )
+    asked.clear()
+    module._fixed_samples()  # the grid: few, and yet every mode at its share
+    counts = torch.cat(asked).bincount(minlength=6).tolist()
+    assert [abs(a - b) <= 1 for a, b in zip(counts, [24, 8, 32, 8, 8, 16], strict=True)] == [
+        True
+    ] * 6
+
+
+def test_a_batch_reaches_the_networks_by_its_modes(tmp_path):
+    module = fit(tmp_path, shares=MODES)
+    assert module.generator.embedding.num_embeddings == 6
+    moved = (
+        module.generator.embedding.weight
+        - GANModule(TINY, CLASSES, SIDE, modes=MODES).generator.embedding.weight
+    )
+    assert (moved.abs().sum(1) > 0).all()
+    loaded = GANModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    label = torch.arange(6) % 3
+    assert np.array_equal(module.sample(label, 1), loaded.sample(label, 1))
+
+
+def test_without_modes_a_class_is_its_own_condition():
+    one, none = (GANModule(TINY, CLASSES, SIDE, modes=m).eval() for m in ([[1.0]] * 3, None))
+    assert none.class_of.tolist() == [0, 1, 2]
+    assert np.array_equal(one.sample(torch.arange(3), 1), none.sample(torch.arange(3), 1))
+
+
+def test_the_critic_scores_a_patch_by_the_mode_of_its_class_that_fits_best():
+    module = GANModule(TINY, CLASSES, SIDE, modes=MODES).eval()
+    with torch.no_grad():  # an embedding starts at zero
+        torch.nn.init.normal_(module.critic.embedding.weight)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, SIDE, SIDE), np.uint8)
+    label = torch.arange(9) % 3
+    with torch.no_grad():
+        images = to_float(torch.from_numpy(pixels))
+        each = torch.stack([module.critic(images, torch.full((9,), m)) for m in range(6)], dim=1)
+    best = [
+        each[i, first:last].max() for i, (first, last) in enumerate([(0, 2), (2, 3), (3, 6)] * 3)
+    ]
+    np.testing.assert_allclose(module.critic_scores(pixels, label), torch.stack(best), rtol=1e-5)
+
+
+def test_pairs_of_networks_per_class_have_no_modes():
+    with pytest.raises(UserError, match="gan.modes=1"):
+        GANModule({**TINY, **family("dcgan"), "modes": 8}, CLASSES, SIDE, modes=MODES)
 
 
 def test_ema_follows_its_formula():
