@@ -19,7 +19,7 @@ from stemcell_lit.errors import UserError
 class SimulationConfig:
     """Physics and biology of the simulated movies (`data/simulate`)."""
 
-    movies: int = 9
+    movies: int = 12
     frames: int = 16  # per movie
     size: int = 640  # px, height and width of a frame
     um_per_px: float = 1.2

@@ -454,3 +454,23 @@ def test_a_model_whose_stages_do_not_fit_its_tree_is_refused(folder, tmp_path):
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match="run the cell again"):
         TrainedHierarchy.load(tmp_path / "model")
+
+
+def test_the_generator_learns_the_modes_of_its_training_patches(folder):
+    made = config(
+        folder,
+        "task=gan",
+        "gan.mode_patches=5",
+        "gan.modes=3",
+        command="train",
+        kind=TrainCommand,
+    )
+    checkpoint = train(made)
+    about = json.loads(checkpoint.with_name("generator.json").read_text())
+    cell = prepare(made)
+    labels = cell.store.labels[cell.split.train]
+    counts = [int(np.clip((labels == i).sum() // 5, 1, 3)) for i in range(len(about["classes"]))]
+    assert [len(about["modes"][c]) for c in about["classes"]] == counts and max(counts) == 3
+    out = folder / "moded"
+    asked = GenerateCommand(checkpoint=str(checkpoint), store=str(out), per_class=4)
+    assert (generate(asked).manifest["label"].value_counts() == 4).all()
