@@ -1,14 +1,17 @@
-"""What the two benchmarks of a training step share: patches, the product's training, a stopwatch, alternating runs."""
+"""What the two benchmarks of a training step share: patches, the product's training, bare steps between its own.
+
+Whole runs, one after the other, differ by ten percent on a machine that does anything else. So the two take turns
+inside one training, some steps each, and every pair of blocks gives a ratio.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +30,21 @@ from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, quiet
 from stemcell_lit.schema import ExtractionConfig, SimulationConfig, SplitConfig, TrainerConfig
 
-WARM_UP = 10  # steps before the clock starts
+WARM_UP = 3  # pairs of blocks before the first that counts
 
 
-def arguments(about: str | None, batches: int) -> argparse.Namespace:
-    """Command line of both benchmarks."""
+def arguments(about: str | None, block: int) -> argparse.Namespace:
+    """Command line of both benchmarks; `block` is the number of steps that one of the two takes in turn."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--store", help="a PatchStore; without one patches are simulated")
     parser.add_argument("--size", type=int, default=32, help="px of the patches")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", default="32-true", help="of the trainer, such as bf16-mixed")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
-    parser.add_argument("--batches", type=int, default=batches, help="steps timed in each run")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs")
+    parser.add_argument(
+        "--block", type=int, default=block, help="steps in turn; on a GPU 50 or more"
+    )
+    parser.add_argument("--pairs", type=int, default=60, help="pairs of blocks")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--save", action="store_true", help="keep the figure")
     options = parser.parse_args()
@@ -63,27 +68,32 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-class _Stopwatch(pl.Callback):
-    """Seconds from the start of step `WARM_UP` to the end of step `WARM_UP` + batches."""
+class _Turns(pl.Callback):
+    """Takes the time of blocks of the product's steps, with a block of bare steps after each.
 
-    def __init__(self, device: str, batches: int):
-        self.device, self.batches = device, batches
-        self.step, self.start, self.seconds = 0, 0.0, float("nan")
+    A block of the product lasts from the end of the bare steps before it, and holds all that Lightning does around its
+    steps.
+    """
 
-    def tick(self) -> None:
-        """Call it before each step, and once after the last."""
-        if self.step in (WARM_UP, WARM_UP + self.batches):
-            wait(self.device)
-            now = time.perf_counter()
-            if self.step == WARM_UP:
-                self.start = now
-            else:
-                self.seconds = now - self.start
-        self.step += 1
+    def __init__(self, device: str, block: int, bare: Iterator[None]):
+        self.device, self.block, self.bare = device, block, bare
+        self.step, self.start = 0, 0.0
+        self.pairs: list[tuple[float, float]] = []  # seconds (product, bare)
+
+    def _now(self) -> float:
+        wait(self.device)
+        return time.perf_counter()
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-        """A step begins; the one that follows the last ends the clock."""
-        self.tick()
+        """The product's next step begins; perhaps it is the bare loop's turn."""
+        if self.step and self.step % self.block == 0:
+            middle = self._now()
+            for _ in range(self.block):
+                next(self.bare)
+            end = self._now()
+            self.pairs.append((middle - self.start, end - middle))
+            self.start = end
+        self.step += 1
 
 
 def measure(
@@ -91,25 +101,27 @@ def measure(
     kind: type[pl.LightningModule],
     settings: dict[str, Any],
     module_arguments: Callable[[PatchDataModule], tuple[Any, ...]],
-    bare: Callable[[PatchDataModule], float],
+    bare: Callable[[PatchDataModule], Iterator[None]],
     options: argparse.Namespace,
     augment: str,
 ) -> None:
-    """Trains a module as the product does and a bare loop, in turns, and reports the overhead.
+    """Trains a module as the product does, a bare loop in turns with it, and reports the overhead in percent.
+
+    The figure is the median of the ratios of neighbouring blocks, its spread their quartiles.
 
     Args:
         name: of the figure.
         kind: class of the product's module.
         settings: of the module; its budget is set here, in place.
         module_arguments: those of `kind`, given the data.
-        bare: seconds of the timed steps without the framework, given the data.
+        bare: given the data, makes a step without the framework at each turn.
         options: the command line.
         augment: policy of the data.
     """
     quiet()
     torch.set_num_threads(options.threads)
-    # the end of the last timed step is the beginning of one more
-    images = (WARM_UP + options.batches + 1) * settings["batch_size"]
+    batch = settings["batch_size"]
+    images = ((options.pairs + WARM_UP) * options.block + 1) * batch
     settings |= {"images": images, "validate_every_images": images}
     trainer = TrainerConfig(
         accelerator="gpu" if options.device == "cuda" else "cpu", precision=options.precision
@@ -120,86 +132,41 @@ def measure(
             store,
             make_split(store, SplitConfig(folds=3)),
             View.of_classes(store.classes),
-            batch_size=settings["batch_size"],
+            batch_size=batch,
             epoch_images=images,  # one epoch: what happens between two is not a part of a step
             augment=augment,
             patch_size=options.size,
         )
+        turns = _Turns(options.device, options.block, bare(data))
 
-        def product(out: Path) -> float:
-            watch = _Stopwatch(options.device, options.batches)
+        class Timed(kind):  # type: ignore[misc,valid-type]
+            def configure_callbacks(self) -> list[pl.Callback]:
+                return [turns]
 
-            class Timed(kind):  # type: ignore[misc,valid-type]
-                def configure_callbacks(self) -> list[pl.Callback]:
-                    return [watch]
-
-            fit(Timed(*module_arguments(data)), data, trainer, out, "benchmark", images)
-            return watch.seconds
-
-        _compare(
-            name + ("_cuda" if options.device == "cuda" else ""),
-            product,
-            lambda: bare(data),
-            options,
-            options.batches * settings["batch_size"],
-            batch_size=settings["batch_size"],
-            settings=options.set,
-            patches="simulated" if options.store is None else Path(options.store).name,
-        )
-
-
-def _compare(
-    name: str,
-    product: Callable[[Path], float],
-    bare: Callable[[], float],
-    options: argparse.Namespace,
-    images: int,
-    **extra: Any,
-) -> None:
-    """Alternates both, prints the product's overhead in percent.
-
-    The median over the rounds of each round's ratio: what else the machine does hits both alike.
-
-    Args:
-        name: of the figure.
-        product: seconds of the timed steps, given a folder to work in.
-        bare: the same without the framework.
-        options: the command line.
-        images: patches in the timed steps.
-        **extra: what else belongs to the figure.
-    """
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i in range(options.rounds + 1):
-            # turns about, so that neither always follows the other's heat
-            first_bare = i % 2 == 0
-            ours = float("nan") if first_bare else product(Path(folder) / str(i))
-            plain = bare()
-            ours = product(Path(folder) / str(i)) if first_bare else ours
-            print(
-                f"round {i}: product {ours:.3f} s, bare {plain:.3f} s, {100 * (ours / plain - 1):+.1f} %",
-                file=sys.stderr,
-            )
-            if i:  # the first round fills caches
-                rounds.append((ours, plain))
-    overheads = [100 * (ours / plain - 1) for ours, plain in rounds]
-    device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+        out = Path(folder) / "out"
+        fit(Timed(*module_arguments(data)), data, trainer, out, "benchmark", images)
+    pairs = turns.pairs[WARM_UP:]
+    overheads = [100 * (ours / plain - 1) for ours, plain in pairs]
+    low, middle, high = statistics.quantiles(overheads, n=4)
+    ours, plain = (statistics.median(side) for side in zip(*pairs, strict=True))
     report(
-        name,
-        round(statistics.median(overheads), 2),
+        name + ("_cuda" if options.device == "cuda" else ""),
+        round(middle, 2),
         "% slower than a bare PyTorch loop",
         "<= 5",
-        [round(min(overheads), 2), round(max(overheads), 2)],
+        [round(low, 2), round(high, 2)],
         options.save,
         images_per_s={
-            "product": round(images / statistics.median(o for o, _ in rounds)),
-            "bare": round(images / statistics.median(b for _, b in rounds)),
+            "product": round(options.block * batch / ours),
+            "bare": round(options.block * batch / plain),
         },
-        device=device,
+        device=torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         threads=options.threads,
         size_px=options.size,
         precision=options.precision,
-        steps=options.batches,
-        rounds=options.rounds,
-        **extra,
+        block=options.block,
+        pairs=len(pairs),
+        batch_size=batch,
+        settings=options.set,
+        patches="simulated" if options.store is None else Path(options.store).name,
     )

@@ -5,16 +5,17 @@ loop with the same networks, losses, penalties, augmentation, optimisers, moving
 from the same patches, in one process, in turns.
 
     python benchmarks/gan_step.py --store stores/mine --size 32 --set name=tiny
-    python benchmarks/gan_step.py --device cuda --size 64 --batches 400 --set size=base batch_size=128 compile=true
+    python benchmarks/gan_step.py --device cuda --size 64 --block 50 --set size=base batch_size=128 compile=true
 """
 
 from __future__ import annotations
 
-import time
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from _training import WARM_UP, arguments, measure, wait
+from _training import arguments, measure
 
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.datamodule import PatchDataModule
@@ -26,8 +27,8 @@ PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp":
 PLAIN |= {"ada_target": 0.0, "burn_in": 0.0}
 
 
-def bare(gan: dict[str, Any], data: PatchDataModule, device: str, batches: int) -> float:
-    """Seconds of the timed steps of a loop without any framework."""
+def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[None]:
+    """A step of a loop without any framework at each turn."""
     size, classes, batch = data.size, len(data.targets), gan["batch_size"]
     torch.manual_seed(0)
     generator, critic, _ = build_pair(gan, classes, size)
@@ -48,11 +49,7 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str, batches: int) 
         gan["precision"] == "auto" and native_bfloat16(torch.device(device))
     )
     names, loss = gan["augment"], gan["loss"]
-    start = 0.0
-    for step in range(WARM_UP + batches):
-        if step == WARM_UP:
-            wait(device)
-            start = time.perf_counter()
+    for step in itertools.count():
         index = torch.randint(len(bank), (batch,), device=device, generator=draw)
         real, label = objectives.turn(to_float(bank[index]), draw), labels[index]
         latent = torch.randn(batch, generator.inputs, device=device, generator=draw)
@@ -83,13 +80,12 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str, batches: int) 
             torch._foreach_lerp_(
                 list(averaged.parameters()), list(generator.parameters()), weight=0.01
             )
-    wait(device)
-    return time.perf_counter() - start
+        yield
 
 
 def main() -> None:
     """Measures and reports."""
-    options = arguments(__doc__, batches=60)
+    options = arguments(__doc__, block=8)  # a penalty in each
     gan = check_config(options.set)
     other = [k for k, v in PLAIN.items() if gan[k] != v]
     if other:
@@ -99,7 +95,7 @@ def main() -> None:
         GANModule,
         gan,
         lambda data: (gan, list(data.targets), data.size),
-        lambda data: bare(gan, data, options.device, options.batches),
+        lambda data: bare(gan, data, options.device),
         options,
         augment="none",
     )

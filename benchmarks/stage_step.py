@@ -5,18 +5,18 @@ Against it a bare PyTorch loop with the same network, loss, optimiser, augmentat
 the same patches, in one process, in turns.
 
     python benchmarks/stage_step.py --store stores/mine --size 32
-    python benchmarks/stage_step.py --device cuda --size 64 --batches 1000 --set network=vgg batch_size=256
+    python benchmarks/stage_step.py --device cuda --size 64 --block 100 --set network=vgg batch_size=256
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _training import WARM_UP, arguments, measure, wait
+from _training import arguments, measure
 
 from stemcell_lit.classify import networks
 from stemcell_lit.classify.stage import StageModule
@@ -27,10 +27,8 @@ from stemcell_lit.schema import StageConfig
 AUGMENT = "turns"
 
 
-def bare(
-    stage: dict[str, Any], data: PatchDataModule, device: str, batches: int, half: bool
-) -> float:
-    """Seconds of the timed steps of a loop without any framework."""
+def bare(stage: dict[str, Any], data: PatchDataModule, device: str, half: bool) -> Iterator[None]:
+    """A step of a loop without any framework at each turn."""
     network = networks.build(
         stage["network"], len(data.targets), stage["width"], stage["dropout"], 0
     ).to(device)
@@ -40,11 +38,7 @@ def bare(
     optimizer = torch.optim.AdamW(groups, lr=stage["lr"])
     bank, labels = data.bank["train"].to(device), data.labels["train"].to(device)
     draw, random = torch.Generator(device).manual_seed(0), torch.Generator().manual_seed(0)
-    start = 0.0
-    for step in range(WARM_UP + batches):
-        if step == WARM_UP:
-            wait(device)
-            start = time.perf_counter()
+    while True:
         index = torch.randint(len(bank), (stage["batch_size"],), device=device, generator=draw)
         pixels = augment_batch(to_float(bank[index]), POLICIES[AUGMENT], random)
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -55,8 +49,7 @@ def bare(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    wait(device)
-    return time.perf_counter() - start
+        yield
 
 
 def module_arguments(stage: dict[str, Any], data: PatchDataModule) -> tuple[Any, ...]:
@@ -68,7 +61,7 @@ def module_arguments(stage: dict[str, Any], data: PatchDataModule) -> tuple[Any,
 
 def main() -> None:
     """Measures and reports."""
-    options = arguments(__doc__, batches=200)
+    options = arguments(__doc__, block=20)
     stage = {**asdict(StageConfig()), **options.set}
     if stage["loss"] != "plain" or stage["optimizer"] != "adamw":
         raise SystemExit("the bare loop knows loss=plain and optimizer=adamw alone")
@@ -78,7 +71,7 @@ def main() -> None:
         StageModule,
         stage,
         lambda data: module_arguments(stage, data),
-        lambda data: bare(stage, data, options.device, options.batches, half),
+        lambda data: bare(stage, data, options.device, half),
         options,
         augment=AUGMENT,
     )
