@@ -447,6 +447,45 @@ def compare(
     return table[list(COLUMNS)]
 
 
+def contrasts(
+    counts: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Macro TPR and F1 of one method against another, for pairs that were fixed before any result.
+
+    P values are adjusted after Holm over all rows.
+
+    Args:
+        counts: per method (seeds, groups, classes, classes).
+        pairs: (method, the other).
+        resamples: draws of groups, and most swaps of the permutation test.
+        seed: of both.
+
+    Returns:
+        A row for each pair and metric: method, other, metric, delta, delta_low, delta_high, p, verdict.
+    """
+    rows: list[dict[str, Any]] = []
+    for method, other in pairs:
+        two = {name: counts[name] for name in (method, other)}
+        gain = paired_bootstrap(two, other, resamples=resamples, seed=seed)[1][method]
+        p = paired_permutation(counts[method], counts[other], resamples=resamples, seed=seed)
+        for i, metric in enumerate(METRICS):
+            ends = (gain.mean[i, 0], gain.low[i, 0], gain.high[i, 0], p[i, 0])
+            names = ("delta", "delta_low", "delta_high", "p")
+            told = {"method": method, "other": other, "metric": metric}
+            rows.append(told | dict(zip(names, map(float, ends), strict=True)))
+    adjusted = holm([row["p"] for row in rows])
+    for row, p in zip(rows, adjusted, strict=True):
+        row["p"] = float(p)
+        limits = (row["delta"], row["delta_low"], row["delta_high"], row["p"])
+        row["verdict"] = verdict(*limits, metric=row["metric"].upper())
+    columns = ["method", "other", "metric", "delta", "delta_low", "delta_high", "p", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def effect_sizes(counts: Mapping[str, np.ndarray], baseline: str) -> dict[str, np.ndarray]:
     """How large a gain is beside its own scatter over folds and seeds: Cohen's d_z, mean over standard deviation.
 

@@ -31,6 +31,7 @@ from stemcell_lit.evaluate.statistics import (
     METRICS,
     claim,
     compare,
+    contrasts,
     effect_sizes,
     group_counts,
     judge,
@@ -73,6 +74,20 @@ METHODS = {
     "temporal_gan_hard": "as the full method, each patch down the likeliest branch alone",
     "temporal_gan": "the full method: tree, constraint in time and generated patches",
 }
+# What each part of the method adds: fixed comparisons, of which a report has those whose methods were run.
+PARTS = (
+    ("generated patches", "one network", "flat_gan", "flat"),
+    ("generated patches instead of balanced batches", "one network", "flat_gan", "flat_sampler"),
+    ("generated patches", "tree", "hierarchy_gan", "hierarchy"),
+    ("generated patches", "tree, time", "temporal_gan", "temporal"),
+    ("time", "one network", "flat_path", "flat"),
+    ("time", "tree", "temporal", "hierarchy"),
+    ("the tree", "no time", "hierarchy", "flat"),
+    ("the tree", "time", "temporal", "flat_path"),
+    ("adding up, not hard routing", "tree, time", "temporal", "temporal_hard"),
+    ("adding up, not hard routing", "full method", "temporal_gan", "temporal_gan_hard"),
+)
+BEST = "the full method instead of the best without generated patches"
 TITLES = {"tpr": "TPR", "f1": "F1"}
 # Okabe and Ito's palette, then Tol's muted one: told apart under every common colour blindness.
 GREY = "#8a8f98"  # the baseline
@@ -425,7 +440,7 @@ def _short(value: Any) -> str:
 def make_report(
     out: str | Path, baseline: str = "flat", resamples: int = 2000, seed: int = 0
 ) -> Path:
-    """Writes table.csv, table.md, figures/ and report.html into the folder of results.
+    """Writes table.csv, table.md, parts.csv, figures/ and report.html into the folder of results.
 
     Args:
         out: the folder of results.
@@ -452,15 +467,17 @@ def make_report(
         resamples=resamples,
         seed=seed,
     )
+    parts = _parts(results, table, counts, resamples, seed)
     pictures = _Pictures(results, table, counts, seed)
     figures = pictures.make()
-    page = _page(results, table, counts, figures, pictures.facts, resamples)
+    page = _page(results, table, parts, counts, figures, pictures.facts, resamples)
     # all is computed before anything is written: a failure leaves the old report as it was
     with whole_or_absent(results.out / "figures") as folder:
         for name, image in figures.items():
             (folder / f"{name}.png").write_bytes(image)
     write_whole(results.out / "table.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_whole(results.out / "table.md", _markdown(results, table))
+    write_whole(results.out / "parts.csv", parts.to_csv(index=False, float_format="%.6g"))
+    write_whole(results.out / "table.md", _markdown(results, table, parts))
     write_whole(results.out / "report.html", page)
     return results.out / "report.html"
 
@@ -474,11 +491,12 @@ def read_table(out: str | Path) -> pd.DataFrame:
     file = Path(out) / "table.csv"
     if not file.is_file():
         raise UserError(f"{file}: no such file; make it with `stemcell-lit report out={out}`")
-    return pd.read_csv(file, keep_default_na=False, na_values={c: [""] for c in _NUMBERS})
+    return pd.read_csv(file, keep_default_na=False, na_values=_NA)
 
 
 _DPI = 150  # of the pictures
 _NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p")
+_NA = {c: [""] for c in _NUMBERS}  # what is no number in a CSV; a class may be called "nan"
 
 
 def print_table(out: str | Path) -> None:
@@ -493,6 +511,9 @@ def print_table(out: str | Path) -> None:
     console = Console()
     for which in [c for c in dict.fromkeys(table["class"]) if re.match(r"(macro/.*)?$", c)]:
         _print_macro(console, table, which)
+    parts = pd.read_csv(Path(out) / "parts.csv", keep_default_na=False, na_values=_NA)
+    if len(parts):
+        _print_parts(console, parts)
     # a path is printed whole, for it is to be copied
     console.print(str(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False)
 
@@ -510,21 +531,43 @@ def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
     for method, rows in table[table["class"] == which].groupby("method", sort=False):
         line = [str(method)]
         for metric in METRICS:
-            row = rows[rows["metric"] == metric].iloc[0]
-            word = row["verdict"].rsplit(": ", 1)[-1]
-            colour = {"shown": "green", "worse": "red"}.get(word)
-            told = word
-            if math.isfinite(row["delta_low"]):
-                ends = f"{points(row['delta_low'])} to {points(row['delta_high'])}"
-                told = f"{points(row['delta'])} ({ends}): {word}"
-            elif math.isfinite(row["delta"]):
-                told = f"{points(row['delta'])}: {word}"
-            line += [f"{100 * row['mean']:.1f}", f"[{colour}]{told}[/]" if colour else told]
+            row = rows[rows["metric"] == metric].to_dict("records")[0]
+            line += [f"{100 * row['mean']:.1f}", _coloured(row)]
         view.add_row(*line)
     console.print(view)
 
 
-def _markdown(results: Results, table: pd.DataFrame) -> str:
+def _print_parts(console: Console, parts: pd.DataFrame) -> None:
+    from rich.table import Table
+
+    view = Table(title="What each part adds, in points", title_justify="left")
+    view.add_column("part")
+    view.add_column("methods")
+    for title in TITLES.values():
+        view.add_column(title)
+    for (part, where, method, other), rows in parts.groupby(
+        ["part", "where", "method", "other"], sort=False
+    ):
+        of = {row["metric"]: row for row in rows.to_dict("records")}
+        name = f"{part} ({where})" if where else str(part)
+        view.add_row(name, f"{method} - {other}", *(_coloured(of[m]) for m in METRICS))
+    console.print(view)
+
+
+def _coloured(row: Mapping[Any, Any]) -> str:
+    """Difference, interval and verdict for the console."""
+    word = row["verdict"].rsplit(": ", 1)[-1]
+    colour = {"shown": "green", "worse": "red"}.get(word)
+    told = word
+    if math.isfinite(row["delta_low"]):
+        ends = f"{points(row['delta_low'])} to {points(row['delta_high'])}"
+        told = f"{points(row['delta'])} ({ends}): {word}"
+    elif math.isfinite(row["delta"]):
+        told = f"{points(row['delta'])}: {word}"
+    return f"[{colour}]{told}[/]" if colour else told
+
+
+def _markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str:
     macro = table[table["class"] == ""]
     lines = [
         "Macro TPR (recall) and F1 in %, with 95 % intervals over "
@@ -534,6 +577,17 @@ def _markdown(results: Results, table: pd.DataFrame) -> str:
         "| --- | --- | ---: | --- | ---: | --- | ---: | --- |",
     ]
     lines += [_markdown_row(row, row["method"]) for row in macro.to_dict("records")]
+    if len(parts):
+        lines += [
+            "",
+            "What each part adds:",
+            "",
+            "| part | where | methods | metric | difference | interval | p | verdict |",
+            "| --- | --- | --- | --- | ---: | --- | ---: | --- |",
+        ]
+    for row in parts.to_dict("records"):
+        names = f"{row['part']} | {row['where']} | {row['method']} - {row['other']}"
+        lines.append(f"| {names} | {TITLES[row['metric']]} {_difference(row)}")
     lines += [
         "",
         "By class:",
@@ -549,11 +603,18 @@ def _markdown(results: Results, table: pd.DataFrame) -> str:
 
 
 def _markdown_row(row: Mapping[Any, Any], name: str) -> str:
-    word = row["verdict"].rsplit(": ", 1)[-1]
     return (
         f"| {name} | {TITLES[row['metric']]} | {_percent(row['mean'])} "
-        f"| {_range(row['low'], row['high'])} | {_points(row['delta'])} "
-        f"| {_range(row['delta_low'], row['delta_high'], True)} | {_p(row['p'])} | {word} |"
+        f"| {_range(row['low'], row['high'])} {_difference(row)}"
+    )
+
+
+def _difference(row: Mapping[Any, Any]) -> str:
+    """The last columns of a line in Markdown."""
+    word = row["verdict"].rsplit(": ", 1)[-1]
+    return (
+        f"| {_points(row['delta'])} | {_range(row['delta_low'], row['delta_high'], True)} "
+        f"| {_p(row['p'])} | {word} |"
     )
 
 
@@ -1099,6 +1160,7 @@ def _mosaic(axis: Axes, lines: Sequence[np.ndarray], columns: int) -> None:
 def _page(
     results: Results,
     table: pd.DataFrame,
+    parts: pd.DataFrame,
     counts: Mapping[str, np.ndarray],
     figures: Mapping[str, bytes],
     facts: Mapping[str, Any],
@@ -1133,6 +1195,11 @@ def _page(
         content_hash=info[0]["data"]["content_hash"],
         headline=_headline(results, table),
         methods=_method_rows(results, table),
+        parts=[
+            {**pair.iloc[0], "scores": {r["metric"]: _score(r) for r in pair.to_dict("records")}}
+            for _, pair in parts.groupby(["part", "where", "method", "other"], sort=False)
+        ],
+        best=BEST,
         columns=_column_sums(counts),
         tuned=_tuned(results),
         subsets=results.subsets,
@@ -1202,6 +1269,28 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return told
+
+
+def _parts(
+    results: Results,
+    table: pd.DataFrame,
+    counts: Mapping[str, np.ndarray],
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """What each part of the method adds: `contrasts` with two more columns in front, `part` and `where`."""
+    told = [p for p in PARTS if p[2] in counts and p[3] in counts]
+    rows = _rows(table)
+    real = [
+        m for m in results.methods if not any(cell.info.get("generator") for cell in results.of(m))
+    ]
+    if results.full == FULL and real:
+        best = max(real, key=lambda m: rows[m, "f1", ""]["mean"])
+        told.append((BEST, "", FULL, best))
+    found = contrasts(counts, [p[2:] for p in told], resamples=resamples, seed=seed)
+    for place, name in enumerate(("part", "where")):
+        found.insert(place, name, [p[place] for p in told for _ in METRICS])
+    return found
 
 
 def _method_rows(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -1300,7 +1389,7 @@ def _rows(table: pd.DataFrame) -> dict[tuple[str, str, str], Row]:
     return {(row["method"], row["metric"], row["class"]): row for row in rows}
 
 
-def _score(row: Row) -> dict[str, Any]:
+def _score(row: Mapping[Any, Any]) -> dict[str, Any]:
     word = row["verdict"].rsplit(": ", 1)[-1]
     return {**row, "word": word, "css": word.replace(" ", "-")}
 

@@ -13,6 +13,7 @@ from stemcell_lit.evaluate.statistics import (
     COLUMNS,
     claim,
     compare,
+    contrasts,
     effect_sizes,
     effective_groups,
     group_counts,
@@ -296,3 +297,22 @@ def test_a_table_of_280_groups_takes_less_than_two_seconds():
     start = time.process_time()
     paired_bootstrap(counts, "m0", resamples=2000)
     assert time.process_time() - start < 2
+
+
+def test_contrasts_are_the_differences_of_their_pairs_adjusted_together():
+    counts = simulate(np.random.default_rng(3), 12, seeds=2, gain=1.0)
+    counts["again"] = counts["flat"].copy()
+    found = contrasts(
+        counts, [("full", "flat"), ("again", "flat"), ("flat", "full")], resamples=500
+    )
+    alone = compare({m: counts[m] for m in ("flat", "full")}, "flat", CLASSES, resamples=500)
+    alone = alone[(alone["class"] == "") & (alone["method"] == "full")].reset_index(drop=True)
+    first = found[found["method"] == "full"].reset_index(drop=True)
+    for column in ("delta", "delta_low", "delta_high"):
+        np.testing.assert_allclose(first[column], alone[column])
+    assert (first["p"] >= alone["p"]).all()
+    assert (found.loc[found["method"] == "again", "delta"] == 0).all()
+    assert (found.loc[found["method"] == "again", "p"] == 1).all()
+    turned = found[found["method"] == "flat"].reset_index(drop=True)
+    np.testing.assert_allclose(turned["delta"], -first["delta"])
+    assert contrasts(counts, []).empty

@@ -248,6 +248,36 @@ def test_page_answers_the_question_in_words(results):
     assert "nan" not in re.sub(r"[a-z]+nan|nan[a-z]+", "", text.lower())
 
 
+def test_page_says_what_each_part_adds(results, capsys):
+    parts = pd.read_csv(results / "parts.csv", keep_default_na=False)
+    told = {(r.method, r.other) for r in parts.itertuples()}
+    assert told == {("flat_gan", "flat"), ("temporal_gan", "temporal")}
+    # once for the part, once for the full method against the best without generated patches
+    best = parts[parts["part"] == report.BEST]
+    assert set(best["other"]) == {"temporal"} and len(parts) == 6
+    cells = comparable(collect(results), "flat")
+    of = {
+        m: np.mean([t["macro/tpr"] for t in (scores(*cell, CLASSES) for cell in each)])
+        for m, each in (
+            (
+                m,
+                [
+                    (part["label"].to_numpy(), part["predicted"].to_numpy())
+                    for _, part in cells.tested(m).groupby("seed")
+                ],
+            )
+            for m in ("flat", "flat_gan")
+        )
+    }
+    row = parts[(parts["method"] == "flat_gan") & (parts["metric"] == "tpr")].iloc[0]
+    assert float(row["delta"]) == pytest.approx(of["flat_gan"] - of["flat"], abs=1e-5)
+    page = text_of(results / "report.html")
+    assert "What each part adds" in page and "flatters it" in page
+    assert "What each part adds" in (results / "table.md").read_text()
+    print_table(results)
+    assert "What each part adds" in capsys.readouterr().out
+
+
 def test_page_shows_stages_precision_and_what_column_sums_would_have_said(results):
     figures = {p.stem for p in (results / "figures").iterdir()}
     assert {"stages", "precision_recall", "confusion", "reliability", "hardest"} <= figures
@@ -401,7 +431,7 @@ def test_a_report_without_generator_or_second_method(tmp_path):
 def test_failure_leaves_the_old_report(small, monkeypatch, no_pictures):
     make_report(small, resamples=50)
     before = {p: p.read_bytes() for p in small.glob("*.*")}
-    assert {p.name for p in before} == {"table.csv", "table.md", "report.html"}
+    assert {p.name for p in before} == {"table.csv", "table.md", "parts.csv", "report.html"}
 
     def fail(*_):
         raise OSError("disk full")
