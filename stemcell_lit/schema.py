@@ -133,13 +133,12 @@ class GANConfig:
 class QualityConfig:
     """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
 
-    choose: str = (
-        "frechet"  # the snapshot used: least frechet | root of kid at validations, or the last
-    )
+    # The snapshot used: least frechet | root of kid to the training patches, or the last.
+    choose: str = "frechet"
     samples: int = 64  # generated patches of a class at each validation
     final_samples: int = 256  # and of the chosen snapshot, for its quality
     most: int = 512  # real patches of a class that are compared with, drawn at random
-    min_patches: int = 5  # held-out patches that a class needs to count in a mean over classes
+    min_patches: int = 5  # real patches that a class needs to count in a mean over classes
     draws: int = 5  # of equally many patches; the spread between them is shown
     neighbours: int = 5  # k of precision, recall, density and coverage
     memorised_below: float = 0.3  # least ratio of nearest distances, see `gan/quality.memorisation`

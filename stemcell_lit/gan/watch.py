@@ -29,10 +29,11 @@ _STREAM = 2**31 + 7  # seeds of the fixed samples, apart from those of the train
 class QualityWatch(pl.Callback):
     """Scores fixed samples of the averaged generator at each validation and keeps the best snapshot.
 
-    Best is the least mean over classes of the chosen distance to held-out real patches of the
-    training groups: the Frechet distance, or the root of KID (0 where KID is negative), which a few
-    patches with large features can turn around (`docs/quality.md`). A snapshot that repeats
-    training patches is never the best. What it found is in the checkpoint, so a resumed training
+    Best is the least mean over classes of the chosen distance to the training patches: the Frechet
+    distance, or the root of KID (0 where KID is negative), which a few patches with large features
+    can turn around. Not to the held-out ones: those few groups differ more from all groups than
+    one snapshot from the next (`docs/quality.md`). They guard: a snapshot that comes nearer to the
+    training patches than held-out patches do, and so repeats them, is never the best. What it found is in the checkpoint, so a resumed training
     goes on as if it had not stopped; snapshots of which the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
@@ -40,7 +41,7 @@ class QualityWatch(pl.Callback):
     their usual size. (A loss that is no number and collapsed classes are the module's.)
 
     Attributes:
-        metric: its name, such as `frechet/encoder=3fa2c1`; `last` where the last snapshot is
+        metric: its name, such as `frechet_train/encoder=3fa2c1`; `last` where the last snapshot is
             taken.
         checks: a dict a validation: images, value (None for `last`), memorisation,
             memorisation_least and its class.
@@ -53,7 +54,7 @@ class QualityWatch(pl.Callback):
         self.reference, self.config, self.folder = reference, config, Path(folder)
         self.metric = "last"
         if config.choose != "last":
-            self.metric = f"{_DISTANCES[config.choose][0]}/encoder={reference.encoder.name}"
+            self.metric = f"{_DISTANCES[config.choose][0]}_train/encoder={reference.encoder.name}"
         self.checks: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._looks: list[float] = []
@@ -165,10 +166,9 @@ class QualityWatch(pl.Callback):
         made = samples(module, config.samples, reference.classes)
         value = None
         if config.choose != "last":
-            held = reference.features("held_out")
             value = distance_to(
                 _DISTANCES[config.choose][1],
-                held,
+                reference.features("train"),
                 [reference.encoder.features(m) for m in made],
                 config.min_patches,
             )
@@ -248,25 +248,25 @@ def samples(
 
 def distance_to(
     metric: Callable[[np.ndarray, np.ndarray], float],
-    held: Sequence[np.ndarray],
+    real: Sequence[np.ndarray],
     made: Sequence[np.ndarray],
     min_patches: int,
 ) -> float | None:
-    """Mean of a distance over the classes with enough held-out patches; else over all patches as one.
+    """Mean of a distance over the classes with enough real patches; else over all patches as one.
 
     Args:
         metric: (real, generated) features -> distance, less is better.
-        held: features (n, d) of held-out patches, class by class.
+        real: features (n, d) of real patches, class by class.
         made: the same of generated ones.
-        min_patches: held-out patches that a class needs.
+        min_patches: real patches that a class needs.
 
     Returns:
-        None where fewer than two patches are held out.
+        None where fewer than two patches are real.
     """
-    enough = [i for i, h in enumerate(held) if len(h) >= max(2, min_patches)]
+    enough = [i for i, r in enumerate(real) if len(r) >= max(2, min_patches)]
     if enough:
-        return float(np.mean([metric(held[i], made[i]) for i in enough]))
-    every = np.concatenate(list(held))
+        return float(np.mean([metric(real[i], made[i]) for i in enough]))
+    every = np.concatenate(list(real))
     return float(metric(every, np.concatenate(list(made)))) if len(every) > 1 else None
 
 

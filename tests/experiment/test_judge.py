@@ -175,7 +175,7 @@ def test_a_cell_tells_the_quality_of_its_generator_and_the_report_shows_it(folde
     cell = run(config(folder, "method=flat_gan", "select=confidence", "select.confidence=0.1"))
     told = json.loads((cell / "result.json").read_text())["generator_quality"]
     assert told["alarm"] is None and told["filters"] == ["confidence"]
-    assert told["metric"].startswith("frechet/encoder=")
+    assert told["metric"].startswith("frechet_train/encoder=")
     assert find(told["quality"], "kid")["floor"] is not None
     from stemcell_lit.experiment.report import collect
 

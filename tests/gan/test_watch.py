@@ -112,23 +112,39 @@ def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
     assert [c["images"] for c in watch.checks] == [24, 48, 72]
     values = [c["value"] for c in watch.checks]
     assert values[1] == min(values) and watch.best == watch.checks[1]
-    assert watch.metric == "frechet/encoder=abc123"
+    assert watch.metric == "frechet_train/encoder=abc123"
     told = settle(watch, tmp_path, None)
     assert told["chosen"]["images"] == 48 and told["alarm"] is None
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
 
 
-def test_the_score_is_the_mean_over_classes_of_root_kid_to_held_out_patches(tmp_path, reference):
+def test_the_score_is_the_mean_over_classes_of_root_kid_to_training_patches(tmp_path, reference):
     module = GANModule(TINY, CLASSES, SIDE).eval()
     config = QualityConfig(samples=24, choose="kid")
     check = QualityWatch(reference, config, tmp_path).score(module)
     made = samples(module, 24, CLASSES)
-    held = [reference.held_out[reference.held_label == i] for i in range(3)]
+    real = [reference.train[reference.train_label == i] for i in range(3)]
     each = [
-        kid(Blocks().features(h), Blocks().features(m)) for h, m in zip(held, made, strict=True)
+        kid(Blocks().features(r), Blocks().features(m)) for r, m in zip(real, made, strict=True)
     ]
     assert check["value"] == pytest.approx(np.mean(np.sqrt(np.maximum(each, 0))))
     assert check == QualityWatch(reference, config, tmp_path).score(module)
+
+
+def test_held_out_groups_unlike_the_training_groups_do_not_choose(tmp_path, reference):
+    """They are brighter, as of another dish: patches like them are worse than ones like those learned from."""
+    odd = (reference.held_out.astype(np.int64) // 2 + 100).astype(np.uint8)
+    reference = Reference(
+        CLASSES,
+        reference.train,
+        reference.train_label,
+        odd,
+        reference.held_label,
+        Blocks(),
+    )
+    plan = [("bright", pools(5)), ("copy", pools(6))]
+    watch, _ = fit(tmp_path, reference, scripted(plan, 48))
+    assert watch.best["images"] == 48
 
 
 def test_one_odd_class_does_not_decide_alone():
@@ -159,7 +175,7 @@ def test_a_few_patches_with_large_features_do_not_choose_the_worse_snapshot(seed
     assert distance_to(frechet, held, late, 5) < distance_to(frechet, held, early, 5)
 
 
-def test_classes_with_too_few_held_out_patches_do_not_count():
+def test_classes_with_too_few_real_patches_do_not_count():
     random = np.random.default_rng(0)
     held = [random.normal(size=(n, 4)) for n in (20, 3)]
     made = [random.normal(size=(20, 4)), random.normal(size=(20, 4)) + 50]
