@@ -133,8 +133,10 @@ class GANConfig:
 class QualityConfig:
     """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
 
-    # The snapshot used: least frechet | root of kid to the training patches, or the last.
-    choose: str = "frechet"
+    choose: str = (
+        "frechet"  # the snapshot used: least frechet | root of kid at validations, or the last
+    )
+    against: str = "train"  # real patches that it is the distance to: train | held_out
     samples: int = 64  # generated patches of a class at each validation
     final_samples: int = 256  # and of the chosen snapshot, for its quality
     most: int = 512  # real patches of a class that are compared with, drawn at random

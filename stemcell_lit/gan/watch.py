@@ -19,6 +19,7 @@ from stemcell_lit.gan.quality import Reference, frechet, kid
 from stemcell_lit.schema import QualityConfig
 
 CHOICES = ("frechet", "kid", "last")  # of quality.choose
+REAL = ("train", "held_out")  # of quality.against
 _LOOK_EVERY = 64  # batches between two looks at the losses: a look waits for the device
 _LOOKS = 3  # in a row above the limit: one bad batch stops nothing
 _USUAL = 16  # looks before there is a usual size
@@ -29,12 +30,13 @@ _STREAM = 2**31 + 7  # seeds of the fixed samples, apart from those of the train
 class QualityWatch(pl.Callback):
     """Scores fixed samples of the averaged generator at each validation and keeps the best snapshot.
 
-    Best is the least mean over classes of the chosen distance to the training patches: the Frechet
-    distance, or the root of KID (0 where KID is negative), which a few patches with large features
-    can turn around. Not to the held-out ones: those few groups differ more from all groups than
-    one snapshot from the next (`docs/quality.md`). They guard: a snapshot that comes nearer to the
-    training patches than held-out patches do, and so repeats them, is never the best. What it found is in the checkpoint, so a resumed training
-    goes on as if it had not stopped; snapshots of which the checkpoint does not know are replaced.
+    Best is the least mean over classes of the chosen distance: the Frechet distance, or the root of
+    KID (0 where KID is negative), which a few patches with large features can turn around. It is
+    that to the training patches, not to the held-out ones: those few groups differ more from all
+    groups than one snapshot from the next (`docs/quality.md`). They guard: a snapshot that comes
+    much nearer to the training patches than they do, and so repeats them, is never the best. What it
+    found is in the checkpoint, so a resumed training goes on as if it had not stopped; snapshots
+    of which the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
     `config.memorised_checks` validations in a row, or losses beyond `config.runaway_above` times
@@ -51,10 +53,13 @@ class QualityWatch(pl.Callback):
     def __init__(self, reference: Reference, config: QualityConfig, folder: Path):
         if config.choose not in CHOICES:
             raise UserError(f"quality.choose={config.choose}: expected one of {list(CHOICES)}")
+        if config.against not in REAL:
+            raise UserError(f"quality.against={config.against}: expected one of {list(REAL)}")
         self.reference, self.config, self.folder = reference, config, Path(folder)
         self.metric = "last"
         if config.choose != "last":
-            self.metric = f"{_DISTANCES[config.choose][0]}_train/encoder={reference.encoder.name}"
+            name = f"{_DISTANCES[config.choose][0]}_{config.against}"
+            self.metric = f"{name}/encoder={reference.encoder.name}"
         self.checks: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._looks: list[float] = []
@@ -168,7 +173,7 @@ class QualityWatch(pl.Callback):
         if config.choose != "last":
             value = distance_to(
                 _DISTANCES[config.choose][1],
-                reference.features("train"),
+                reference.features(config.against),
                 [reference.encoder.features(m) for m in made],
                 config.min_patches,
             )

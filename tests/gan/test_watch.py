@@ -145,6 +145,8 @@ def test_held_out_groups_unlike_the_training_groups_do_not_choose(tmp_path, refe
     plan = [("bright", pools(5)), ("copy", pools(6))]
     watch, _ = fit(tmp_path, reference, scripted(plan, 48))
     assert watch.best["images"] == 48
+    other, _ = fit(tmp_path / "other", reference, scripted(plan, 48), against="held_out")
+    assert other.best["images"] == 24 and other.metric == "frechet_held_out/encoder=abc123"
 
 
 def test_one_odd_class_does_not_decide_alone():
@@ -191,6 +193,8 @@ def test_choosing_the_last_is_possible(tmp_path, reference):
     assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
     with pytest.raises(UserError, match="quality.choose=beauty"):
         QualityWatch(reference, QualityConfig(choose="beauty"), tmp_path)
+    with pytest.raises(UserError, match="quality.against=test"):
+        QualityWatch(reference, QualityConfig(against="test"), tmp_path)
 
 
 def test_resume_keeps_the_best_so_far_and_goes_on_exactly(tmp_path, reference):
