@@ -415,6 +415,7 @@ class ReproduceCommand(RunCommand):
             "flat_mixup",
             "flat_strong",
             "flat_gan",
+            "flat_temporal",
             "hierarchy",
             "temporal",
             "temporal_gan",

@@ -116,13 +116,16 @@ class Hierarchy:
         Args:
             classes: of the store.
             config: tree, moves and the recommended constraint.
-            temporal: the constraint; kind `hierarchy` takes the recommended one.
+            temporal: the constraint; kind `hierarchy` takes the recommended one. Of a flat network that is `prior`
+                for `window`, which chooses between nodes.
             flat: ignore the tree.
 
         Raises:
             UserError: the tree does not hold each class once per time, or an unknown constraint.
         """
-        kind = config.temporal if temporal.kind == "hierarchy" else temporal.kind
+        kind = temporal.kind
+        if kind == "hierarchy":
+            kind = "prior" if flat and config.temporal == "window" else config.temporal
         if kind not in KINDS:
             raise UserError(f"temporal.kind={kind}: expected one of {', '.join(KINDS)}")
         tree = {} if flat else _plain(config.tree)

@@ -84,6 +84,12 @@ def test_a_class_has_the_product_of_its_way_down():
     np.testing.assert_allclose(p[0], [0.2, 0.4, 0.24, 0.16])
 
 
+def test_one_network_takes_the_prior_where_the_tree_recommends_a_window():
+    assert build("hierarchy", tree={"temporal": "window"}).temporal == "window"
+    assert build("hierarchy", tree={"temporal": "window"}, flat=True).temporal == "prior"
+    assert build("hierarchy", tree={"temporal": "path"}, flat=True).temporal == "path"
+
+
 def test_flat_is_the_tree_with_one_node():
     h = build(flat=True)
     (node,) = h.nodes
