@@ -72,7 +72,7 @@ OTHER = {
     "mix.amount": 20.0,
     "temporal.kind": "prior",
     "temporal.quantile": 0.1,
-    "hierarchy.temporal": "prior",
+    "hierarchy.temporal": "window",
     "hierarchy.moves": {"debris": ["debris"]},
     "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
     "method.network": None,  # another kind of method, without stages to compare

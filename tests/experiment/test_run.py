@@ -46,10 +46,20 @@ def result(cell):
 
 
 @pytest.mark.parametrize(
-    "method", ["flat", "flat_gan", "temporal", "temporal_gan", "hierarchy", "time_only"]
+    ("method", "more"),
+    [
+        ("flat", []),
+        ("flat_gan", []),
+        ("flat_temporal", []),
+        ("temporal", []),
+        ("temporal", ["temporal=window"]),
+        ("temporal_gan", []),
+        ("hierarchy", []),
+        ("time_only", []),
+    ],
 )
-def test_a_cell_goes_from_patches_to_a_result(folder, method):
-    cell = run(config(folder, f"method={method}"))
+def test_a_cell_goes_from_patches_to_a_result(folder, method, more):
+    cell = run(config(folder, f"method={method}", *more))
     found, table = result(cell), pd.read_parquet(cell / "predictions.parquet")
     store = PatchStore.open(folder / "store")
     assert sorted(table["group"].unique()) == found["split"]["test"]
@@ -62,16 +72,16 @@ def test_a_cell_goes_from_patches_to_a_result(folder, method):
     assert found["metrics"] == pytest.approx(again)
     assert np.sum(found["confusion"]) == len(table)
     assert bool(found["generator"]) == method.endswith("gan")
-    assert found["temporal"]["kind"] == ("window" if method.startswith("temporal") else "none")
+    kind = "window" if more else "prior" if "temporal" in method else "none"
+    assert found["temporal"]["kind"] == kind
     assert found["data"]["content_hash"] == store.content_hash
     assert found["config"]["method"]["name"] == method and "torch" in found["versions"]
     stages = {s["node"] for s in found["stages"]}
-    assert stages == {
-        "flat": {"root"},
-        "flat_gan": {"root"},
-        "hierarchy": {"root", "root/cells"},
-        "time_only": set(),
-    }.get(method, {"root", "root/cells/early", "root/cells/late"})
+    if more:
+        assert stages == {"root", "root/cells/early", "root/cells/late"}
+    else:
+        flat = {"root"} if method.startswith("flat") else {"root", "root/cells"}
+        assert stages == (set() if method == "time_only" else flat)
 
 
 def test_generated_patches_fill_every_stage(folder):
@@ -343,7 +353,7 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
         )
     )
     assert file.name == "stage.ckpt"
-    with pytest.raises(UserError, match="root/cells/early"):
+    with pytest.raises(UserError, match="root/cells"):
         train(
             config(
                 folder,
