@@ -367,6 +367,13 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     """
     out = cells[0].folder.parent.parent
     names = list(dict.fromkeys(cell.method for cell in cells))
+    several = [m for m in names if m.startswith(f"{baseline} [")]
+    if several:
+        raise UserError(
+            f"{out}: the baseline's results are of several settings, {several}; give new ones a folder of their own "
+            f"(out=..., artifacts={out}/artifacts keeps what was trained), move the old ones out of {out}/cells, or "
+            f"choose one with \"baseline='{several[0]}'\""
+        )
     if baseline not in names:
         raise UserError(
             f"{out}: no results of the baseline {baseline!r}, only of {names}; run it with "

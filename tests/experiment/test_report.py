@@ -412,6 +412,15 @@ def test_a_sweep_over_a_setting_becomes_rows_of_its_own(small):
         collect(small)
 
 
+def test_a_baseline_of_several_settings_is_told_apart_not_missed(small):
+    for cell in list((small / "cells").glob("flat-*")):
+        other = shutil.copytree(cell, cell.with_name(cell.name + "b"))
+        edit(other, lambda info: info["config"]["mix"].update(amount=500.0))
+    with pytest.raises(UserError, match=r"several settings.*mix.amount=500.*artifacts="):
+        comparable(collect(small), "flat")
+    assert comparable(collect(small), "flat [mix.amount=500.0]").methods[0].startswith("flat [")
+
+
 def test_moved_stores_cost_only_their_pictures(small):
     shutil.rmtree(small.parent / "store")
     shutil.rmtree(small / "artifacts")
