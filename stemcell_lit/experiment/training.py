@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import logging
 import math
@@ -119,7 +120,14 @@ def join_ranks(trainer: TrainerConfig) -> bool:
                 "world_size": srun.world_size(),
             }
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=24), **where)
+        atexit.register(_leave_ranks)
     return first_rank()
+
+
+def _leave_ranks() -> None:
+    """Ends the group before the interpreter does: its threads may else abort a process that has done its work."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def set_threads(trainer: TrainerConfig) -> None:

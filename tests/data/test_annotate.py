@@ -156,6 +156,8 @@ def start(config: AnnotateCommand):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # ignored where these tests run in a shell's background, and a child would go on ignoring it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     shown = ""
     assert process.stdout is not None and process.stderr is not None

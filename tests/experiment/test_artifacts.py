@@ -234,6 +234,7 @@ def test_ranks_of_one_job_make_it_together(tmp_path):
         "for _ in range(2):\n"
         "    folder = store.get_or_make('generator', {'a': 1}, make, together=True)\n"
         "    assert sorted(f.name for f in folder.glob('rank*')) == ['rank0', 'rank1']\n"
+        "dist.destroy_process_group()\n"  # else its threads may abort a process that ends
     )
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     jobs = []

@@ -105,7 +105,7 @@ def test_a_run_is_found_by_group_job_type_tags_and_config(logged, result):
         "seed-0",
         f"data-{result['data']['content_hash'][:8]}",
         "hierarchy-colony",
-        "temporal-window",
+        "temporal-prior",
         "mix-balance",
     }
     assert logged.config["method"]["name"] == "temporal_gan"
@@ -131,7 +131,7 @@ def test_confusion_matrices_of_the_whole_and_of_every_stage_are_there(logged, re
     wanted = {"test": (result["classes"], result["confusion"])} | {
         s["node"].replace("/", "-"): (s["groups"], s["confusion"]) for s in result["stages"]
     }
-    assert len(wanted) == 4
+    assert len(wanted) == 3
     for name, (classes, matrix) in wanted.items():
         columns, rows = logged.table(f"confusion/{name}_table")
         assert columns == ["true", "predicted", "patches"]
