@@ -32,6 +32,7 @@ from stemcell_lit.experiment.report import (
     TITLES,
     as_override,
     blank_figure,
+    collect,
     colours,
     make_report,
     png,
@@ -112,10 +113,15 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
         make_report(table.out, baseline=baseline, resamples=resamples, seed=seed)
         print_table(table.out)
     together = pd.concat(
-        [read_table(t.out).assign(value=as_override(t.value)) for t in tables], ignore_index=True
+        [
+            read_table(t.out).assign(value=as_override(t.value), patches=_labelled(t.out))
+            for t in tables
+        ],
+        ignore_index=True,
     )
     macro = together[together["class"].str.match(r"(macro/.*)?$")]
-    macro = macro[["value", *[c for c in macro.columns if c != "value"]]]
+    first = ["value", "patches"]
+    macro = macro[[*first, *[c for c in macro.columns if c not in first]]]
     picture = draw(macro, tables, sweep, baseline)
     page = _page(out, macro, tables, sweep, baseline, picture)
     with whole_or_absent(out / "figures") as folder:
@@ -126,10 +132,26 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     print(out / "report.html")
 
 
+def _labelled(out: Path) -> int:
+    """Labelled training patches of a cell, the mean over folds."""
+    return round(np.mean([sum(cell.info["data"]["real"].values()) for cell in collect(out)]))
+
+
+def _names(macro: pd.DataFrame, between: str = " ") -> dict[str, str]:
+    """Value -> what it is called: with its number of training patches where that varies.
+
+    Whole groups are labelled, so a share of them says little about the number of patches.
+    """
+    patches = macro.drop_duplicates("value").set_index("value")["patches"]
+    varies = patches.nunique() > 1
+    return {v: f"{v}{between}({n:,} patches)" if varies else v for v, n in patches.items()}
+
+
 def draw(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, baseline: str) -> bytes:
     """Macro TPR and F1 of every method over the values, with 95 % intervals, as PNG.
 
     Numbers stand at their place on the axis, on a logarithmic one where they span a factor of ten; names side by side.
+    Where values differ in labelled training patches (`patches` of `macro`), the ticks tell how many.
     """
     import matplotlib
 
@@ -141,7 +163,7 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
     values = [t.value for t in tables]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     places = np.array(values if numeric else range(len(values)), np.float64)
-    methods = list(dict.fromkeys(macro["method"]))
+    methods, names = list(dict.fromkeys(macro["method"])), _names(macro, "\n")
     colour = colours(methods, baseline)
     figure, axes = blank_figure(9.5, 3.8, 1, len(TITLES))
     wide = numeric and places.min() > 0 and places.max() / places.min() >= 10
@@ -168,7 +190,7 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
             )
         if wide:
             axis.set_xscale("log")
-        axis.set_xticks(places, [as_override(v) for v in values])
+        axis.set_xticks(places, [names[as_override(v)] for v in values])
         axis.minorticks_off()
         axis.set(xlabel=sweep.label or sweep.key, title=f"macro {title}, %")
     handles = axes.flat[0].get_legend_handles_labels()
@@ -177,9 +199,9 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
 
 
 def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapping[Any, str]]:
-    """Values, methods, and (value, method) -> what stands in the table."""
+    """Names of the values, methods, and (name, method) -> what stands in the table."""
     rows = macro[(macro["metric"] == metric) & (macro["class"] == "")]
-    told = {}
+    told, names = {}, _names(macro)
     for row in rows.to_dict("records"):
         text = f"{100 * row['mean']:.1f}"
         if math.isfinite(row["delta"]):
@@ -187,8 +209,8 @@ def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapp
         if math.isfinite(row["delta_low"]):
             word = row["verdict"].rsplit(": ", 1)[-1]
             text += f" ({points(row['delta_low'])} to {points(row['delta_high'])}): {word}"
-        told[row["value"], row["method"]] = text
-    return list(dict.fromkeys(rows["value"])), list(dict.fromkeys(rows["method"])), told
+        told[names[row["value"]], row["method"]] = text
+    return list(names.values()), list(dict.fromkeys(rows["method"])), told
 
 
 def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:

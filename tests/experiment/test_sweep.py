@@ -1,6 +1,7 @@
 """Sweeps over one setting: which cells are made, and what is told of them."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -120,10 +121,28 @@ def test_reports_of_a_sweep_are_made_again_from_its_folder(swept):
     (swept / "sweep.json").write_text(kept)
 
 
+def test_values_with_unequal_labels_tell_how_many_patches_they_are(swept, tmp_path):
+    copy = tmp_path / "curve"
+    shutil.copytree(swept, copy, ignore=shutil.ignore_patterns("artifacts", "wandb"))
+    assert " patches)" not in (copy / "sweep.md").read_text()
+    for file in copy.glob("values/amount-0.0/cells/*/result.json"):
+        info = json.loads(file.read_text())
+        info["data"]["real"] = {"a": 1000, "b": 234}
+        file.write_text(json.dumps(info))
+    make_reports(copy, resamples=100)
+    rows = pd.read_csv(copy / "sweep.csv")
+    other = rows.loc[rows["value"] == 1.0, "patches"].iloc[0]
+    assert set(rows.loc[rows["value"] == 0.0, "patches"]) == {1234} and other < 1234
+    for file in ("sweep.md", "report.html"):
+        text = (copy / file).read_text()
+        assert "0.0 (1,234 patches)" in text and f"1.0 ({other} patches)" in text
+
+
 def test_values_that_are_names_stand_side_by_side(tmp_path):
     sweep = SweepConfig("split.kind", ["grouped", "leaky"])
     rows = [
-        {"value": v, "method": m, "metric": k, "class": "", "mean": 0.8, "low": 0.7, "high": 0.9}
+        {"value": v, "patches": 9, "method": m, "metric": k, "class": ""}
+        | {"mean": 0.8, "low": 0.7, "high": 0.9}
         for v in sweep.values
         for m in ("flat", "temporal")
         for k in ("tpr", "f1")
