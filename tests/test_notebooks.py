@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from stemcell_lit.experiment import report
+from stemcell_lit.experiment.pictures import Pictures
+from stemcell_lit.experiment.report import make_report
 from tests.experiment.test_report import write_results
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -21,8 +22,8 @@ def test_notebook_is_stored_without_outputs(path):
 def test_look_at_a_result_runs_on_a_result(tmp_path, monkeypatch):
     methods = ("flat", "temporal_gan")
     out = write_results(tmp_path / "results", methods=methods, seeds=1, per_group=12)
-    monkeypatch.setattr(report._Pictures, "make", lambda self: {})  # the notebook draws its own
-    report.make_report(out, resamples=50)
+    monkeypatch.setattr(Pictures, "make", lambda self: {})  # the notebook draws its own
+    make_report(out, resamples=50)
     monkeypatch.setenv("STEMCELL_LIT_RESULTS", str(out))
     path = next(p for p in NOTEBOOKS if p.name.startswith("01_"))
     notebook = nbformat.read(path, as_version=4)

@@ -49,7 +49,7 @@ def dashboard(out: str | Path, logger: LoggerConfig) -> Path:
     Raises:
         UserError: no results, or the extra `dashboard` is not installed.
     """
-    from stemcell_lit.experiment.report import collect
+    from stemcell_lit.experiment.results import collect
 
     out = Path(out)
     made = workspace([cell.info for cell in collect(out)], logger, out.resolve().name)

@@ -112,7 +112,7 @@ def generator_section(results: Any) -> str:
     """The report's section on generators, HTML; empty where none was used.
 
     Args:
-        results: a `report.Results`. Reads generator_quality of each cell and the grids of one fold.
+        results: a `results.Results`. Reads generator_quality of each cell and the grids of one fold.
     """
     used: dict[str, tuple[int, dict[str, Any]]] = {}  # a generator serves many cells
     for cell in results.cells:

@@ -18,7 +18,7 @@ from stemcell_lit.experiment.artifacts import key_hash
 from stemcell_lit.experiment.cell import Cell, prepare
 from stemcell_lit.experiment.generators import generator_key
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.report import as_override, flatten
+from stemcell_lit.experiment.results import as_override, flatten
 from stemcell_lit.experiment.sweep import make_reports, tables_of, write_sweep
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ReproduceCommand, RunCommand

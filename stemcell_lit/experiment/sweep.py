@@ -27,19 +27,10 @@ import pandas as pd
 
 from stemcell_lit.data.patches import whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.report import (
-    STYLE,
-    TITLES,
-    as_override,
-    blank_figure,
-    collect,
-    colours,
-    make_report,
-    png,
-    points,
-    print_table,
-    read_table,
-)
+from stemcell_lit.evaluate.statistics import points
+from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png
+from stemcell_lit.experiment.report import make_report, print_table, read_table
+from stemcell_lit.experiment.results import TITLES, as_override, collect
 from stemcell_lit.schema import SweepConfig
 
 FORMAT = 1  # of sweep.json
@@ -142,8 +133,9 @@ def _names(macro: pd.DataFrame, between: str = " ") -> dict[str, str]:
 
     Whole groups are labelled, so a share of them says little about the number of patches.
     """
-    patches = macro.drop_duplicates("value").set_index("value")["patches"]
-    varies = patches.nunique() > 1
+    one = macro.drop_duplicates("value")
+    patches = {str(v): int(n) for v, n in zip(one["value"], one["patches"], strict=True)}
+    varies = len(set(patches.values())) > 1
     return {v: f"{v}{between}({n:,} patches)" if varies else v for v, n in patches.items()}
 
 

@@ -431,7 +431,7 @@ def rebuild(out: str | Path, logger: LoggerConfig) -> int:
     Raises:
         UserError: no results, broken ones, or `logger=disabled`.
     """
-    from stemcell_lit.experiment.report import Results, collect
+    from stemcell_lit.experiment.results import Results, collect
 
     if logger.wandb == "disabled":
         raise UserError(

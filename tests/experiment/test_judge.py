@@ -177,7 +177,7 @@ def test_a_cell_tells_the_quality_of_its_generator_and_the_report_shows_it(folde
     assert told["alarm"] is None and told["filters"] == ["confidence"]
     assert told["metric"].startswith("frechet_train/encoder=")
     assert find(told["quality"], "kid")["floor"] is not None
-    from stemcell_lit.experiment.report import collect
+    from stemcell_lit.experiment.results import collect
 
     class Results:
         out = folder / "cells"

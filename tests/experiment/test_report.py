@@ -16,14 +16,9 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import report
-from stemcell_lit.experiment.report import (
-    collect,
-    comparable,
-    make_report,
-    nearest,
-    print_table,
-    read_table,
-)
+from stemcell_lit.experiment.pictures import Pictures, nearest
+from stemcell_lit.experiment.report import make_report, print_table, read_table
+from stemcell_lit.experiment.results import collect, comparable
 from stemcell_lit.schema import RunCommand
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
@@ -177,7 +172,7 @@ def small(tmp_path) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch) -> None:
     """Spares seconds of drawing where only words and numbers are tested."""
-    monkeypatch.setattr(report._Pictures, "make", lambda self: {})
+    monkeypatch.setattr(Pictures, "make", lambda self: {})
 
 
 def edit(cell: Path, change) -> None:

@@ -1,0 +1,389 @@
+"""Finished cells as they lie in a folder, and which of them can be compared.
+
+Everything is read from `cells/*/result.json` and their `predictions.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.statistics import (
+    group_counts,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Row = Mapping[str, Any]  # of the table
+
+FORMAT = 1  # of result.json
+CLAIM = 0.02  # the paper's gain in TPR and F1
+FULL = "temporal_gan"  # the paper's whole method
+
+# The order of the table, and what each row is to a reader who has not seen the configuration.
+METHODS = {
+    "time_only": "the clock alone: p(class | time), no picture",
+    "flat": "one network on the real patches as they are",
+    "flat_sampler": "one network, every class drawn equally often",
+    "flat_weighted": "one network, rare classes weigh more in the loss",
+    "flat_focal": "one network, focal loss",
+    "flat_logit": "one network, logit-adjusted loss (at tau 1: balanced softmax)",
+    "flat_crt": "one network, then a new last layer on balanced classes (cRT)",
+    "flat_mixup": "one network, mixtures of patches and labels (mixup)",
+    "flat_strong": "one network, strong augmentation",
+    "flat_vgg": "the paper's network and recipe: VGG-19-BN, SGD",
+    "flat_pseudo": "one network, rare classes filled with pseudo-labelled patches",
+    "flat_gan": "one network, rare classes filled with generated patches",
+    "flat_temporal": "one network under the constraint in time, no tree",
+    "hierarchy": "a tree of networks",
+    "hierarchy_gan": "a tree of networks, every stage filled with generated patches",
+    "temporal_hard": "as temporal, each patch down the likeliest branch alone",
+    "temporal": "a tree of networks under a constraint in time",
+    "temporal_gan_hard": "as the full method, each patch down the likeliest branch alone",
+    "temporal_gan": "the full method: tree, constraint in time and generated patches",
+}
+TITLES = {"tpr": "TPR", "f1": "F1"}
+# What does not make another row of the table: fold and seed are averaged over, the rest is where
+# and how fast a cell was computed.
+_NOT_SETTINGS = re.compile(
+    r"(seed|generator_seed|tune_seed|hierarchy\.subsets\..*|out|artifacts|split\.fold|data\.(store|workers|min_class_patches)"
+    r"|(logger|trainer|method)\..*)$"
+)
+
+
+@dataclass
+class Result:
+    """A finished cell.
+
+    Attributes:
+        folder: where it lies.
+        info: the content of its result.json.
+        method: its row of the table: the method's name, and what tells it from others of that name.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    method: str
+
+    @property
+    def fold(self) -> int:
+        """Which fold was tested."""
+        return int(self.info["fold"])
+
+    @property
+    def seed(self) -> int:
+        """Of its training."""
+        return int(self.info["seed"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in their fixed order."""
+        return list(self.info["classes"])
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row per test patch: patch (row of the store), group, label, predicted, p/<class>."""
+        file = self.folder / "predictions.parquet"
+        needed = ["patch", "group", "label", "predicted", *(f"p/{name}" for name in self.classes)]
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file}: not readable ({error}); remove {self.folder} and run that cell again"
+            ) from error
+        missing = [column for column in needed if column not in table]
+        if missing:
+            raise UserError(
+                f"{file}: lacks the columns {missing}; remove {self.folder} and run that cell again"
+            )
+        return table
+
+
+@dataclass
+class Results:
+    """Cells that can be compared, and what was left out.
+
+    Attributes:
+        out: the folder of results.
+        baseline: what the others are compared with.
+        methods: rows of the table, the baseline first, the most complete last.
+        cells: of these methods, every method with the same folds and seeds.
+        notes: what was left out, in sentences.
+    """
+
+    out: Path
+    baseline: str
+    methods: list[str]
+    cells: list[Result]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in their fixed order."""
+        return self.cells[0].classes
+
+    @property
+    def full(self) -> str | None:
+        """The method of the claim: the paper's where it ran, else the last; None: only baseline."""
+        others = self.methods[1:]
+        return FULL if FULL in others else (others[-1] if others else None)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that every method has."""
+        return sorted({cell.seed for cell in self.cells})
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds that every method has."""
+        return sorted({cell.fold for cell in self.cells})
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Names of all tested groups."""
+        return sorted({str(g) for cell in self.cells for g in cell.predictions["group"].unique()})
+
+    @property
+    def subsets(self) -> dict[str, list[str]]:
+        """Named subsets of the classes, of the hierarchy's file, that have scores of their own."""
+        given = self.cells[0].info["config"].get("hierarchy", {}).get("subsets") or {}
+        return {str(k): list(v) for k, v in given.items() if set(v) <= set(self.classes)}
+
+    def of(self, method: str) -> list[Result]:
+        """Its cells by seed, then fold."""
+        return sorted(
+            (cell for cell in self.cells if cell.method == method), key=lambda c: (c.seed, c.fold)
+        )
+
+    def tested(self, method: str) -> pd.DataFrame:
+        """Its test patches of all folds and seeds, with columns `seed` and `fold`."""
+        parts = [c.predictions.assign(seed=c.seed, fold=c.fold) for c in self.of(method)]
+        return pd.concat(parts, ignore_index=True)
+
+    def counts(self, method: str) -> np.ndarray:
+        """int64 (seeds, groups, classes, classes): confusion counts, rows true."""
+        tested = self.tested(method)
+        return np.stack(
+            [
+                group_counts(
+                    *(part[column].to_numpy() for column in ("label", "predicted", "group")),
+                    classes=self.classes,
+                    groups=self.groups,
+                )
+                for part in (tested[tested["seed"] == seed] for seed in self.seeds)
+            ]
+        )
+
+    def real(self) -> PatchStore:
+        """The patches of these results.
+
+        Raises:
+            UserError: the store has moved, or changed since the runs.
+        """
+        info = self.cells[0].info
+        path = Path(info["store"])
+        # a relative path was written from where the run was started, perhaps above `out`
+        places = [path, *(place / path for place in (self.out, *self.out.resolve().parents))]
+        store = PatchStore.open(next((p for p in places if p.exists()), path))
+        if store.content_hash != info["data"]["content_hash"]:
+            raise UserError(f"{store.path}: has changed since the runs")
+        return store
+
+    def generated(self) -> tuple[Result, PatchStore] | None:
+        """A cell with generated patches, of the full method where it has some, and these patches.
+
+        Raises:
+            UserError: the store has moved.
+        """
+        cells = [cell for cell in self.cells if cell.info.get("generator")]
+        if not cells:
+            return None
+        cell = min(cells, key=lambda c: (c.method != self.full, c.seed, c.fold))
+        return cell, PatchStore.open(self.out / cell.info["generator"]["generated"])
+
+
+def collect(out: str | Path) -> list[Result]:
+    """Every finished cell in a folder of results.
+
+    Cells of one method with other settings (a sweep over them) become methods of their own, named
+    by what tells them apart, such as `flat_gan [mix.amount=1000]`.
+
+    Args:
+        out: the folder of results; cells lie in its `cells/`.
+
+    Returns:
+        Cells by method, seed and fold.
+
+    Raises:
+        UserError: no cells, a cell that cannot be read, or cells on different data.
+    """
+    out = Path(out)
+    folders = sorted(p for p in (out / "cells").glob("*") if p.is_dir() and p.name[0] != ".")
+    if not folders:
+        raise UserError(
+            f"{out}: no results in {out / 'cells'}; make them with "
+            f"`stemcell-lit reproduce out={out}`, or one with `stemcell-lit run out={out}`"
+        )
+    cells = [Result(folder, _read(folder / "result.json"), "") for folder in folders]
+    first = cells[0]
+    for cell in cells[1:]:
+        for name, found in (
+            ("classes", lambda c: c.classes),
+            ("data", lambda c: c.info["data"]["content_hash"]),
+            ("split", lambda c: c.info["split"]["kind"]),
+        ):
+            if found(cell) != found(first):
+                raise UserError(
+                    f"{cell.folder} and {first.folder} have different {name} "
+                    f"({_short(found(cell))}, {_short(found(first))}) and cannot stand in one "
+                    "table; keep each in an out= of its own"
+                )
+    _name_methods(cells)
+    seen: dict[tuple[str, int, int], Result] = {}
+    for cell in cells:
+        other = seen.setdefault((cell.method, cell.fold, cell.seed), cell)
+        if other is not cell:
+            raise UserError(
+                f"{cell.folder} and {other.folder} are both {cell.method}, fold {cell.fold}, "
+                f"seed {cell.seed}; remove one of them"
+            )
+    rank = {name: i for i, name in enumerate(METHODS)}
+    return sorted(
+        cells,
+        key=lambda c: (rank.get(c.info["method"], len(rank) - 1.5), c.method, c.seed, c.fold),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    again = f"remove {file.parent} and run that cell again"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file, the cell is not finished; {again}")
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable ({error}); {again}") from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else "no object"
+        raise UserError(f"{file}: format {found}, this version reads {FORMAT}; {again}")
+    needed = ("method", "fold", "seed", "classes", "data", "split", "config")
+    missing = [key for key in needed if key not in info]
+    if missing:
+        raise UserError(f"{file}: lacks {missing}; {again}")
+    return info
+
+
+def _name_methods(cells: Sequence[Result]) -> None:
+    """Gives every cell its row: the method's name, with settings where one name has several."""
+    for name in {cell.info["method"] for cell in cells}:
+        same = [cell for cell in cells if cell.info["method"] == name]
+        settings = [
+            {k: v for k, v in flatten(c.info["config"]).items() if not _NOT_SETTINGS.match(k)}
+            for c in same
+        ]
+        keys = sorted(set().union(*settings))
+        differ = [k for k in keys if len({as_override(s.get(k)) for s in settings}) > 1]
+        for cell, setting in zip(same, settings, strict=True):
+            told = ", ".join(f"{k}={as_override(setting.get(k))}" for k in differ)
+            cell.method = f"{name} [{told}]" if told else name
+
+
+def comparable(cells: Sequence[Result], baseline: str) -> Results:
+    """What of the cells can be compared: for every method the same folds and seeds.
+
+    A method without a single seed that has every fold is left out, where the baseline has one: a table that was
+    stopped halfway must not take the folds from all the others.
+
+    Raises:
+        UserError: the baseline has no cells, or nothing is common to all methods.
+    """
+    out = cells[0].folder.parent.parent
+    names = list(dict.fromkeys(cell.method for cell in cells))
+    several = [m for m in names if m.startswith(f"{baseline} [")]
+    if several:
+        raise UserError(
+            f"{out}: the baseline's results are of several settings, {several}; give new ones a folder of their own "
+            f"(out=..., artifacts={out}/artifacts keeps what was trained), move the old ones out of {out}/cells, or "
+            f"choose one with \"baseline='{several[0]}'\""
+        )
+    if baseline not in names:
+        raise UserError(
+            f"{out}: no results of the baseline {baseline!r}, only of {names}; run it with "
+            f"`stemcell-lit run out={out} method={baseline}`, or choose another with baseline="
+        )
+    have = {m: {(c.seed, c.fold) for c in cells if c.method == m} for m in names}
+    everything = set().union(*have.values())
+    folds = {fold for _, fold in everything}
+    complete = {m: {s for s, _ in have[m] if all((s, f) in have[m] for f in folds)} for m in names}
+    notes = []
+    for m in [m for m in names if complete[baseline] and not complete[m] & complete[baseline]]:
+        names.remove(m)
+        notes.append(
+            f"{m} has {len(have.pop(m))} of {len(everything)} cells and is left out. Run the same command again to "
+            "fill them in."
+        )
+    everything = set().union(*have.values())
+    common = set.intersection(*have.values())
+    whole = {seed for seed, _ in common if all((seed, fold) in common for fold in folds)}
+    kept = {pair for pair in common if pair[0] in whole} if whole else common
+    if not kept:
+        raise UserError(
+            f"{out}: no fold and seed that all methods have ({names}); finish the sweep, the same "
+            "command goes on where it stopped"
+        )
+    if kept != everything:
+        gone = [f"seed {s} fold {f}" for s, f in sorted(everything - kept)]
+        lacking = sorted(m for m in names if have[m] != everything)
+        notes.append(
+            f"Not finished: {', '.join(lacking)} lack some folds or seeds, so {', '.join(gone)} "
+            "are left out for all methods. Run the same command again to fill them in."
+        )
+    if not whole:
+        notes.append("No seed has every fold yet: not every patch has been tested.")
+    order = [baseline, *(name for name in names if name != baseline)]
+    chosen = [c for c in cells if c.method in have and (c.seed, c.fold) in kept]
+    return Results(out, baseline, order, chosen, notes)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def as_override(value: Any) -> str:
+    """A value as Hydra's command line takes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(as_override(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{as_override(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
+
+
+def rows_of(table: pd.DataFrame) -> dict[tuple[str, str, str], Row]:
+    """The table's rows by method, metric and class (empty: macro)."""
+    rows: Any = table.to_dict("records")
+    return {(row["method"], row["metric"], row["class"]): row for row in rows}
