@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.results import Results
 from stemcell_lit.gan.module import GANModule, draw_grid
 from stemcell_lit.gan.quality import Quality, Reference, nearest_training, quality
 from stemcell_lit.gan.watch import samples
@@ -108,11 +109,11 @@ def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
 # --- the report ---------------------------------------------------------------------------------
 
 
-def generator_section(results: Any) -> str:
+def generator_section(results: Results) -> str:
     """The report's section on generators, HTML; empty where none was used.
 
     Args:
-        results: a `results.Results`. Reads generator_quality of each cell and the grids of one fold.
+        results: reads generator_quality of each cell and the grids of one fold.
     """
     used: dict[str, tuple[int, dict[str, Any]]] = {}  # a generator serves many cells
     for cell in results.cells:
