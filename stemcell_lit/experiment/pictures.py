@@ -14,10 +14,7 @@ import pandas as pd
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import calibration_error, reliability
-from stemcell_lit.evaluate.statistics import (
-    METRICS,
-    judge,
-)
+from stemcell_lit.evaluate.statistics import METRICS, judge, points
 from stemcell_lit.experiment.results import CLAIM, TITLES, Result, Results, Row, rows_of
 
 if TYPE_CHECKING:
@@ -99,11 +96,27 @@ class Pictures:
             for i, method in enumerate(others):
                 row = self._row(method, metric)
                 self._dot(axis, row, i, self.colour[method])
+            self._spare(axis, [self._row(m, metric) for m in others])
             axis.set_yticks(range(len(others)), others)
             axis.set_ylim(len(others) - 0.4, -0.6)
             axis.axvline(100 * CLAIM, color="#999", lw=0.8, ls=":")
             axis.set_title(f"macro {TITLES[metric]}, points against {self.results.baseline}")
         return figure
+
+    @staticmethod
+    def _spare(axis: Axes, rows: Sequence[Row]) -> None:
+        """Cuts the axis where a method far behind (the clock alone) would squeeze all others; its number stays."""
+        deltas = 100 * np.array([row["delta"] for row in rows])
+        worst = int(deltas.argmin())
+        others = [row for i, row in enumerate(rows) if i != worst]
+        usual = np.abs(np.delete(deltas, worst)).max(initial=0)
+        if not others or deltas[worst] > -4 * max(5.0, usual):
+            return
+        ends = [row[c] for row in others for c in ("delta", "delta_low", "delta_high")]
+        low, high = (100 * end([0.0, CLAIM, *ends]) for end in (np.nanmin, np.nanmax))
+        axis.set_xlim(low - 0.3 * (high - low), high + 0.08 * (high - low))
+        text = f"\N{BLACK LEFT-POINTING TRIANGLE} {points(deltas[worst] / 100)}"
+        axis.text(0.01, worst, text, transform=axis.get_yaxis_transform(), va="center", fontsize=9)
 
     def class_difference(self, most: int = 5) -> Figure | None:
         """The last methods of the table, which are the most complete: more would not be legible."""

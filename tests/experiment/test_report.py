@@ -453,6 +453,20 @@ def test_nothing_in_a_result_can_break_the_page(tmp_path, no_pictures):
     assert "<script>" not in make_report(out, resamples=20).read_text()
 
 
+def test_a_method_far_behind_does_not_squeeze_the_others(results):
+    found, table = comparable(collect(results), "flat"), read_table(results)
+    table[["delta", "delta_low", "delta_high"]] = 0.03, 0.01, 0.05
+    near = Pictures(found, table, {}, seed=0).macro_difference()
+    one = table["method"] == "flat_gan"
+    table.loc[one, ["delta", "delta_low", "delta_high"]] = -0.4, -0.5, -0.3
+    far = Pictures(found, table, {}, seed=0).macro_difference()
+    for before, axis in zip(near.axes, far.axes, strict=True):
+        assert not before.texts
+        assert [t.get_text() for t in axis.texts] == ["\N{BLACK LEFT-POINTING TRIANGLE} -40.0"]
+        low, high = axis.get_xlim()
+        assert -10 < low < 0 and 5 < high < 10
+
+
 def test_nearest_finds_a_turned_copy():
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (50, 16, 16), dtype=np.uint8)
