@@ -159,15 +159,15 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
     colour = colours(methods, baseline)
     figure, axes = blank_figure(9.5, 3.8, 1, len(TITLES))
     wide = numeric and places.min() > 0 and places.max() / places.min() >= 10
-    step = 0.0 if wide or len(places) < 2 else 0.008 * (places.max() - places.min())
+    step = 0.0 if wide or len(places) < 2 else 0.012 * (places.max() - places.min())
     for axis, (metric, title) in zip(axes.flat, TITLES.items(), strict=True):
         for i, method in enumerate(methods):
             rows = macro[
                 (macro["method"] == method) & (macro["metric"] == metric) & (macro["class"] == "")
             ].set_index("value")
             rows = rows.reindex([as_override(v) for v in values])
-            shift = (i - (len(methods) - 1) / 2) * step
-            x = places * (1 + 0.01 * i) if wide else places + shift
+            aside = i - (len(methods) - 1) / 2  # so that no interval hides another
+            x = places * 1.03**aside if wide else places + aside * step
             mean, low, high = (100 * rows[c].to_numpy() for c in ("mean", "low", "high"))
             axis.errorbar(
                 *(x, mean),
