@@ -128,7 +128,7 @@ def _labelled(out: Path) -> int:
     return round(np.mean([sum(cell.info["data"]["real"].values()) for cell in collect(out)]))
 
 
-def _names(macro: pd.DataFrame, between: str = " ") -> dict[str, str]:
+def _names(macro: pd.DataFrame, form: str = "{} ({:,} patches)") -> dict[str, str]:
     """Value -> what it is called: with its number of training patches where that varies.
 
     Whole groups are labelled, so a share of them says little about the number of patches.
@@ -136,7 +136,7 @@ def _names(macro: pd.DataFrame, between: str = " ") -> dict[str, str]:
     one = macro.drop_duplicates("value")
     patches = {str(v): int(n) for v, n in zip(one["value"], one["patches"], strict=True)}
     varies = len(set(patches.values())) > 1
-    return {v: f"{v}{between}({n:,} patches)" if varies else v for v, n in patches.items()}
+    return {v: form.format(v, n) if varies else v for v, n in patches.items()}
 
 
 def draw(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, baseline: str) -> bytes:
@@ -155,7 +155,10 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
     values = [t.value for t in tables]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     places = np.array(values if numeric else range(len(values)), np.float64)
-    methods, names = list(dict.fromkeys(macro["method"])), _names(macro, "\n")
+    methods, names = list(dict.fromkeys(macro["method"])), _names(macro, "{}\n{:,}")
+    label = sweep.label or sweep.key or ""
+    if any("\n" in name for name in names.values()):
+        label += "\n(second line: labelled training patches)"
     colour = colours(methods, baseline)
     figure, axes = blank_figure(9.5, 3.8, 1, len(TITLES))
     wide = numeric and places.min() > 0 and places.max() / places.min() >= 10
@@ -184,7 +187,7 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
             axis.set_xscale("log")
         axis.set_xticks(places, [names[as_override(v)] for v in values])
         axis.minorticks_off()
-        axis.set(xlabel=sweep.label or sweep.key, title=f"macro {title}, %")
+        axis.set(xlabel=label, title=f"macro {title}, %")
     handles = axes.flat[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=min(5, len(methods)))
     return figure
