@@ -110,7 +110,7 @@ class Pictures:
         worst = int(deltas.argmin())
         others = [row for i, row in enumerate(rows) if i != worst]
         usual = np.abs(np.delete(deltas, worst)).max(initial=0)
-        if not others or deltas[worst] > -4 * max(5.0, usual):
+        if not others or not deltas[worst] < -4 * max(5.0, usual):  # a difference may be no number
             return
         ends = [row[c] for row in others for c in ("delta", "delta_low", "delta_high")]
         low, high = (100 * end([0.0, CLAIM, *ends]) for end in (np.nanmin, np.nanmax))

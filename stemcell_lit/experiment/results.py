@@ -11,19 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.statistics import (
-    group_counts,
-)
-
-if TYPE_CHECKING:
-    pass
+from stemcell_lit.evaluate.statistics import group_counts
 
 Row = Mapping[str, Any]  # of the table
 
