@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
@@ -88,7 +89,11 @@ class WarmProcess:
 def _main(arguments: list[str], env: dict[str, str], log: str, folder: str) -> None:
     """What the forked process does."""
     os.setsid()
-    atexit._clear()  # what the server's imports asked for is the server's to do
+    # What the server's imports asked for is the server's to do, at its exit; and what this job asks for is done at
+    # its own, though the server's finalizers were registered already: else its temporary folders stay.
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(file, 1)

@@ -80,6 +80,20 @@ def test_a_warm_job_has_its_own_session_environment_folder_and_log(tmp_path, mon
     assert log.read_text().startswith("earlier\n")
 
 
+def test_a_warm_job_with_tables_on_a_dashboard_leaves_no_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_store(tmp_path / "store")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    argv = [*PROGRAM, "run", "profile=smoke", "trainer=cpu", "data.store=store", "out=res"]
+    job = WarmProcess(
+        [*argv, "logger=offline"], environment() | {"TMPDIR": str(scratch)}, tmp_path / "job.log"
+    )
+    assert waited(job, 120) == 0, (tmp_path / "job.log").read_text()
+    assert list((tmp_path / "res").rglob("*.wandb"))
+    assert not [f for f in scratch.rglob("*") if f.is_file()]
+
+
 def test_a_refused_warm_job_ends_with_status_2_and_its_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "job.log"
