@@ -493,7 +493,7 @@ class View:
         line = f"[{ended}/{self.total}] {outcome.name}: {how} in {_clock(outcome.seconds)}"
         ran = sum(o.status != "skipped" for o in self.outcomes.values())
         rate = 60 * ran / (time.monotonic() - self.begun)
-        line += f", {rate:.1f} jobs/min"
+        line += f", {rate:.1f} jobs/min" if rate >= 0.5 else f", {60 * rate:.1f} jobs/h"
         left = self._left(elapsed)
         if left is not None and ended < self.total:
             line += f", about {_clock(left)} left"

@@ -80,6 +80,14 @@ def test_a_failed_job_does_not_stop_the_others_and_is_named_with_its_last_words(
     assert "[4/4]" in text and "jobs/min" in text and " left" in text
 
 
+def test_slow_jobs_are_counted_by_the_hour():
+    console = quiet()
+    done = launch.JobOutcome("slow", "done", 0, 1200.0)
+    begun = time.monotonic() - 1200
+    launch.View(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
+    assert "[1/5] slow: done in 20:00, 3.0 jobs/h, about 1:20:00 left" in said(console)
+
+
 def test_a_job_whose_result_is_there_is_skipped_and_counted(tmp_path):
     console = quiet()
 
