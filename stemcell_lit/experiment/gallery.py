@@ -85,7 +85,8 @@ def class_grid(reference: Reference, name: str, made: np.ndarray, file: Path) ->
     shown = made[:_SHOWN]
     order = np.random.default_rng(0).permutation(len(train))
     real = train[np.resize(order, len(shown))]
-    draw_grid([real, shown, nearest_training(shown, train)], ["real", "generated", "nearest"], file)
+    nearest = nearest_training(shown, train, reference.turns)
+    draw_grid([real, shown, nearest], ["real", "generated", "nearest"], file)
 
 
 def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:

@@ -83,6 +83,7 @@ def reference_of(cell: Cell) -> Reference | None:
         part_of(cell, "val"),
         encoder_of(cell),
         cell.config.quality.most,
+        turns=cell.config.gan.turns,
     )
 
 

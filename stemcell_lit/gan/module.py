@@ -97,6 +97,7 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
         "size": tuple(SIZES),
         "condition": CONDITIONS,
         "norm": NORMS,
+        "turns": objectives.TURNS,
         "precision": ("auto", "float32", "bfloat16"),
     }
     for key, values in legal.items():
@@ -282,7 +283,7 @@ class GANModule(pl.LightningModule):
         gan, label = self.gan, self._condition(batch)
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
-        real = objectives.turn(batch["pixels"], draw)
+        real = objectives.turn(batch["pixels"], draw, gan["turns"])
         shape = (len(real), self.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
+
+from stemcell_lit.data.augment import to_float, to_uint8
+from stemcell_lit.gan.objectives import rotate
 
 _CHUNK = 8192  # references compared with at once
 
@@ -116,42 +121,41 @@ def _nearest(query: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.n
     return np.sqrt(np.maximum(squares, 0)), rows
 
 
-def turned(pixels: np.ndarray) -> np.ndarray:
-    """All eight turns and flips: uint8 (n, side, side) -> (8 n, side, side), turn by turn."""
-    sides = (pixels, pixels[:, :, ::-1])
-    return np.concatenate([np.rot90(side, k, (1, 2)) for side in sides for k in range(4)])
-
-
-def memorisation(train: np.ndarray, held_out: np.ndarray, generated: np.ndarray) -> float:
-    """How near generated patches come to training patches, against how near unseen real ones come.
-
-    The training patches stand in all eight turns and flips, which the generator was shown.
+def turned(pixels: np.ndarray, turns: str = "square") -> np.ndarray:
+    """The turns and flips in which a generator was shown training patches.
 
     Args:
-        train: uint8 (n, side, side), what the generator saw.
-        held_out: uint8 (m, side, side), real patches of other groups: the floor.
-        generated: uint8 (k, side, side).
+        pixels: uint8 (n, side, side).
+        turns: `square` (eight) or `any` (48, every 15 degrees), see `objectives.turn`.
 
     Returns:
-        Median distance of generated over that of held-out patches to their nearest training patch:
-        near 1 or above is free of copies, towards 0 is memorisation.
+        uint8 (8 n or 48 n, side, side), turn by turn, the patches as they are first.
     """
-    reference = reduced(turned(train))
-    floor = float(np.median(nearest_distance(reduced(held_out), reference)))
-    return float(np.median(nearest_distance(reduced(generated), reference))) / max(floor, 1e-9)
+    sides = (pixels, pixels[:, :, ::-1])
+    eight = np.concatenate([np.rot90(side, k, (1, 2)) for side in sides for k in range(4)])
+    if turns == "square":
+        return eight
+    parts = to_float(torch.from_numpy(eight)).split(512)
+    between = [
+        to_uint8(rotate(part, torch.full((len(part),), math.radians(degrees))))
+        for degrees in (-30, -15, 15, 30, 45)
+        for part in parts
+    ]
+    return np.concatenate([eight, *between])
 
 
-def nearest_training(generated: np.ndarray, train: np.ndarray) -> np.ndarray:
+def nearest_training(generated: np.ndarray, train: np.ndarray, turns: str = "square") -> np.ndarray:
     """For each generated patch the training patch that is nearest, in the turn that is nearest.
 
     Args:
         generated: uint8 (n, side, side).
         train: uint8 (m, side, side).
+        turns: of the training patches, see `turned`.
 
     Returns:
         uint8 (n, side, side).
     """
-    every = turned(train)
+    every = turned(train, turns)
     return every[_nearest(reduced(generated), reduced(every))[1]]
 
 
@@ -272,6 +276,7 @@ class Reference:
             patch).
         held_label: (m,) int64.
         encoder: trained on `train`.
+        turns: in which the generator saw `train`, see `turned`: a copy may lie in any of them.
     """
 
     classes: list[str]
@@ -280,6 +285,7 @@ class Reference:
     held_out: np.ndarray
     held_label: np.ndarray
     encoder: Features
+    turns: str = "square"
     _cache: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -291,6 +297,7 @@ class Reference:
         encoder: Features,
         most: int,
         seed: int = 0,
+        turns: str = "square",
     ) -> Reference:
         """Keeps at most `most` patches of a class on each side, so that the cost is bounded."""
         random = np.random.default_rng(seed)
@@ -303,7 +310,7 @@ class Reference:
             return np.asarray(pixels[rows]), label[rows]
 
         (seen, seen_label), (held, held_label) = kept(*train), kept(*held_out)
-        return cls(list(classes), seen, seen_label, held, held_label, encoder)
+        return cls(list(classes), seen, seen_label, held, held_label, encoder, turns)
 
     def features(self, part: str) -> list[np.ndarray]:
         """Of `train` or `held_out`, class by class."""
@@ -328,7 +335,7 @@ class Reference:
         """Distances of patches, class by class, to the nearest training patch of their class."""
         if "turned" not in self._cache:
             self._cache["turned"] = [
-                reduced(turned(p)) if len(p) else np.empty((0, 0), np.float32)
+                reduced(turned(p, self.turns)) if len(p) else np.empty((0, 0), np.float32)
                 for p in self.pixels("train")
             ]
         known = self._cache["turned"]

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stemcell_lit.gan import objectives
 
@@ -123,6 +125,47 @@ def test_turns_are_the_eight_of_the_square():
         for k in range(4)
     }
     assert found == wanted
+
+
+def spot(side, angle, radius=0.3):
+    """A smooth spot off the centre, at an angle counted as `rotate` counts."""
+    y, x = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 2, indexing="ij")
+    x0, y0 = radius * side * math.cos(angle), radius * side * math.sin(angle)
+    return torch.exp(-((x - x0) ** 2 + (y - y0) ** 2) / 8)[None, None]
+
+
+@given(st.floats(-math.pi / 4, math.pi / 4), st.sampled_from([32, 64]))
+@settings(max_examples=30, deadline=None)
+def test_a_turn_of_any_angle_moves_what_is_there_by_this_angle(angle, side):
+    found = objectives.rotate(spot(side, 0.3), torch.tensor([angle]))
+    place = torch.arange(side) - (side - 1) / 2
+    inside = place.square() + place[:, None].square() < (0.48 * side) ** 2  # beyond are reflections
+    assert float((found - spot(side, 0.3 + angle))[0, 0][inside].abs().max()) < 0.03
+
+
+def test_a_turn_of_any_angle_keeps_the_texture():
+    noise = torch.randn((400, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    angle = torch.linspace(-math.pi / 4, math.pi / 4, 400)
+    turned = objectives.rotate(noise, angle)
+    assert float(turned.std()) == pytest.approx(1, abs=0.03)
+    power = [torch.fft.rfft2(x[:, 0]).abs().square().mean(0) for x in (noise, turned)]
+    fine = [
+        float(p[12:21, 6:].mean() / p.mean()) for p in power
+    ]  # an interpolation loses most of it
+    assert fine[1] > 0.85 * fine[0]
+    still = objectives.rotate(noise, torch.zeros(400))
+    torch.testing.assert_close(still, noise, atol=1e-5, rtol=0)
+
+
+def test_turns_of_any_angle_are_all_angles_and_flips_and_stay_in_range():
+    image = spot(32, 0.3).expand(4000, -1, -1, -1) * 2 - 1
+    turned = objectives.turn(image, torch.Generator().manual_seed(0), "any")
+    assert turned.min() >= -1 and turned.max() <= 1
+    weight = (turned[:, 0] + 1).clamp_min(0)
+    place = torch.arange(32) - 15.5
+    x, y = ((weight * p).sum((1, 2)) for p in (place, place[:, None]))
+    counts = torch.histc(torch.atan2(y, x), 12, -math.pi, math.pi)
+    assert counts.min() > 250 and counts.max() < 420  # 333 each
 
 
 def test_interpolated_penalty_of_a_known_function():
