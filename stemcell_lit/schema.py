@@ -144,7 +144,7 @@ class QualityConfig:
     min_patches: int = 5  # real patches that a class needs to count in a mean over classes
     draws: int = 5  # of equally many patches; the spread between them is shown
     neighbours: int = 5  # k of precision, recall, density and coverage
-    memorised_below: float = 0.3  # least ratio of nearest distances, see `gan/quality.memorisation`
+    memorised_below: float = 0.3  # least ratio of nearest distances, see docs/quality.md
     memorised_checks: int = 2  # validations in a row below it that stop the training; 0: none do
     runaway_above: float = 100.0  # times the usual size of the losses that stops the training
     encoder_images: int = 8_000  # budget of the encoder, trained on the training patches
