@@ -26,6 +26,9 @@ NEEDED = (
 )
 UP_S = 30.0  # it takes two or three
 
+# slurmd knows by the second when it ended a job, and refuses to start it again within that one ("credential revoked").
+REVOKED_S = 2.0
+
 CONF = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -142,12 +145,15 @@ class LocalSlurm:
                 server.wait()
 
     def wait(self, process: subprocess.Popen, seconds: float) -> str:
-        """What a launcher says until its end; jobs queued again start at once, instead of in two minutes."""
+        """What a launcher says until its end; jobs queued again start soon, instead of in two minutes."""
         end = time.monotonic() + seconds
+        since: dict[str, float] = {}
         while process.poll() is None and time.monotonic() < end:
-            for line in self.ask("squeue", "-h", "-t", "PENDING", "-o", "%A %r").splitlines():
-                job, reason = line.split()[:2]
-                if reason == "BeginTime":
+            lines = self.ask("squeue", "-h", "-t", "PENDING", "-o", "%A %r").splitlines()
+            held = [job for job, reason, *_ in map(str.split, lines) if reason == "BeginTime"]
+            since = {job: since.get(job, time.monotonic()) for job in held}
+            for job, begin in since.items():
+                if time.monotonic() - begin > REVOKED_S:
                     self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.3)
         return process.communicate(timeout=1)[1]
