@@ -108,7 +108,7 @@ class GANConfig:
     gp: float = 0.0  # weight of WGAN-GP's penalty between real and generated patches
     penalty_every: int = 8  # batches between two penalties; the weight is scaled by it
     critic_steps: int = 1  # batches of the critic for each step of the generator
-    turns: str = "square"  # of real patches: square (eight turns and flips) | any (of any angle)
+    turns: str = "square"  # of real patches: square (eight turns and flips) | any (half of them of any angle)
     augment: list[str] = field(default_factory=lambda: ["translation"])  # + brightness, contrast
     ada_target: float = 0.0  # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
     ada_images: int = 20_000  # images in which ADA's strength may go from 0 to 1

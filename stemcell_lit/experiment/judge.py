@@ -40,7 +40,7 @@ from stemcell_lit.experiment.generators import (
     reference_of,
 )
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.training import quiet, set_threads, versions
+from stemcell_lit.experiment.training import quiet, use_cpu, versions
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
@@ -127,7 +127,7 @@ def judge(
         UserError: settings that do not fit, found before any job starts.
     """
     quiet()
-    set_threads(config.trainer)
+    use_cpu(config.trainer)
     entries = plan(config, overrides, typed_run)
     missing = [e for e in entries if not e.done]
     if len(missing) > 1:

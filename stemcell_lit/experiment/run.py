@@ -25,7 +25,7 @@ from stemcell_lit.experiment.artifacts import finite
 from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, facts_of, prepare
 from stemcell_lit.experiment.generators import generator_facts, make_generated, make_generator
 from stemcell_lit.experiment.stages import make_stage
-from stemcell_lit.experiment.training import join_ranks, quiet, set_threads, versions
+from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.schema import EvaluateCommand, RunCommand, TrainCommand, typed
 
 PREDICTIONS = "predictions.parquet"
@@ -45,7 +45,7 @@ def run(config: RunCommand) -> Path:
     if cell.finished:
         return cell.folder
     start = time.monotonic()
-    set_threads(config.trainer)
+    use_cpu(config.trainer)
     beginning = {
         "format": FORMAT,
         "hash": cell.hash,
@@ -271,7 +271,7 @@ def train(config: TrainCommand) -> Path:
     quiet()
     join_ranks(config.trainer)
     cell = prepare(config)
-    set_threads(config.trainer)
+    use_cpu(config.trainer)
     if config.task == "gan":
         return make_generator(cell) / "generator.ckpt"
     if config.task != "stage":

@@ -283,7 +283,7 @@ class GANModule(pl.LightningModule):
         gan, label = self.gan, self._condition(batch)
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
-        real = objectives.turn(batch["pixels"], draw, gan["turns"])
+        real, shown = objectives.turn(batch["pixels"], draw, gan["turns"])
         shape = (len(real), self.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
@@ -291,7 +291,10 @@ class GANModule(pl.LightningModule):
         both = (self.batches_seen + 1) % gan["critic_steps"] == 0
 
         with self._autocast(), torch.set_grad_enabled(both):
-            fakes = self._fakes(latent, label)
+            fakes = [
+                fake * F.adaptive_avg_pool2d(shown, fake.shape[-1])
+                for fake in self._fakes(latent, label)
+            ]
         # the image at full size, and where levels are shared the coarse one, each with its critic
         sides = list(zip(self._critics(), self._reals(real), fakes, strict=True))
         loss_d = extra_d = torch.zeros((), device=self.device)

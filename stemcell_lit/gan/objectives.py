@@ -197,24 +197,55 @@ def augment(
     return pixels
 
 
-def turn(pixels: Tensor, generator: torch.Generator, turns: str = "square") -> Tensor:
+def turn(
+    pixels: Tensor, generator: torch.Generator, turns: str = "square"
+) -> tuple[Tensor, Tensor]:
     """A random turn or flip of each image.
 
-    For real patches: none of them changes a label.
+    For real patches: none of them changes a label. What a turned patch does not show, its corners, is 0 here, and must
+    be hidden alike in the generated patch beside it: then the generator learns whole patches from parts (AmbientGAN,
+    Bora et al. 2018, ICLR). Filled by reflection, the corners would be learned too. Half of the patches stay whole, for
+    else hardly any corner is seen.
 
     Args:
         pixels: (batch, 1, side, side), in [-1, 1].
         generator: on the device of `pixels`.
-        turns: `square` (one of the eight of the square, D4) or `any` (of any angle, see `rotate`).
+        turns: `square` (one of the eight of the square, D4) or `any` (then half of them also by any angle, see
+            `rotate`).
+
+    Returns:
+        The turned images, and (batch, 1, side, side) from 0, hidden, to 1, shown; both on the device of `pixels`.
     """
     choice = torch.randint(0, 8, (len(pixels), 1, 1, 1), generator=generator, device=pixels.device)
     pixels = torch.where((choice & 1).bool(), pixels.flip(2), pixels)
     pixels = torch.where((choice & 2).bool(), pixels.flip(3), pixels)
     pixels = torch.where((choice & 4).bool(), pixels.transpose(2, 3), pixels)
+    shown = torch.ones_like(pixels)
     if turns == "square":
-        return pixels
-    angle = _uniform(pixels, generator).flatten() - 0.5
-    return rotate(pixels, angle * (math.pi / 2)).clamp(-1, 1)
+        return pixels, shown
+    order = torch.randperm(len(pixels), generator=generator, device=pixels.device)
+    some = order[: (len(pixels) + 1) // 2]
+    angle = (_uniform(pixels[some], generator).flatten() - 0.5) * (math.pi / 2)
+    shown[some] = inside(angle, pixels.shape[-1])
+    turned = rotate(pixels[some], angle).clamp(-1, 1) * shown[some]
+    return pixels.index_copy(0, some, turned), shown
+
+
+def inside(angle: Tensor, side: int) -> Tensor:
+    """What of the square of an image shows the image after `rotate`.
+
+    Args:
+        angle: (batch,) radians, clockwise.
+        side: in pixels.
+
+    Returns:
+        (batch, 1, side, side): 1 within the turned border, 0 beyond it, in between on the pixels that it cuts.
+    """
+    at = torch.arange(side, device=angle.device) - (side - 1) / 2
+    x, y = at[None, None, :], at[None, :, None]
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    from_centre = torch.maximum((cos * x + sin * y).abs(), (cos * y - sin * x).abs())
+    return (side / 2 + 0.5 - from_centre).clamp(0, 1)[:, None]
 
 
 def rotate(pixels: Tensor, angle: Tensor) -> Tensor:

@@ -269,6 +269,27 @@ def test_real_and_generated_are_augmented_alike(tmp_path, monkeypatch):
     assert seen == [(24, ("brightness",)), (12, ("brightness",))]
 
 
+@pytest.mark.parametrize("shared_levels", [0, 2])
+def test_what_a_turned_real_patch_does_not_show_is_hidden_in_the_generated_one(
+    tmp_path, monkeypatch, shared_levels
+):
+    seen = []
+    original = objectives.augment
+
+    def spy(pixels, *rest):
+        seen.append(pixels.detach().clone())
+        return original(pixels, *rest)
+
+    monkeypatch.setattr(objectives, "augment", spy)
+    fit(tmp_path, images=12, turns="any", augment=[], shared_levels=shared_levels)
+    assert len(seen) == (4 if shared_levels else 2)  # the critic's step and the generator's
+    for pixels in seen:
+        first, second = ((part == 0) for part in pixels.chunk(2))
+        assert torch.equal(first, second)
+        if pixels.shape[-1] == SIDE:
+            assert sorted(first.flatten(1).any(1).tolist()) == [False] * 6 + [True] * 6
+
+
 def test_penalty_is_lazy_and_scaled(tmp_path, monkeypatch):
     calls = []
     original = objectives.gradient_penalty
@@ -286,7 +307,8 @@ def test_nan_stops_the_training(tmp_path, monkeypatch):
     original = objectives.turn
 
     def broken(*given):
-        return original(*given) * (float("nan") if next(count) > 2 else 1)
+        pixels, shown = original(*given)
+        return pixels * (float("nan") if next(count) > 2 else 1), shown
 
     count = itertools.count()
     monkeypatch.setattr(objectives, "turn", broken)
