@@ -1,4 +1,4 @@
-"""What the two benchmarks of a training step share: patches, the product's training, bare steps between its own.
+"""What the benchmarks of a training step share: patches, the product's training, bare steps between its own.
 
 Whole runs, one after the other, differ by ten percent on a machine that does anything else. So the two take turns
 inside one training, some steps each, and every pair of blocks gives a ratio.
@@ -33,8 +33,8 @@ from stemcell_lit.schema import ExtractionConfig, SimulationConfig, SplitConfig,
 WARM_UP = 3  # pairs of blocks before the first that counts
 
 
-def arguments(about: str | None, block: int) -> argparse.Namespace:
-    """Command line of both benchmarks; `block` is the number of steps that one of the two takes in turn."""
+def arguments(about: str | None, block: int, pairs: int = 60) -> argparse.Namespace:
+    """Command line of a benchmark of steps; `block` is the number of steps that one of the two takes in turn."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--store", help="a PatchStore; without one patches are simulated")
     parser.add_argument("--size", type=int, default=32, help="px of the patches")
@@ -44,7 +44,7 @@ def arguments(about: str | None, block: int) -> argparse.Namespace:
     parser.add_argument(
         "--block", type=int, default=block, help="steps in turn; on a GPU 50 or more"
     )
-    parser.add_argument("--pairs", type=int, default=60, help="pairs of blocks")
+    parser.add_argument("--pairs", type=int, default=pairs, help="pairs of blocks")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings")
     parser.add_argument("--save", action="store_true", help="keep the figure")
     options = parser.parse_args()
@@ -52,7 +52,7 @@ def arguments(about: str | None, block: int) -> argparse.Namespace:
     return options
 
 
-def _patches(store: str | None, folder: Path) -> PatchStore:
+def open_patches(store: str | None, folder: Path) -> PatchStore:
     """The store named, or simulated patches: 6 movies, four classes."""
     if store:
         return PatchStore.open(store)
@@ -127,7 +127,7 @@ def measure(
         accelerator="gpu" if options.device == "cuda" else "cpu", precision=options.precision
     )
     with tempfile.TemporaryDirectory() as folder:
-        store = _patches(options.store, Path(folder))
+        store = open_patches(options.store, Path(folder))
         data = PatchDataModule(
             store,
             make_split(store, SplitConfig(folds=3)),

@@ -24,7 +24,7 @@ from stemcell_lit.gan.module import GANModule, check_config, native_bfloat16
 from stemcell_lit.gan.networks import build_pair
 
 PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp": 0.0}
-PLAIN |= {"ada_target": 0.0, "burn_in": 0.0}
+PLAIN |= {"ada_target": 0.0, "burn_in": 0.0, "turns": "square"}
 
 
 def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[None]:

@@ -78,16 +78,25 @@ def _intersection(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> f
     return float(np.minimum(p, q).sum())
 
 
-def reduced(pixels: np.ndarray, side: int = 16) -> np.ndarray:
+def reduced(pixels: np.ndarray, turns: str = "square", side: int = 16) -> np.ndarray:
     """Features for comparing images: averaged down to at most `side` pixels, (n, features) float32.
 
     The average forgives noise and shifts of a pixel, which a copy of a training patch would have.
+
+    Args:
+        pixels: uint8 (n, height, width).
+        turns: `square`, or `any`: only the disc that a turn of any angle shows, see `objectives.turn`.
+        side: of the averaged images.
     """
     n, height, width = pixels.shape
     step_y, step_x = max(1, height // side), max(1, width // side)
     rows, columns = height // step_y, width // step_x
     cut = pixels[:, : rows * step_y, : columns * step_x].astype(np.float32)
-    return cut.reshape(n, rows, step_y, columns, step_x).mean((2, 4)).reshape(n, -1)
+    small = cut.reshape(n, rows, step_y, columns, step_x).mean((2, 4))
+    if turns == "square":
+        return small.reshape(n, -1)
+    y, x = ((np.arange(count) + 0.5) / count - 0.5 for count in (rows, columns))
+    return small[:, np.hypot(y[:, None], x) < 0.5]
 
 
 def nearest_distance(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -156,7 +165,7 @@ def nearest_training(generated: np.ndarray, train: np.ndarray, turns: str = "squ
         uint8 (n, side, side).
     """
     every = turned(train, turns)
-    return every[_nearest(reduced(generated), reduced(every))[1]]
+    return every[_nearest(reduced(generated, turns), reduced(every, turns))[1]]
 
 
 def entropy_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -335,12 +344,16 @@ class Reference:
         """Distances of patches, class by class, to the nearest training patch of their class."""
         if "turned" not in self._cache:
             self._cache["turned"] = [
-                reduced(turned(p, self.turns)) if len(p) else np.empty((0, 0), np.float32)
+                reduced(turned(p, self.turns), self.turns)
+                if len(p)
+                else np.empty((0, 0), np.float32)
                 for p in self.pixels("train")
             ]
         known = self._cache["turned"]
         return [
-            nearest_distance(reduced(made), ref) if len(made) and len(ref) else np.empty(0)
+            nearest_distance(reduced(made, self.turns), ref)
+            if len(made) and len(ref)
+            else np.empty(0)
             for made, ref in zip(sets, known, strict=True)
         ]
 

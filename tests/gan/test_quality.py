@@ -111,6 +111,19 @@ def test_copies_at_any_angle_are_memorised_where_the_generator_was_shown_any_ang
     assert ratio(train, held_out, fresh, "any") == pytest.approx(1, abs=0.15)
 
 
+def test_copies_at_any_angle_are_memorised_though_their_corners_are_new():
+    random = np.random.default_rng(0)
+    smooth = gaussian_filter(random.normal(size=(120, 64, 64)), (0, 2.5, 2.5))
+    wide = np.clip(128 + 180 * smooth / np.abs(smooth).max(), 0, 255).astype(np.uint8)
+    train, held_out, fresh = np.split(wide[:, 16:48, 16:48], 3)
+    copies = {angle: tilted(wide[:40], angle)[:, 16:48, 16:48] for angle in (37, 45)}
+    assert (
+        ratio(train, held_out, copies[45], "any") < 0.1
+    )  # of the angles at which copies are looked for
+    assert ratio(train, held_out, copies[37], "any") < 0.5  # as far from them as can be
+    assert ratio(train, held_out, fresh, "any") == pytest.approx(1, abs=0.15)
+
+
 def test_the_nearest_training_patch_at_any_angle_is_shown_as_it_was_tilted():
     train = blobs(20)
     copies = tilted(train[[3, 0, 19]], 30)
