@@ -357,6 +357,9 @@ class RunCommand:
     tune: bool = False  # choose among method.choices on the fold's validation patches
     tune_seed: int = 0  # the seed they are compared with: one choice for all seeds of a fold
     generator_seed: int = 0  # of the generator: one per fold serves all seeds
+    generators: int = (
+        1  # of a fold, of seeds generator_seed and up; patches come from them in turns
+    )
     out: str = "results/default"
     artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out
 

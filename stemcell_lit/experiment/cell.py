@@ -78,7 +78,8 @@ def relevant(config: RunCommand) -> dict[str, Any]:
     if config.mix.recipe == "real":
         plain["mix"]["amount"] = 0
         if not config.tune:  # what is tried may mix
-            plain |= {"gan": None, "quality": None, "select": None, "generator_seed": 0}
+            plain |= {"gan": None, "quality": None, "select": None}
+            plain |= {"generator_seed": 0, "generators": 1}
     # Precision, and the number of devices and threads, change the order of sums and so the last digits.
     plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
     return {k: plain[k] for k in asdict(RunCommand()) if k in plain}

@@ -15,6 +15,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.results import Results
 from stemcell_lit.gan.module import GANModule, draw_grid
 from stemcell_lit.gan.quality import Quality, Reference, nearest_training, quality
+from stemcell_lit.gan.synthesis import Ensemble
 from stemcell_lit.gan.watch import samples
 from stemcell_lit.schema import QualityConfig
 
@@ -37,12 +38,15 @@ METRICS = {
 
 
 def show_generator(
-    generator: GANModule, reference: Reference, config: QualityConfig, folder: Path
+    generator: GANModule | Ensemble,
+    reference: Reference,
+    config: QualityConfig,
+    folder: Path,
 ) -> None:
     """Writes quality.json and a grid a class into a generator's folder.
 
     Args:
-        generator: the chosen snapshot.
+        generator: the chosen snapshot, or those of several generators together.
         reference: real patches of its training groups.
         config: how many patches are drawn.
         folder: of the generator; `grids/` holds class_<name>.png.
@@ -102,6 +106,7 @@ def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
         found = {metric: of[""] for metric, of in every.items() if "" in of}
     return {
         **{k: about.get(k) for k in ("images", "images_trained", "metric", "alarm")},
+        "generators": len(about.get("members", [None])),
         "quality": found,
         **{k: store["made_by"].get(k) for k in ("filters", "acceptance", "missing")},
     }
@@ -135,7 +140,8 @@ def generator_section(results: Results) -> str:
         "</tr>",
     ]
     for fold, about in sorted(used.values(), key=lambda u: u[0]):
-        lines.append(f"<tr><td>{fold}</td><td>{about.get('images')}</td>")
+        several = f" of {n} generators" if (n := about.get("generators", 1)) > 1 else ""
+        lines.append(f"<tr><td>{fold}</td><td>{about.get('images')}{several}</td>")
         for metric, (_, _, digits) in METRICS.items():
             value = find(about["quality"], metric)
             lines.append(f"<td>{cell_text(value, digits)}</td>")

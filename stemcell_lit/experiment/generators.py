@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder
 from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANDiverged, GANModule
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.gan.synthesis import load_generator, make_filters, synthesize
+from stemcell_lit.gan.synthesis import Ensemble, load_generator, make_filters, synthesize
 from stemcell_lit.gan.watch import QualityWatch, settle
 from stemcell_lit.schema import GenerateCommand, SelectConfig
+
+CHECKPOINT = "generator.ckpt"
 
 
 def generator_key(cell: Cell) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def generator_key(cell: Cell) -> dict[str, Any]:
         "precision": config.trainer.precision,
         "devices": config.trainer.devices,
         "threads": config.trainer.threads,
+        **({"generators": config.generators} if config.generators > 1 else {}),
     }
 
 
@@ -117,15 +121,20 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
     """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
 
     The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
-    snapshot before it is then used, and generator.json tells.
+    snapshot before it is then used, and generator.json tells. With `generators` above 1: those of so many seeds,
+    which are artifacts of their own, together.
 
     Returns:
-        a folder with generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt
-        and grids/.
+        a folder with generator.ckpt (and generator-1.ckpt and so on), generator.json (what it has seen, how it was
+        chosen), quality.json, encoder.pt and grids/.
 
     Raises:
-        UserError: an alarm before any good snapshot.
+        UserError: an alarm before any good snapshot, or `generators` below 1.
     """
+    if cell.config.generators < 1:
+        raise UserError(f"generators={cell.config.generators}: expected 1 or more")
+    if cell.config.generators > 1:
+        return _make_ensemble(cell, board)
     config, store = cell.config, cell.store
     key = generator_key(cell)
     gan, size = key["gan"], key["size"]
@@ -148,6 +157,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
         )
         module = GANModule(gan, store.classes, size, config.generator_seed, shares)
         title = f"generator of fold {config.split.fold}"
+        title += f", seed {config.generator_seed}" if config.generator_seed else ""
         watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = tracking.CurveKeeper()
         alarm = None
@@ -162,7 +172,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
                 board,
                 callbacks=[curve, watch] if watch else [curve],
             )
-            trainer.save_checkpoint(folder / "generator.ckpt", weights_only=True)
+            trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
         except GANDiverged as error:
             alarm = error
         chosen = settle(watch, folder, alarm)
@@ -171,7 +181,7 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
         if chosen["alarm"]:
             warnings.warn(f"{title}: {chosen['alarm']}", stacklevel=2)
         um = store.info["um_per_px"]
-        generator = load_generator(folder / "generator.ckpt")
+        generator = load_generator(folder / CHECKPOINT)
         about = {
             "format": FORMAT,
             "hash": key_hash(key),
@@ -187,13 +197,70 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
         if reference is not None:
             reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
             gallery.show_generator(generator, reference, config.quality, folder)
-        text = json.dumps(finite(about), indent=1, allow_nan=False)
-        (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
+        _write_facts(folder, about)
         # Only now, and the checkpoint first: cut off before, the same call comes to the same snapshot.
         for file in (folder / "last.ckpt", *folder.glob("best-*.ckpt*")):
             file.unlink(missing_ok=True)
 
     return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
+
+
+def _make_ensemble(cell: Cell, board: Any) -> Path:
+    config, key = cell.config, generator_key(cell)
+    seeds = range(config.generator_seed, config.generator_seed + config.generators)
+
+    def make(folder: Path) -> None:
+        alone = [
+            replace(cell, config=replace(config, generators=1, generator_seed=s)) for s in seeds
+        ]
+        members = [make_generator(c, None if i else board) for i, c in enumerate(alone)]
+        reference = reference_of(cell)  # by all ranks together, as the members
+        if not first_rank():
+            return
+        facts = [generator_facts(m) for m in members]
+        for member, file in zip(members, _checkpoints(folder, len(members)), strict=True):
+            shutil.copy(member / CHECKPOINT, file)
+        alarms = [
+            f"seed {s}: {f['alarm']}" for s, f in zip(seeds, facts, strict=True) if f["alarm"]
+        ]
+        about = {
+            **facts[0],
+            "hash": key_hash(key),
+            "images": sum(f["images"] for f in facts),
+            "images_trained": sum(f["images_trained"] for f in facts),
+            "chosen": [f["chosen"] for f in facts],
+            "alarm": "; ".join(alarms) or None,
+            "members": [f["hash"] for f in facts],
+        }
+        if reference is not None:
+            reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
+            gallery.show_generator(
+                _load(folder / CHECKPOINT, about), reference, config.quality, folder
+            )
+            for file in (members[0] / "grids").glob("images_*.png"):
+                shutil.copy(file, folder / "grids" / file.name)
+        _write_facts(folder, about)
+
+    return cell.artifacts.get_or_make("generator", key, make, together=True)
+
+
+def _write_facts(folder: Path, about: Mapping[str, Any]) -> None:
+    text = json.dumps(finite(about), indent=1, allow_nan=False)
+    (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _checkpoints(folder: Path, count: int) -> list[Path]:
+    """The files of so many generators in a folder, the first one's alone as where there is but one."""
+    first = folder / CHECKPOINT
+    return [first, *(first.with_stem(f"{first.stem}-{i}") for i in range(1, count))]
+
+
+def _load(checkpoint: Path, about: Mapping[str, Any]) -> GANModule | Ensemble:
+    """The generator of a checkpoint, with the others where generator.json beside it tells of several."""
+    if "members" not in about:
+        return load_generator(checkpoint)
+    files = _checkpoints(checkpoint.parent, len(about["members"]))
+    return Ensemble([load_generator(f) for f in files])
 
 
 def generator_facts(folder: Path) -> dict[str, Any]:
@@ -245,7 +312,7 @@ def draw_patches(cell: Cell, generator: Path, wanted: Mapping[str, int]) -> Path
 
     def make(folder: Path) -> None:
         _synthesize(
-            generator / "generator.ckpt",
+            generator / CHECKPOINT,
             about,
             wanted,
             folder / "store",
@@ -290,7 +357,7 @@ def _synthesize(
     select: SelectConfig,
     batch_size: int = 256,
 ) -> PatchStore:
-    module = load_generator(checkpoint)
+    module = _load(checkpoint, about)
     file = checkpoint.with_name(ENCODER)
     encoder = Encoder.load(file) if select.filters and file.is_file() else None
     return synthesize(

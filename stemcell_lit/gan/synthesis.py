@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
@@ -44,7 +45,10 @@ class Filter:
 
 
 def make_filters(
-    select: SelectConfig, generator: GANModule, encoder: Encoder | None, seed: int = 0
+    select: SelectConfig,
+    generator: GANModule | Ensemble,
+    encoder: Encoder | None,
+    seed: int = 0,
 ) -> list[Filter]:
     """The filters of a configuration, in its order.
 
@@ -144,7 +148,9 @@ def _match_entropy(
     return accept
 
 
-def _by_critic(generator: GANModule, name: str, pilot: np.ndarray, share: float) -> Accept:
+def _by_critic(
+    generator: GANModule | Ensemble, name: str, pilot: np.ndarray, share: float
+) -> Accept:
     """The share of the pilot with the best scores sets the least score."""
     place = generator.classes.index(name)
 
@@ -156,8 +162,47 @@ def _by_critic(generator: GANModule, name: str, pilot: np.ndarray, share: float)
     return lambda pixels: score(pixels) >= least
 
 
+class Ensemble:
+    """Generators of the same patches and of different seeds, which draw in turns.
+
+    Each of them leaves out other things: where generated patches alone are learned, several serve better than one
+    (Eilertsen et al. 2021, arXiv:2104.11797).
+
+    Attributes:
+        members: at least one; of the same classes and size.
+        classes: names, in the order of labels.
+        seed: the first member's.
+        images_seen: real patches that their critics were shown, all together.
+    """
+
+    def __init__(self, members: Sequence[GANModule]):
+        first = members[0]
+        for other in members[1:]:
+            if (other.classes, other.image_size) != (first.classes, first.image_size):
+                raise ValueError(
+                    f"generators of {other.classes} at {other.image_size} px and of {first.classes} at "
+                    f"{first.image_size} px make no ensemble"
+                )
+        self.members = list(members)
+        self.classes: list[str] = first.classes
+        self.seed: int = first.seed
+        self.images_seen = int(sum(m.images_seen for m in members))
+
+    def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
+        """As `GANModule.sample`; the patch at place i is member i % n's, with n members."""
+        count, side = len(self.members), self.members[0].image_size
+        made = np.empty((len(labels), side, side), np.uint8)
+        for i, member in enumerate(self.members):
+            made[i::count] = member.sample(labels[i::count], seed_of(seed, i), batch_size)
+        return made
+
+    def critic_scores(self, pixels: np.ndarray, label: Tensor | np.ndarray) -> np.ndarray:
+        """As `GANModule.critic_scores`, the mean over all members' critics."""
+        return np.mean([m.critic_scores(pixels, label) for m in self.members], axis=0)
+
+
 def synthesize(
-    source: GANModule | str | Path,
+    source: GANModule | Ensemble | str | Path,
     per_class: Mapping[str, int],
     store: str | Path,
     *,
@@ -180,7 +225,7 @@ def synthesize(
     (`all`) and for each filter the share kept of what came to it.
 
     Args:
-        source: a module, or the checkpoint of one.
+        source: a module, the checkpoint of one, or several together.
         per_class: class name -> patches wanted; classes left out get none.
         store: the folder to make.
         seed: of the latents.
@@ -195,7 +240,7 @@ def synthesize(
     Raises:
         UserError: an unknown class, nothing wanted, or no patch at all passed the filters.
     """
-    if not isinstance(source, GANModule):
+    if isinstance(source, str | Path):
         source = load_generator(source)
     unknown = sorted(set(per_class) - set(source.classes))
     if unknown:
@@ -266,7 +311,7 @@ def load_generator(checkpoint: str | Path) -> GANModule:
 
 
 def _draw(
-    module: GANModule,
+    module: GANModule | Ensemble,
     position: int,
     wanted: int,
     limit: int,

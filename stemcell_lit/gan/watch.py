@@ -16,6 +16,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import first_rank
 from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
 from stemcell_lit.gan.quality import Reference, frechet, kid
+from stemcell_lit.gan.synthesis import Ensemble
 from stemcell_lit.schema import QualityConfig
 
 CHOICES = ("frechet", "kid", "last")  # of quality.choose
@@ -231,12 +232,12 @@ _DISTANCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 
 
 def samples(
-    module: GANModule, per_class: int, classes: Sequence[str], stream: int = 0
+    module: GANModule | Ensemble, per_class: int, classes: Sequence[str], stream: int = 0
 ) -> list[np.ndarray]:
     """Fixed samples of the averaged generator: uint8 (per_class, side, side) for each class.
 
     Args:
-        module: a generator.
+        module: a generator, or several together.
         per_class: patches of each class.
         classes: names, among the module's.
         stream: another number, other latents.

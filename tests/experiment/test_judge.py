@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from stemcell_lit.__main__ import compose
@@ -16,7 +17,8 @@ from stemcell_lit.experiment.gallery import METRICS, find, generator_section
 from stemcell_lit.experiment.generators import generate, make_generator
 from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, judge, judged, plan
 from stemcell_lit.experiment.run import run
-from stemcell_lit.gan.module import GANDiverged
+from stemcell_lit.gan.module import GANDiverged, seed_of
+from stemcell_lit.gan.synthesis import Ensemble, load_generator
 from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.schema import GenerateCommand, JudgeCommand, RunCommand, typed
 from tests.conftest import make_store
@@ -195,6 +197,61 @@ def test_generate_selects_with_the_encoder_beside_the_generator(folder):
     command.select.confidence = 0.0
     made = generate(command)
     assert made.info["made_by"]["filters"] == ["confidence", "entropy"]
+
+
+def test_several_generators_are_trained_apart_and_draw_together(folder):
+    cell = prepare(config(folder, "method=flat_gan", "generators=2", out="several"))
+    made = make_generator(cell)
+    about = json.loads((made / "generator.json").read_text())
+    seeds = (0, 1)
+    alone = [
+        make_generator(
+            replace(cell, config=replace(cell.config, generators=1, generator_seed=seed))
+        )
+        for seed in seeds
+    ]
+    facts = [json.loads((m / "generator.json").read_text()) for m in alone]
+    log = (folder / "several" / "artifacts" / "log.jsonl").read_text().splitlines()
+    assert sum('"made"' in line and '"generator"' in line for line in log) == 3  # none again
+    assert about["members"] == [f["hash"] for f in facts]
+    assert about["images"] == sum(f["images"] for f in facts)
+    files = [made / "generator.ckpt", made / "generator-1.ckpt"]
+    for file, member in zip(files, alone, strict=True):
+        assert file.read_bytes() == (member / "generator.ckpt").read_bytes()
+    store = generate(GenerateCommand(str(files[0]), str(folder / "together"), per_class=5))
+    drawn = Ensemble([load_generator(f) for f in files]).sample(
+        torch.zeros(5).long(), seed_of(0, 0, 0)
+    )
+    assert np.array_equal(store.pixels[:5], drawn)
+    kid = [
+        find(json.loads((m / "quality.json").read_text())["quality"], "kid")[""]["value"]
+        for m in (made, *alone)
+    ]
+    assert len(set(kid)) == 3  # of what is drawn together
+    result = json.loads((run(cell.config) / "result.json").read_text())
+    assert result["generator_quality"]["generators"] == 2
+    assert result["data"]["generated"]
+
+
+def test_an_alarm_of_one_of_several_generators_is_told(folder, monkeypatch):
+    checks = []  # two for each generator
+
+    def ring(self):
+        checks.append(self)
+        if len(checks) == 4:
+            raise GANDiverged("the GAN rang")
+
+    monkeypatch.setattr(QualityWatch, "_check_memorisation", ring)
+    cell = prepare(config(folder, "method=flat_gan", "generators=2", out="alarms"))
+    with pytest.warns(UserWarning, match="the GAN rang"):
+        made = make_generator(cell)
+    about = json.loads((made / "generator.json").read_text())
+    assert about["alarm"] == "seed 1: the GAN rang"
+
+
+def test_no_generators_at_all_are_refused(folder):
+    with pytest.raises(UserError, match="generators=0: expected 1 or more"):
+        make_generator(prepare(config(folder, "method=flat_gan", "generators=0")))
 
 
 def test_an_alarm_keeps_the_best_snapshot_before_it_and_is_told(folder, monkeypatch):

@@ -54,6 +54,7 @@ DECLARED: dict[str, set[str]] = {
     "logger": set(),
     "seed": SHOWN,
     "generator_seed": ALL,
+    "generators": ALL,
     "out": set(),
     "artifacts": set(),
 }

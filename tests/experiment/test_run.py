@@ -277,7 +277,7 @@ def test_every_trained_method_has_equally_many_choices_all_of_them_legal():
 
 
 def test_generators_do_not_change_what_runs_on_real_patches(store_cell):
-    of_generators = ("mix.amount=2", "gan.images=7", "generator_seed=5", "quality.samples=9")
+    of_generators = ("mix.amount=2", "gan.images=7", "generator_seed=5", "generators=2")
     dosed = replace(store_cell, config=composed(of_generators))
     assert dosed.hash == replace(store_cell, config=composed(())).hash
 
@@ -297,6 +297,7 @@ matters = st.sampled_from(
         ["stage.lr=0.1"],
         ["seed=5"],
         ["generator_seed=5"],
+        ["generators=2"],
         ["split.fold=1"],
         ["split.seed=3"],
         ["mix=ratio"],

@@ -6,9 +6,16 @@ import torch
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.module import GANModule, seed_of
 from stemcell_lit.gan.quality import entropy
-from stemcell_lit.gan.synthesis import FILTERS, Filter, load_generator, make_filters, synthesize
+from stemcell_lit.gan.synthesis import (
+    FILTERS,
+    Ensemble,
+    Filter,
+    load_generator,
+    make_filters,
+    synthesize,
+)
 from stemcell_lit.schema import SelectConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY
 
@@ -97,6 +104,27 @@ def test_same_seed_same_store_and_classes_are_independent(module, tmp_path):
     assert first.content_hash == second.content_hash
     assert np.array_equal(first.pixels[5:], alone.pixels)
     assert not np.array_equal(alone.pixels, other.pixels)
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 4), (2, 7), (3, 7), (3, 1)])
+def test_generators_together_draw_in_turns_as_each_would_alone(tmp_path, count, wanted):
+    members = [GANModule(TINY, CLASSES, SIDE, seed=s).eval() for s in range(count)]
+    ensemble = Ensemble(members)
+    label = torch.full((wanted,), 1, dtype=torch.int64)
+    made = ensemble.sample(label, 5)
+    assert made.shape == (wanted, SIDE, SIDE) and made.dtype == np.uint8
+    for i, member in enumerate(members):
+        assert np.array_equal(made[i::count], member.sample(label[i::count], seed_of(5, i)))
+    scores = np.stack([m.critic_scores(made, label) for m in members])
+    assert np.allclose(ensemble.critic_scores(made, label), scores.mean(0))
+    store = synthesize(ensemble, {CLASSES[1]: wanted}, tmp_path / "made", **GIVEN)
+    assert np.array_equal(store.pixels, ensemble.sample(label, seed_of(GIVEN["seed"], 1, 0)))
+
+
+def test_generators_of_other_classes_are_no_ensemble():
+    other = GANModule(TINY, CLASSES[::-1], SIDE)
+    with pytest.raises(ValueError, match="no ensemble"):
+        Ensemble([GANModule(TINY, CLASSES, SIDE), other])
 
 
 def test_confidence_keeps_what_is_called_the_wanted_class(painter, tmp_path):
