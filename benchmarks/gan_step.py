@@ -69,9 +69,9 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
 
         critic.requires_grad_(False)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            pair = [fake, real] if loss == "relativistic" else [fake]
-            seen = objectives.augment(torch.cat(pair), names, draw)
-            scores = critic(seen, torch.cat([label] * len(pair))).chunk(len(pair))
+            scores = [critic(objectives.augment(fake, names, draw), label)]
+            if loss == "relativistic":
+                scores.append(critic(objectives.augment(real, names, draw), label))
         adam_g.zero_grad()
         objectives.generator_loss(loss, *scores).backward()
         adam_g.step()

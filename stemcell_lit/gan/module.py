@@ -386,18 +386,26 @@ class GANModule(pl.LightningModule):
     ) -> tuple[list[Tensor], Tensor | float, list[Tensor]]:
         """Augments batches of the same labels, and scores them.
 
+        Batches that need a gradient are scored apart from those that need none: real patches are constants to the
+        generator.
+
         Returns:
             Scores of each, the auxiliary classifier's loss (0 without one), the augmented batches.
         """
         strength = self.ada[:1] if self.gan["ada_target"] else None
         seen = objectives.augment(torch.cat(parts), self.gan["augment"], draw, strength)
-        chunks = list(seen.chunk(len(parts)))
+        chunks = [
+            x if part.requires_grad else x.detach()
+            for x, part in zip(seen.chunk(len(parts)), parts, strict=True)
+        ]
         if critic is self.critic and self.gan["condition"] == "auxiliary":
             made = [critic(x, label, True) for x in chunks]
             loss = torch.stack([F.cross_entropy(logits, label) for _, logits in made]).sum()
             # to the generator the classes of real ones are a constant
             return [score for score, _ in made], loss, chunks
-        if critic.normalised:  # statistics over real and generated ones would tell them apart
+        mixed = len({x.requires_grad for x in chunks}) > 1
+        # batch norm's statistics over real and generated ones would tell them apart
+        if critic.normalised or mixed:
             return [critic(x, label) for x in chunks], 0.0, chunks
         scores = critic(seen, torch.cat([label] * len(parts)))
         return list(scores.chunk(len(parts))), 0.0, chunks

@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.module import check_config
@@ -13,7 +12,6 @@ from stemcell_lit.gan.networks import (
     SpectralLinear,
     build_pair,
     count_macs,
-    upsample_conv,
     widths,
 )
 
@@ -43,12 +41,6 @@ def test_sizes_that_do_not_double_are_refused(size):
 def test_widths_are_extended_and_cut():
     assert widths([96, 64, 48, 32], 5) == [96, 64, 48, 32, 16]
     assert widths([96, 64, 48, 32], 3) == [96, 64, 48]
-
-
-def test_one_step_upsampling_equals_upsampling_then_convolution():
-    x, weight, bias = torch.randn(2, 3, 5, 6), torch.randn(4, 3, 3, 3), torch.randn(4)
-    two_steps = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
-    torch.testing.assert_close(upsample_conv(x, weight, bias), two_steps, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", NORMS)
