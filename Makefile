@@ -36,6 +36,7 @@ lint: setup ## format check, lint, types
 bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/big_movie.py --save
 	$(BIN)/python benchmarks/dense_prediction.py --save
+	$(BIN)/python benchmarks/gan_kernels.py --size 64 --save
 	$(BIN)/python benchmarks/gan_step.py --save
 	$(BIN)/python benchmarks/stage_step.py --save
 	$(BIN)/python benchmarks/step_memory.py --size 64 --save
