@@ -11,17 +11,15 @@ from stemcell_lit import schema
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.schema import typed
 from tests.conftest import make_store
+from tests.program import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def call(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "stemcell_lit", *map(str, args)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
+def call(*args, cwd):
+    """Exit status and output of the command in a process of its own."""
+    program = Program(*args, cwd=cwd)
+    return program.wait(), program.said
 
 
 def test_help_lists_every_command_with_a_sentence_and_an_example(capsys):
@@ -113,7 +111,7 @@ def test_a_users_mistake_gets_one_message_and_status_2(args, says, capsys, tmp_p
 
 
 def test_module_and_bare_command_list_the_commands():
-    done = call()
+    done = subprocess.run([sys.executable, "-m", "stemcell_lit"], capture_output=True, text=True)
     assert done.returncode == 0 and "reproduce" in done.stdout
 
 
@@ -141,9 +139,9 @@ def test_reproduce_ends_with_a_table_and_a_report(tmp_path):
         "seeds=[0]",
     ]
     methods = "methods=[flat,temporal_gan]"
-    first = call(*args, methods, cwd=tmp_path)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "report.html" in first.stdout and "temporal_gan" in first.stdout
+    code, said = call(*args, methods, cwd=tmp_path)
+    assert code == 0, said
+    assert "report.html" in said and "temporal_gan" in said
     names = {p.name for p in (tmp_path / "res").iterdir()}
     assert {"table.csv", "table.md", "report.html", "figures", "cells", "artifacts"} <= names
     header = (tmp_path / "res" / "table.csv").read_text().splitlines()[0]
@@ -151,22 +149,21 @@ def test_reproduce_ends_with_a_table_and_a_report(tmp_path):
     cells = sorted((tmp_path / "res" / "cells").iterdir())
     assert len(cells) == 2 * 2
     times = [(c / "result.json").stat().st_mtime_ns for c in cells]
-    again = call(*args, methods, cwd=tmp_path)
-    assert again.returncode == 0 and times == [
-        (c / "result.json").stat().st_mtime_ns for c in cells
-    ]
+    code, said = call(*args, methods, cwd=tmp_path)
+    assert code == 0, said
+    assert times == [(c / "result.json").stat().st_mtime_ns for c in cells]
 
 
 def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
     make_store(tmp_path / "store", movies=8)
     args = ["run", "-m", "profile=smoke", "trainer=cpu", "data.store=store", "out=res"]
-    done = call(*args, "method=flat,time_only", "split.fold=0,1", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, said = call(*args, "method=flat,time_only", "split.fold=0,1", cwd=tmp_path)
+    assert code == 0, said
     found = sorted(p.name[:-9] for p in (tmp_path / "res" / "cells").iterdir())
     assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
     failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
-    failed = call(*args, *failing, "--fail-fast", cwd=tmp_path)
-    assert failed.returncode == 1 and "expected 0 to 1" in failed.stdout + failed.stderr
+    code, said = call(*args, *failing, "--fail-fast", cwd=tmp_path)
+    assert code == 1 and "expected 0 to 1" in said
     assert not (tmp_path / "other" / "cells").exists()  # the first failure ended the sweep
 
 
@@ -188,9 +185,8 @@ def test_two_ranks_train_one_cell_together(tmp_path):
     """Three cells on two CPU ranks each, of which one fails: the others finish, the failure is named."""
     make_store(tmp_path / "store", movies=8)
     args = ["run", "-m", "profile=smoke", "trainer=cpu", "trainer.devices=2", "data.store=store"]
-    done = call(*args, "out=res", "method=flat_gan", "split.fold=0,7,1", cwd=tmp_path)
-    output = done.stdout + done.stderr
-    assert done.returncode == 1 and "1 of 3 jobs failed" in output, output
+    code, said = call(*args, "out=res", "method=flat_gan", "split.fold=0,7,1", cwd=tmp_path)
+    assert code == 1 and "1 of 3 jobs failed" in said, said
     cells = sorted(p.name[:14] for p in (tmp_path / "res" / "cells").iterdir())
     assert cells == ["flat_gan-f0-s0", "flat_gan-f1-s0"]
     log = (tmp_path / "res" / "artifacts" / "log.jsonl").read_text()

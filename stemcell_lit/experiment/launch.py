@@ -315,7 +315,7 @@ class _Running:
                 command = shlex.join(map(str, job.argv))
                 log.write(f"--- {time.strftime('%F %T')} {command}\n".encode())
                 self._starts.append(log.tell())
-                if ranks == 1 and can_start_warm(job.argv, env):
+                if can_start_warm(job.argv, env):
                     self._processes.append(WarmProcess(job.argv, env, file))
                 else:
                     self._processes.append(_start(job.argv, env, log))

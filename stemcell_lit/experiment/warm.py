@@ -28,6 +28,7 @@ PRELOADED = [
     "wandb.sdk.launch",  # 2 s of a core, at the start of each run otherwise
 ]
 PROGRAM = [sys.executable, "-m", "stemcell_lit"]
+_PROGRAMS = (PROGRAM, [sys.executable, str(Path(sys.executable).with_name("stemcell-lit"))])
 _AT_IMPORT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # read once, when libraries are loaded
 _loaded_with: dict[str, str | None] = {}  # their values, once the server runs
 
@@ -36,10 +37,19 @@ def can_start_warm(argv: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether a command of this package may be forked from the server, in this environment."""
     return (
         sys.platform == "linux"
-        and list(argv[:3]) == PROGRAM
+        and _arguments(argv) is not None
         and env.get("CUDA_VISIBLE_DEVICES") == ""
         and all(_loaded_with.get(name, env.get(name)) == env.get(name) for name in _AT_IMPORT)
     )
+
+
+def _arguments(argv: Sequence[str]) -> list[str] | None:
+    """Those behind this package's program; None for another one."""
+    words = list(map(str, argv))
+    for program in _PROGRAMS:
+        if words[: len(program)] == program:
+            return words[len(program) :]
+    return None
 
 
 class WarmProcess:
@@ -49,7 +59,7 @@ class WarmProcess:
     whatever way that ended.
 
     Args:
-        argv: `PROGRAM` and its arguments.
+        argv: `PROGRAM` or the console script of the same environment, and its arguments.
         env: its whole environment.
         log: file to which its output is appended.
     """
@@ -61,7 +71,10 @@ class WarmProcess:
             _loaded_with.update({name: env.get(name) for name in _AT_IMPORT})
         with _environment(env):
             forkserver.ensure_running()
-        arguments = (list(map(str, argv[3:])), dict(env), str(log.absolute()), str(Path.cwd()))
+        words = _arguments(argv)
+        if words is None:
+            raise ValueError(f"{argv[:3]}: expected {PROGRAM} or its script")
+        arguments = (words, dict(env), str(log.absolute()), str(Path.cwd()))
         self._process = context.Process(target=_main, args=arguments)
         with _plain_main():
             self._process.start()
@@ -109,6 +122,7 @@ def _main(arguments: list[str], env: dict[str, str], log: str, folder: str) -> N
     os.environ.update(env)
     os.chdir(folder)
     sys.argv = ["stemcell-lit", *arguments]
+    sys.orig_argv = [*PROGRAM, *arguments]
     from stemcell_lit.__main__ import main
 
     try:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from stemcell_lit.experiment.launch import _LEASH
+from tests.program import Program
 
 NEEDED = (
     "munged",
@@ -144,8 +145,8 @@ class LocalSlurm:
                 server.kill()
                 server.wait()
 
-    def wait(self, process: subprocess.Popen, seconds: float) -> str:
-        """What a launcher says until its end; jobs queued again start soon, instead of in two minutes."""
+    def wait(self, process: Program, seconds: float) -> int:
+        """Exit status of a launcher; jobs queued again start soon, instead of in two minutes."""
         end = time.monotonic() + seconds
         since: dict[str, float] = {}
         while process.poll() is None and time.monotonic() < end:
@@ -156,7 +157,7 @@ class LocalSlurm:
                 if time.monotonic() - begin > REVOKED_S:
                     self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.3)
-        return process.communicate(timeout=1)[1]
+        return process.wait(1)
 
     def ask(self, *command: str) -> str:
         """Output of a command of Slurm's; empty if it fails."""

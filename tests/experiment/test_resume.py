@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,11 +13,12 @@ from stemcell_lit.experiment import run as running
 from stemcell_lit.experiment.progress import ImagesProgress
 from stemcell_lit.schema import TrainCommand, typed
 from tests.conftest import make_store
+from tests.program import Program
 
 IMAGES = 480  # ten epochs of 48
 
 
-def command(tmp_path, out, task):
+def words(tmp_path, out, task):
     settings = [
         "profile=smoke",
         "trainer=cpu",
@@ -29,7 +28,7 @@ def command(tmp_path, out, task):
     ]
     settings += [f"stage.images={IMAGES}", "stage.validate_every_images=60"]
     settings += [f"data.store={tmp_path / 'store'}", f"out={tmp_path / out}"]
-    return [sys.executable, "-m", "stemcell_lit", "train", *settings]
+    return ["train", *settings]
 
 
 def weights(tmp_path, out, name):
@@ -40,11 +39,10 @@ def weights(tmp_path, out, name):
 @pytest.mark.parametrize(("task", "name"), [("gan", "generator.ckpt"), ("stage", "stage.ckpt")])
 def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, task, name):
     make_store(tmp_path / "store", movies=8)
-    subprocess.run(command(tmp_path, "whole", task), check=True, capture_output=True)
+    whole = Program(*words(tmp_path, "whole", task))
+    assert whole.wait() == 0, whole.said
 
-    process = subprocess.Popen(
-        command(tmp_path, "cut", task), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = Program(*words(tmp_path, "cut", task))
     deadline = time.monotonic() + 120
     while not (found := list(Path(tmp_path / "cut").glob("artifacts/*/.*.partial/last.ckpt"))):
         assert time.monotonic() < deadline and process.poll() is None
@@ -53,7 +51,8 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, task, name):
     process.wait()
     assert found and not list((tmp_path / "cut" / "artifacts").glob(f"*/[!.]*/{name}"))
 
-    subprocess.run(command(tmp_path, "cut", task), check=True, capture_output=True)
+    again = Program(*words(tmp_path, "cut", task))
+    assert again.wait() == 0, again.said
     first, second = weights(tmp_path, "whole", name), weights(tmp_path, "cut", name)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -74,7 +73,7 @@ def trained(tmp_path, monkeypatch):
                 os.kill(os.getpid(), number)
 
         monkeypatch.setattr(ImagesProgress, "on_train_batch_end", after_batch)
-        settings = command(tmp_path, out, task)[4:]
+        settings = words(tmp_path, out, task)[1:]
         settings += ["gan.images=192", "stage.images=192"]
         running.train(typed(compose("train", settings), TrainCommand))
 

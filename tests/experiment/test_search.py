@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.search import _distribution, search
 from tests.conftest import make_store
+from tests.program import Program
 
 optuna = pytest.importorskip("optuna", reason="the extra `search`")
 
@@ -152,17 +151,17 @@ def test_a_search_runs_through_our_launcher_and_picks_by_validation_macro_f1(tmp
     out = tmp_path / "out"
 
     def command(trials):
-        argv = [
-            *(sys.executable, "-m", "stemcell_lit", "run", "-m", "hydra/sweeper=optuna"),
+        program = Program(
+            *("run", "-m", "hydra/sweeper=optuna"),
             *(f"hydra.sweeper.trials={trials}", "hydra.sweeper.parallel=3"),
             *("hydra.launcher.slots=2", "profile=smoke", "trainer=cpu", "method=flat"),
             *(f"data.store={tmp_path / 'store'}", f"out={out}", "stage.width=2,4,8"),
             "stage.lr=tag(log,interval(1e-4,1e-1))",
-        ]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=300)
+        )
+        assert program.wait() == 0, program.said
+        return program.said
 
     shown = command(3)
-    assert shown.returncode == 0, shown.stderr
     results = [json.loads(f.read_text()) for f in out.glob("cells/*/result.json")]
     assert len(results) == 3
     best = yaml.safe_load((out / "multirun" / "search" / "best.yaml").read_text())
@@ -174,4 +173,4 @@ def test_a_search_runs_through_our_launcher_and_picks_by_validation_macro_f1(tmp
         assert trial["value"] == pytest.approx(r["validation"]["macro/f1"])
         assert trial["stage.width"] == r["config"]["stage"]["width"]
     assert float(best["settings"]["stage.lr"]) in [r["config"]["stage"]["lr"] for r in results]
-    assert f"{best['value']:.4f}" in shown.stdout
+    assert f"{best['value']:.4f}" in shown

@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from stemcell_lit.experiment.run import run
 from stemcell_lit.schema import LoggerConfig, typed
 from tests.conftest import make_store
 from tests.experiment.wandb_file import OfflineRun, offline_runs
+from tests.program import Program
 
 
 def settings(tmp_path, *overrides):
@@ -33,8 +32,9 @@ def cell(tmp_path, *overrides):
 
 def command(*arguments):
     """In a process of its own: W&B may write the last of its file when the process ends."""
-    argv = [sys.executable, "-m", "stemcell_lit", *map(str, arguments)]
-    return subprocess.run(argv, check=True, capture_output=True, text=True)
+    program = Program(*arguments)
+    assert program.wait() == 0, program.said
+    return program.said
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def rebuilt(offline, tmp_path_factory) -> OfflineRun:
     """The same run, made again from files alone by `report --wandb`, in a copy of the folder."""
     out = shutil.copytree(offline, tmp_path_factory.mktemp("again") / "out", symlinks=True)
     shown = command("report", f"out={out}", "baseline=temporal_gan", "resamples=20", "--wandb")
-    assert "W&B: 1 runs (offline)" in shown.stdout
+    assert "W&B: 1 runs (offline)" in shown
     (found,) = offline_runs(out)  # the logged one, which was copied too, is replaced
     return found
 

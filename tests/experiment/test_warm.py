@@ -59,7 +59,8 @@ def gone(pid):
     ],
 )
 def test_other_programs_and_jobs_on_a_gpu_start_cold(argv, changed):
-    assert can_start_warm([*PROGRAM, "run"], environment())
+    for program in (PROGRAM, [sys.executable, str(Path(sys.executable).with_name("stemcell-lit"))]):
+        assert can_start_warm([*program, "run"], environment())
     assert not can_start_warm(argv, environment() | changed)
 
 
