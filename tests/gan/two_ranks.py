@@ -1,18 +1,20 @@
-"""Run as a script by the test of two processes: trains on two CPU ranks, one JSON file a rank."""
+"""Trains on the ranks that it finds, one JSON file each: `python -m tests.gan.two_ranks FOLDER {NAME: SETTINGS}`."""
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 
+from stemcell_lit.experiment.training import join_ranks
+from stemcell_lit.schema import TrainerConfig
 from tests.gan.helpers import fit
 
 
-def main(out: Path, settings: dict) -> None:
-    """Trains on two ranks."""
-    torch.set_num_threads(1)
+def train(out: Path, settings: dict) -> None:
+    """Trains a pair of networks on two ranks."""
     module = fit(out, devices=2, **settings)
     weights = b"".join(p.detach().contiguous().numpy().tobytes() for p in module.parameters())
     result = {
@@ -21,8 +23,11 @@ def main(out: Path, settings: dict) -> None:
         "weights": hashlib.sha256(weights).hexdigest(),
         "ada": module.ada.tolist(),
     }
-    (out / f"rank{module.global_rank}.json").write_text(json.dumps(result))
+    (out / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    torch.set_num_threads(1)
+    join_ranks(TrainerConfig("cpu", 2))
+    for name, settings in json.loads(sys.argv[2]).items():
+        train(Path(sys.argv[1]) / name, settings)
