@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stemcell_lit.experiment.launch import PROGRESS_ENV, write_progress
 SILENT_S = 5.0  # shorter work shows nothing
 LINE_S = 15.0  # between two lines where the output is no terminal
 NOTE_S = 1.0  # between two notes for the launcher
+RATE_S = 60.0  # the rate is that of the last minute: a machine that slept or got busy soon counts no longer
 
 
 class ImagesProgress(pl.Callback):
@@ -30,13 +32,13 @@ class ImagesProgress(pl.Callback):
     def __init__(self, title: str, budget: int):
         self.title, self.budget = title, budget
         self.start = self.last = self.noted = 0.0
+        self.marks: deque[tuple[float, int]] = deque()  # time and images, the oldest first
         self.file = os.environ.get(PROGRESS_ENV)
-        self.first = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where this run begins, for the rate."""
         self.start = self.last = self.noted = time.monotonic()
-        self.first = int(pl_module.images_seen)  # type: ignore[arg-type]
+        self.marks = deque([(self.start, int(pl_module.images_seen))])  # type: ignore[arg-type]
 
     def on_train_batch_end(
         self,
@@ -56,7 +58,11 @@ class ImagesProgress(pl.Callback):
         if not note and not line_due:
             return
         seen = int(pl_module.images_seen)  # type: ignore[arg-type]
-        rate = (seen - self.first) / (now - self.start)
+        while len(self.marks) > 1 and now - self.marks[1][0] >= RATE_S:
+            self.marks.popleft()
+        since, before = self.marks[0]
+        rate = (seen - before) / (now - since)
+        self.marks.append((now, seen))
         if note and self.file:
             self.noted = now
             write_progress(self.file, seen, rate)
