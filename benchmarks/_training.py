@@ -62,6 +62,29 @@ def open_patches(store: str | None, folder: Path) -> PatchStore:
     return PatchStore.open(folder / "store")
 
 
+def data_module(
+    patches: PatchStore, size: int, batch: int, images: int, augment: str
+) -> PatchDataModule:
+    """Batches of a fold's training patches.
+
+    Args:
+        patches: the store.
+        size: px.
+        batch: patches of a batch.
+        images: of an epoch; one epoch is best, as what happens between two is not a part of a step.
+        augment: policy.
+    """
+    return PatchDataModule(
+        patches,
+        make_split(patches, SplitConfig(folds=3)),
+        View.of_classes(patches.classes),
+        batch_size=batch,
+        epoch_images=images,
+        augment=augment,
+        patch_size=size,
+    )
+
+
 def wait(device: str) -> None:
     """Until the device has done what it was given."""
     if device == "cuda":
@@ -128,15 +151,7 @@ def measure(
     )
     with tempfile.TemporaryDirectory() as folder:
         store = open_patches(options.store, Path(folder))
-        data = PatchDataModule(
-            store,
-            make_split(store, SplitConfig(folds=3)),
-            View.of_classes(store.classes),
-            batch_size=batch,
-            epoch_images=images,  # one epoch: what happens between two is not a part of a step
-            augment=augment,
-            patch_size=options.size,
-        )
+        data = data_module(store, options.size, batch, images, augment)
         turns = _Turns(options.device, options.block, bare(data))
 
         class Timed(kind):  # type: ignore[misc,valid-type]

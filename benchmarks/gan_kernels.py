@@ -19,16 +19,13 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from _common import report
-from _training import WARM_UP, arguments, open_patches
+from _training import WARM_UP, arguments, data_module, open_patches
 from gan_step import bare
 from torch import Tensor, nn
 
-from stemcell_lit.data.datamodule import PatchDataModule, View
-from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import keep_memory
 from stemcell_lit.gan import networks
 from stemcell_lit.gan.module import check_config
-from stemcell_lit.schema import SplitConfig
 
 
 def _upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,15 +62,7 @@ def main() -> None:
     gan = check_config(options.set)
     with tempfile.TemporaryDirectory() as folder:
         store = open_patches(options.store, Path(folder))
-        data = PatchDataModule(
-            store,
-            make_split(store, SplitConfig(folds=3)),
-            View.of_classes(store.classes),
-            batch_size=gan["batch_size"],
-            epoch_images=gan["batch_size"],
-            augment="none",
-            patch_size=options.size,
-        )
+        data = data_module(store, options.size, gan["batch_size"], gan["batch_size"], "none")
         data.setup("fit")
         ways = {
             "layers": mock.patch.multiple(networks, **LAYERS),

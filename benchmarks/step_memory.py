@@ -21,14 +21,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from _common import report
-from _training import arguments, open_patches
+from _training import arguments, data_module, open_patches
 
-from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, keep_memory, quiet
 from stemcell_lit.gan.module import GANModule, check_config
-from stemcell_lit.schema import SplitConfig, TrainerConfig
+from stemcell_lit.schema import TrainerConfig
 
 WAY = "STEP_MEMORY_WAY"  # set for a process that trains: one of WAYS
 WAYS = ("default", "kept")
@@ -63,16 +61,7 @@ def train(store: str, size: int, steps: int, settings: dict[str, Any]) -> dict[s
     gan = check_config(settings)
     images = (WARM_UP + steps) * gan["batch_size"]
     gan |= {"images": images, "validate_every_images": images}
-    patches = PatchStore.open(store)
-    data = PatchDataModule(
-        patches,
-        make_split(patches, SplitConfig(folds=3)),
-        View.of_classes(patches.classes),
-        batch_size=gan["batch_size"],
-        epoch_images=images,
-        augment="none",
-        patch_size=size,
-    )
+    data = data_module(PatchStore.open(store), size, gan["batch_size"], images, "none")
     clock = _Clock()
 
     class Timed(GANModule):
