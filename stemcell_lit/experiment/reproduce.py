@@ -39,10 +39,13 @@ def own_keys() -> set[str]:
 def for_cells(overrides: list[str]) -> list[str]:
     """The overrides that every cell gets: the user's, after the settings of the experiments among them.
 
+    A group that the user chooses, such as gan=tiny_long, stands whole: what an experiment sets in it is left out.
+
     Raises:
         UserError: an experiment that does not exist.
     """
     own, settings, rest = own_keys(), [], []
+    groups = {k for k in (o.partition("=")[0] for o in overrides) if (conf_dir() / k).is_dir()}
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+~")
@@ -51,7 +54,11 @@ def for_cells(overrides: list[str]) -> list[str]:
             if not file.is_file():
                 raise UserError(f"experiment={value}: no such file in {file.parent}")
             flat = flatten(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
-            settings += [f"{k}={as_override(v)}" for k, v in flat.items() if not _is_own(k, own)]
+            settings += [
+                f"{k}={as_override(v)}"
+                for k, v in flat.items()
+                if not _is_own(k, own) and k.split(".")[0] not in groups
+            ]
         elif not _is_own(key, own):
             rest.append(override)
     return settings + rest

@@ -41,6 +41,11 @@ def test_what_the_user_gives_stands_above_the_experiment():
     base = for_cells(["tune=false", "experiment=claim", "methods=[flat]", "seed=3"])
     assert base.index("tune=true") < base.index("tune=false")
     assert not typed_run(base).tune
+    claim = ["experiment=claim", "methods=[flat]"]
+    assert typed_run(for_cells(claim)).gan.images == 192_000
+    longer = for_cells([*claim, "gan=tiny_long"])
+    assert typed_run(longer).gan.images == 384_000 and typed_run(longer).stage.turns
+    assert typed_run(for_cells([*claim, "gan=tiny_long", "gan.images=100"])).gan.images == 100
     with pytest.raises(UserError, match="experiment=nothing: no such file"):
         for_cells(["experiment=nothing"])
 
