@@ -26,7 +26,8 @@ class Program:
     def __init__(self, *words: object, env: Mapping[str, str] | None = None, cwd: object = "."):
         argv = [*PROGRAM, *map(str, words)]
         whole = {**os.environ, **default_slots("cpu", 1, 2)[0], **(env or {})}
-        self._log = Path(tempfile.mkdtemp(prefix="program-")) / "log"
+        self._folder = tempfile.TemporaryDirectory()  # gone with this object
+        self._log = Path(self._folder.name) / "log"
         with contextlib.chdir(str(cwd)), self._log.open("ab") as log:
             if can_start_warm(argv, whole):
                 self._process = WarmProcess(argv, whole, self._log)

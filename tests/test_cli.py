@@ -159,6 +159,7 @@ def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
     args = ["run", "-m", "profile=smoke", "trainer=cpu", "data.store=store", "out=res"]
     code, said = call(*args, "method=flat,time_only", "split.fold=0,1", cwd=tmp_path)
     assert code == 0, said
+    assert "stemcell-lit: 4 done" in said
     found = sorted(p.name[:-9] for p in (tmp_path / "res" / "cells").iterdir())
     assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
     failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
