@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
@@ -42,7 +43,7 @@ from stemcell_lit.data.colonies import (
     track,
 )
 from stemcell_lit.data.frames import Frames, open_frames, resample, scale_between, scaled_shape
-from stemcell_lit.data.patches import Views, whole_or_absent
+from stemcell_lit.data.patches import Views
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.progress import LINE_S, SILENT_S
 from stemcell_lit.schema import PredictCommand

@@ -312,6 +312,13 @@ class ImportCommand:
     size: int | None = None  # px of crops; None: as they are, they must then agree
     um_per_px: float | None = None  # of the source; None: what its files say
     hours_per_frame: float | None = None
+    channel: str | None = (
+        None  # which channel of files that hold several: its name, or its number from 0
+    )
+    plane: int | None = None  # which focal plane of files that hold several, from 0
+    position: str | None = (
+        None  # which stage position alone: its name, or its number from 0; None: all
+    )
     classes: list[str] | None = None  # names of a class map's values; order; None: alphabetical
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
@@ -332,6 +339,13 @@ class AnnotateCommand:
     foreground: float = 0.5  # least share of a patch inside colonies
     um_per_px: float | None = None  # None: what the file says
     hours_per_frame: float | None = None
+    channel: str | None = (
+        None  # which channel of files that hold several: its name, or its number from 0
+    )
+    plane: int | None = None  # which focal plane of files that hold several, from 0
+    position: str | None = (
+        None  # which stage position alone: its name, or its number from 0; None: all
+    )
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
     seed: int = 0  # of places and order
     port: int = 0  # of the page on 127.0.0.1; 0: any free one
@@ -472,6 +486,11 @@ class PredictCommand:
     )  # none: every pixel has a class
     um_per_px: float | None = None  # of the movie; None: what the file says
     hours_per_frame: float | None = None
+    channel: str | None = (
+        None  # which channel of files that hold several: its name, or its number from 0
+    )
+    plane: int | None = None  # which focal plane of files that hold several, from 0
+    position: str | None = None  # of several stage positions: its name, or its number from 0
     start_h: float = 0.0  # hours since the culture began, at the first frame
     every: int = 1  # map each n-th frame
     stride: int = 16  # px of the movie between windows

@@ -46,10 +46,11 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from stemcell_lit.base.files import whole_or_absent, write_whole
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
 from stemcell_lit.data.crops import SUFFIXES, UNSURE, read_crop
 from stemcell_lit.data.frames import TIFF_SUFFIXES, Frames, natural_key, open_frames, stacks_in
-from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
 

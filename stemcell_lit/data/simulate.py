@@ -36,7 +36,7 @@ import tifffile
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.spatial import cKDTree
 
-from stemcell_lit.data.patches import whole_or_absent
+from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.quality import entropy
 from stemcell_lit.schema import SimulationConfig

@@ -21,7 +21,7 @@ from typing import Any
 from hydra.utils import get_method
 from rich.console import Console
 
-from stemcell_lit.data.patches import write_whole
+from stemcell_lit.base.files import write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.launch import (
     PROGRESS,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stemcell_lit.data.patches import write_whole
+from stemcell_lit.base.files import write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.schema import LoggerConfig

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
+from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores_of

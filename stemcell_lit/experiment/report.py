@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from stemcell_lit.data.patches import whole_or_absent, write_whole
+from stemcell_lit.base.files import whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion
 from stemcell_lit.evaluate.statistics import (

@@ -16,8 +16,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.data.patches import PatchStore, reduce_pixels, whole_or_absent
+from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import gallery, tracking

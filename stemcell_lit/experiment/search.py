@@ -27,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from stemcell_lit.data.patches import write_whole
+from stemcell_lit.base.files import write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base.files import write_whole
 from stemcell_lit.classify.hierarchy import Node
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule
-from stemcell_lit.data.patches import PatchStore, reduce_pixels, write_whole
+from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import finite, first_rank
 from stemcell_lit.experiment.cell import Cell, rows_hash

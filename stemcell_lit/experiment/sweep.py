@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.data.patches import whole_or_absent, write_whole
+from stemcell_lit.base.files import whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import points
 from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png

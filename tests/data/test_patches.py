@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stemcell_lit.data.patches import PatchStore, whole_or_absent, write_whole
+from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from tests.conftest import make_store
 
