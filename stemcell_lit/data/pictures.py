@@ -24,10 +24,13 @@ from stemcell_lit.data.stored import (
     MAKE_GRAY,
     MAX_PIXELS,
     Stored,
+    check_segments,
     decoded,
+    one_sentence,
     opened,
     stored_file,
     stored_page,
+    too_large,
 )
 from stemcell_lit.errors import UserError
 
@@ -70,7 +73,10 @@ def page_layout(
     Raises:
         UserError: it has no single meaning, or is too large.
     """
-    return _layout(stored_page(page, where), channel, labels)
+    with one_sentence(where):
+        layout = _layout(stored_page(page, where), channel, labels)
+        check_segments(page, where)
+        return layout
 
 
 def page_values(
@@ -94,11 +100,13 @@ def page_values(
     Raises:
         UserError: as `page_layout`, and for pixels that are coloured by a table or transparent.
     """
-    stored = stored_page(page, where)
-    layout = _layout(stored, channel, labels)
-    if page.keyframe.axes == "SYX":
-        array = np.moveaxis(array, 0, -1)
-    return _values(array, stored, layout, channel, labels)
+    with one_sentence(where):
+        stored = stored_page(page, where)
+        layout = _layout(stored, channel, labels)
+        check_segments(page, where)
+        if page.keyframe.axes == "SYX":
+            array = np.moveaxis(array, 0, -1)
+        return _values(array, stored, layout, channel, labels)
 
 
 def image_layout(file: Path, *, channel: str | None = None, labels: bool = False) -> Layout:
@@ -146,10 +154,7 @@ def _layout(stored: Stored, channel: str | None, labels: bool) -> Layout:
             f"{where}: {height} x {width} px; expected at least one pixel; {EXPORT_AGAIN}"
         )
     if height * width > MAX_PIXELS or height * width * stored.samples > MAX_SAMPLES:
-        raise UserError(
-            f"{where}: its header says {height:,} x {width:,} px of {stored.samples} samples; expected at most "
-            f"{MAX_PIXELS:,} px; if that is true cut it into parts, else {EXPORT_AGAIN}"
-        )
+        raise too_large(where, f"{height:,} x {width:,} px of {stored.samples} samples")
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise UserError(
             f"{where}: pixels of type {dtype}; expected integers or real numbers; convert it to 8 or 16 bit"

@@ -7,6 +7,7 @@ Headers alone are read here, and samples are decoded in the units in which they 
 from __future__ import annotations
 
 import io
+import math
 import stat
 import struct
 import warnings
@@ -26,8 +27,8 @@ MAX_PIXELS = 2**28  # 16,384 x 16,384; a header that says more is damaged or a b
 MAX_FILE_BYTES = 2**32
 MAX_CHUNKS = 2**20
 
-# The size is checked here before anything is decoded
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Pillow warns above this and refuses above twice as much
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -54,6 +55,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Bit depths that each PNG colour type can have (PNG specification, 11.2.2)
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _JPEG_COMPRESSIONS = (6, 7, 33007, 34892)
+_JPEG_PADDING = 16  # bytes after the end mark, to whole words
 # These may change the numbers: the JPEG family, JPEG 2000, JPEG XR, WebP, JPEG XL, LERC
 _LOSSY = {
     *_JPEG_COMPRESSIONS,
@@ -143,7 +145,9 @@ def stored_page(page: Any, where: str) -> Stored:
         found = _PHOTOMETRICS.get(
             photometric, f"pixels of photometric interpretation {photometric}"
         )
-        found = found if kind is None else "gray or colour"
+        found = (
+            found if kind is None else "indices into a colour table" if kind == "table" else kind
+        )
         raise UserError(
             f"{where}: {found} with {samples} samples of {bits} bits (sample format {key.sampleformat}); expected "
             "gray, or red, green and blue; convert it to 8- or 16-bit gray or RGB (in Fiji: Image > Type) and save it"
@@ -160,6 +164,31 @@ def stored_page(page: Any, where: str) -> Stored:
         lossy=compression in _LOSSY,
     )
     return replace(stored, table=_page_table(key, stored)) if kind == "table" else stored
+
+
+def check_segments(page: Any, where: str) -> None:
+    """Refuses a TIFF page of which strips or tiles are absent or cut: decoders fill them in silence.
+
+    Raises:
+        UserError: it says how many.
+    """
+    expected = math.prod(page.keyframe.chunked)
+    counts = page.databytecounts[:expected]
+    absent = expected - sum(1 for o, n in zip(page.dataoffsets, counts, strict=False) if o and n)
+    if absent:
+        raise UserError(
+            f"{where}: {absent} of its {expected} strips or tiles hold no data; expected a whole picture; "
+            f"{EXPORT_AGAIN}"
+        )
+    if int(page.keyframe.compression) not in _JPEG_COMPRESSIONS:
+        return
+    handle = page.parent.filehandle
+    for offset, count in zip(page.dataoffsets, counts, strict=False):
+        handle.seek(offset + max(0, count - _JPEG_PADDING))
+        if b"\xff\xd9" not in handle.read(min(count, _JPEG_PADDING)):
+            raise UserError(
+                f"{where}: JPEG data without its end; expected a whole picture; it is truncated: {EXPORT_AGAIN}"
+            )
 
 
 def _page_table(key: Any, stored: Stored) -> np.ndarray:
@@ -194,10 +223,42 @@ def _check_upright(orientation: object, where: str) -> None:
         )
 
 
+def too_large(where: str, found: str) -> UserError:
+    """The refusal of a header that says more than a picture can have."""
+    return UserError(
+        f"{where}: its header says {found}; expected at most {MAX_PIXELS:,} px; if that is true cut it into parts, "
+        f"else {EXPORT_AGAIN}"
+    )
+
+
+@contextmanager
+def one_sentence(where: str) -> Iterator[None]:
+    """Whatever goes wrong inside is said in one sentence that names the picture."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: no such file; expected a picture; correct its path") from error
+    except PermissionError as error:
+        raise UserError(
+            f"{where}: this user may not read it; expected a readable picture; change its permissions"
+        ) from error
+    except MemoryError as error:
+        raise UserError(
+            f"{where}: too large for the memory that is free; expected a picture that fits; cut it into parts"
+        ) from error
+    except Exception as error:  # every decoder has errors of its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{where}: cannot be decoded ({reason}); it is truncated or damaged: {EXPORT_AGAIN}"
+        ) from error
+
+
 @contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
-    """A regular file, opened; whatever goes wrong inside becomes one sentence."""
-    try:
+    """A regular file, opened; anything else would be waited for or never end."""
+    with one_sentence(str(file)):
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
@@ -210,19 +271,6 @@ def opened(file: Path) -> Iterator[BinaryIO]:
             )
         with file.open("rb") as handle:
             yield handle
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; expected a picture; correct its path") from error
-    except PermissionError as error:
-        raise UserError(
-            f"{file}: this user may not read it; expected a readable picture; change its permissions"
-        ) from error
-    except Exception as error:  # every decoder has errors of its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{file}: cannot be decoded ({reason}); it is truncated or damaged: {EXPORT_AGAIN}"
-        ) from error
 
 
 def stored_file(handle: BinaryIO, where: str) -> tuple[Stored, Image.Image | None]:
@@ -237,7 +285,10 @@ def stored_file(handle: BinaryIO, where: str) -> tuple[Stored, Image.Image | Non
             + ("name it .tif" if "TIFF" in found else EXPORT_AGAIN)
         )
     handle.seek(0)
-    image = Image.open(handle, formats=("JPEG", "BMP"))
+    try:
+        image = Image.open(handle, formats=("JPEG", "BMP"))
+    except Image.DecompressionBombError as error:
+        raise too_large(where, "more than can be") from error
     if getattr(image, "n_frames", 1) != 1:
         raise _several(where)
     width, height = image.size
