@@ -42,8 +42,9 @@ from stemcell_lit.data.colonies import (
     label_colonies,
     track,
 )
-from stemcell_lit.data.frames import Frames, open_frames, resample, scale_between, scaled_shape
+from stemcell_lit.data.frames import Frames, open_frames
 from stemcell_lit.data.patches import Views
+from stemcell_lit.data.resample import resample, scale_between, scaled_shape
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.progress import LINE_S, SILENT_S
 from stemcell_lit.schema import PredictCommand
@@ -507,18 +508,19 @@ class _Movie:
 
     def __init__(self, config: PredictCommand, frames: Frames, um_per_px: float | None):
         self.frames, self.um_per_px, self.colonies = frames, um_per_px, config.colonies
-        self.numbers = range(0, len(frames), config.every)
+        self.positions = frames.each(config.every)
+        self.numbers = frames.numbers[self.positions]
+        self.hours = config.start_h + np.array([frames.time(p) for p in self.positions])
         interval = frames.hours_per_frame
-        self.hours = config.start_h + np.array(self.numbers) * (interval or math.nan)
         self.hours_between = None if interval is None else interval * config.every
         self.classifier = classifier_of(config.colonies)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.positions)
 
     def read(self, i: int) -> np.ndarray:
         """The i-th of them, uint8 (height, width)."""
-        return self.frames.read(self.numbers[i])
+        return self.frames.read(self.positions[i])
 
     def mask(self, frame: np.ndarray) -> np.ndarray:
         """Where cells are, bool (height, width)."""
@@ -541,7 +543,12 @@ def predict(config: PredictCommand) -> Path:
         if config.threads:
             torch.set_num_threads(config.threads)
         with open_frames(
-            config.movie, um_per_px=config.um_per_px, hours_per_frame=config.hours_per_frame
+            config.movie,
+            um_per_px=config.um_per_px,
+            hours_per_frame=config.hours_per_frame,
+            channel=config.channel,
+            plane=config.plane,
+            position=config.position,
         ) as frames:
             _predict(config, model, frames, out)
     finally:
@@ -824,7 +831,7 @@ def _colonies(
         best = model.hierarchy.constrain(
             p, table["time_h"].to_numpy(), names, table["frame"].to_numpy()
         )[1]
-    table["frame"] *= movie.numbers.step
+    table["frame"] = movie.numbers[table["frame"]]
     table["class"] = np.array(classes)[best] if len(best) else ""
     for i, name in enumerate(classes):
         table[f"share/{name}"] = shares[:, i]
@@ -839,7 +846,7 @@ def _shares(found: _Found, classes: list[str], movie: _Movie, pixels: int) -> pd
         shares = counts / inside[:, None]
     return pd.DataFrame(
         {
-            "frame": list(movie.numbers),
+            "frame": movie.numbers,
             "time_h": movie.hours,
             "colonies": inside / pixels,
             **{f"share/{c}": shares[:, i] for i, c in enumerate(classes)},

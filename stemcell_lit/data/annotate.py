@@ -19,6 +19,7 @@ import csv
 import hmac
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -49,7 +50,9 @@ from werkzeug.wrappers import Request, Response
 from stemcell_lit.base.files import whole_or_absent, write_whole
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
 from stemcell_lit.data.crops import SUFFIXES, UNSURE, read_crop
-from stemcell_lit.data.frames import TIFF_SUFFIXES, Frames, natural_key, open_frames, stacks_in
+from stemcell_lit.data.frames import Frames, Movie, open_frames
+from stemcell_lit.data.labelled import Select, movies_in, stacks_in
+from stemcell_lit.data.naming import TIFF_SUFFIXES, natural_key
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
@@ -364,7 +367,7 @@ def _resume(out: Path, config: AnnotateCommand) -> Session:
 def _settings(config: AnnotateCommand) -> dict[str, Any]:
     """What determines the patches and their order."""
     keys = ("kind", "size", "per_frame", "every", "foreground", "limit", "seed")
-    more = ("um_per_px", "hours_per_frame")
+    more = ("um_per_px", "hours_per_frame", "channel", "plane", "position")
     found = {key: getattr(config, key) for key in keys + more}
     return {**found, "colonies": asdict(config.colonies)}
 
@@ -417,30 +420,36 @@ def _images(folder: Path) -> list[Path]:
     )
 
 
-def _movies(source: Path) -> list[Path]:
-    return (stacks_in(source) if source.is_dir() else []) or [source]
+def _movies(source: Path, config: AnnotateCommand) -> list[Movie]:
+    return movies_in(source, Select(config.channel, config.plane, config.position))
 
 
-def _open_movie(path: Path, um_per_px: float | None, hours_per_frame: float | None) -> Frames:
-    return open_frames(path, um_per_px=um_per_px, hours_per_frame=hours_per_frame)
+def _open_movie(movie: Movie, config: AnnotateCommand) -> Frames:
+    return open_frames(
+        movie,
+        um_per_px=config.um_per_px,
+        hours_per_frame=config.hours_per_frame,
+        channel=config.channel,
+        plane=config.plane,
+    )
 
 
 def _from_movies(
     source: Path, config: AnnotateCommand, rng: np.random.Generator, info: dict[str, Any]
 ) -> list[tuple[np.ndarray, Item]]:
     """Patches inside colonies, their colonies linked over time."""
-    paths = _movies(source)
+    movies = _movies(source, config)
     found: list[tuple[np.ndarray, Item]] = []
     sizes = set()
-    for path in paths:
-        with _open_movie(path, config.um_per_px, config.hours_per_frame) as frames:
+    for movie in movies:
+        with _open_movie(movie, config) as frames:
             if min(frames.shape[1:]) < config.size:
                 raise UserError(
-                    f"{path}: frames are {frames.shape[1]} x {frames.shape[2]} px, smaller than "
+                    f"{movie.path}: frames are {frames.shape[1]} x {frames.shape[2]} px, smaller than "
                     f"size={config.size}; give a smaller size"
                 )
             sizes.add(frames.um_per_px)
-            found += _from_movie(frames, path.stem, config, rng)
+            found += _from_movie(frames, movie.name, config, rng)
     if not found:
         raise UserError(
             f"{source}: no patch of {config.size} px lies inside colonies by at least "
@@ -448,7 +457,7 @@ def _from_movies(
             "colonies=colony (packed ones)"
         )
     info["um_per_px"] = sizes.pop() if len(sizes) == 1 else None
-    if len(paths) > 1:  # whole movies stay on one side of a split
+    if len(movies) > 1:  # whole movies stay on one side of a split
         for _, item in found:
             item["group"] = item["movie"]
     return found
@@ -458,13 +467,15 @@ def _from_movie(
     frames: Frames, name: str, config: AnnotateCommand, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, Item]]:
     cut: list[tuple[np.ndarray, int, int, int, int]] = []  # pixels, step, top, left, colony
-    numbers = range(0, len(frames), config.every)
+    positions = frames.each(config.every)
     classifier = classifier_of(config.colonies)
 
     def maps() -> Iterator[np.ndarray]:
-        bar = progress(numbers, f"colonies of {name}", console=Console(stderr=True), transient=True)
-        for step, number in enumerate(bar):
-            image = frames.read(number)
+        bar = progress(
+            positions, f"colonies of {name}", console=Console(stderr=True), transient=True
+        )
+        for step, position in enumerate(bar):
+            image = frames.read(position)
             mask = foreground(image, config.colonies, frames.um_per_px, classifier=classifier)
             labels = label_colonies(mask)
             for top, left in _positions(labels > 0, config, rng):
@@ -473,20 +484,20 @@ def _from_movie(
                 cut.append((image[where].copy(), step, top, left, int(inside.argmax()) + 1))
             yield labels
 
-    hours = frames.hours_per_frame
     tracks = track(maps())
     family = _families(tracks.table["track"].unique(), tracks.events)
     half = config.size / 2
     result = []
     for pixels, step, top, left, colony in cut:
-        number = numbers[step]
+        position = positions[step]
+        hours = frames.time(position)
         owner = int(tracks.paint(np.array([[colony]]), step)[0, 0])
         item = {
             "group": f"{name}/family-{family[owner]}",
             "track": f"{name}/colony-{owner}",
             "movie": name,
-            "frame": str(number),
-            "time_h": "" if hours is None else f"{number * hours:.6g}",
+            "frame": str(frames.numbers[position]),
+            "time_h": "" if math.isnan(hours) else f"{hours:.6g}",
             "x": f"{left + half:g}",
             "y": f"{top + half:g}",
         }
@@ -585,15 +596,15 @@ class _Surroundings:
 
     def __init__(self, session: Session, config: AnnotateCommand):
         self._session, self._size = session, config.size
-        self._um, self._hours = config.um_per_px, config.hours_per_frame
-        self._paths: dict[str, Path] = {}
+        self._config = config
+        self._movies: dict[str, Movie] = {}
         self._open: tuple[str, Frames] | None = None
         source = Path(config.source)
         if session.info["kind"] == "movie" and source.exists():
-            self._paths = {path.stem: path for path in _movies(source)}
+            self._movies = {movie.name: movie for movie in _movies(source, config)}
 
     def __contains__(self, index: int) -> bool:
-        return self._session.items[index]["movie"] in self._paths
+        return self._session.items[index]["movie"] in self._movies
 
     def cut(self, index: int) -> np.ndarray:
         """uint8, `SURROUNDINGS` patches wide and high; the patch is in the middle.
@@ -604,8 +615,12 @@ class _Surroundings:
         name = item["movie"]
         if self._open is None or self._open[0] != name:
             self.close()
-            self._open = (name, _open_movie(self._paths[name], self._um, self._hours))
-        image = self._open[1].read(int(item["frame"]))
+            self._open = (name, _open_movie(self._movies[name], self._config))
+        frames = self._open[1]
+        at = frames.index_of(int(item["frame"]))
+        if at is None:
+            raise UserError(f"{frames.path}: frame {item['frame']} is no longer there; restore it")
+        image = frames.read(at)
         side = SURROUNDINGS * self._size
         top, left = (round(float(item[c]) - side / 2) for c in ("y", "x"))
         view = np.full((side, side), 128, np.uint8)

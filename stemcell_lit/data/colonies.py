@@ -27,7 +27,7 @@ from skimage.morphology import disk
 from skimage.transform import resize
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from stemcell_lit.data.frames import Frames, open_frames
+from stemcell_lit.data.frames import Frames, open_frames, pair
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ColoniesConfig
 
@@ -262,17 +262,13 @@ def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:
         )
     with (
         open_frames(config.forest_movie, um_per_px=config.forest_um_per_px) as frames,
-        open_frames(config.forest_masks, scaling=(0, 1)) as masks,
+        open_frames(config.forest_masks, scaling=(0, 1), labels=True) as masks,
     ):
-        if masks.shape != frames.shape:
-            raise UserError(
-                f"{masks.path}: found {masks.shape} (frames, height, width), expected {frames.shape} as "
-                f"{frames.path.name} has; leave frames that are not annotated empty"
-            )
-        annotated = [i for i in range(len(masks)) if masks.raw(i).any()]
+        mask_at = pair(frames, masks)
+        annotated = [i for i in range(len(frames)) if masks.raw(mask_at[i]).any()]
         spread = np.linspace(0, len(annotated) - 1, min(config.forest_frames, len(annotated)))
         chosen = [annotated[i] for i in np.unique(spread.round().astype(int))]
-        examples = ((frames.read(i), masks.raw(i) > 0, None) for i in chosen)
+        examples = ((frames.read(i), masks.raw(mask_at[i]) > 0, None) for i in chosen)
         try:
             return PixelClassifier(config, frames.um_per_px).fit(examples)
         except UserError as error:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from stemcell_lit.data.frames import resample, scale_between
 from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.resample import resample, scale_between
 from stemcell_lit.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")

@@ -1,17 +1,13 @@
-"""Labelled patches from movies with class maps: a label image per frame, 0 where nothing is labelled.
-
-Movies and maps are named by `find_movies`, or by the manifest.json that `simulate` writes beside its own.
-"""
+"""Labelled patches from movies with class maps: a label image per frame, 0 where nothing is labelled."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,48 +15,16 @@ import pandas as pd
 
 from stemcell_lit.data.colonies import label_colonies, track
 from stemcell_lit.data.crops import UNSURE
-from stemcell_lit.data.frames import (
-    MAPS,
-    TIFF_SUFFIXES,
-    Frames,
-    bare_name,
-    images_in,
-    natural_key,
-    open_frames,
-    resample,
-    resample_labels,
-    scale_between,
-    scaled_shape,
-    stacks_in,
-)
+from stemcell_lit.data.frames import Frames, Movie, open_frames, pair
+from stemcell_lit.data.labelled import LabelledMovie, Select, find_movies, simulated
 from stemcell_lit.data.patches import PatchStore, Views, checked_scales
+from stemcell_lit.data.resample import resample, resample_labels, scale_between, scaled_shape
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ExtractionConfig
 
-FORMAT = 1  # of the movies' manifest.json
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered
 BLOCKS = 10  # columns of a frame on one side of a split; a field of view has no better groups
 DEBRIS = "debris"
-
-
-@dataclass(frozen=True)
-class LabelledMovie:
-    """A movie and its maps.
-
-    Attributes:
-        name: its group.
-        frames: what `open_frames` reads.
-        classes: the same, label images of 0 and the classes from 1 in order.
-        colonies: the same, numbers of colonies over time from 1; None: found in the class maps.
-        um_per_px, hours_per_frame: None: what the file says.
-    """
-
-    name: str
-    frames: Path
-    classes: Path
-    colonies: Path | None = None
-    um_per_px: float | None = None
-    hours_per_frame: float | None = None
 
 
 def extract(
@@ -73,6 +37,7 @@ def extract(
     um_per_px: float | None = None,
     hours_per_frame: float | None = None,
     blocks: int | None = None,
+    select: Select | None = None,
 ) -> PatchStore:
     """Cuts patches at random places or on a grid and labels them by the class map.
 
@@ -97,6 +62,7 @@ def extract(
         um_per_px: of the movies; None: what they say.
         hours_per_frame: of the movies; None: what they say.
         blocks: of columns, the groups of a single movie; None: it is one group.
+        select: which of several channels, planes and positions.
 
     Returns:
         The store. `made_by` in its info holds the settings, the movies and how many places were unsure.
@@ -104,17 +70,17 @@ def extract(
     Raises:
         UserError: a setting is out of range, or movies and maps do not fit together.
     """
-    source = Path(source)
+    source, select = Path(source), select or Select()
     check_extraction(extraction)
     about: dict[str, Any] = {"origin": "real"}
     if (source / "manifest.json").is_file():
-        names, movies, about = _simulated(source)
+        names, movies, about = simulated(source)
         if classes is not None and list(classes) != names:
             raise UserError(
                 f"classes={list(classes)}: {source / 'manifest.json'} names {names}; leave classes out"
             )
     else:
-        movies = find_movies(source, table, um_per_px, hours_per_frame)
+        movies = find_movies(source, table, um_per_px, hours_per_frame, select)
         names = _named(source, classes)
 
     pixels: list[np.ndarray] = []
@@ -128,13 +94,15 @@ def extract(
         with ExitStack() as opened:
             frames = opened.enter_context(
                 open_frames(
-                    movie.frames,
+                    movie.movie,
                     um_per_px=movie.um_per_px,
                     hours_per_frame=movie.hours_per_frame,
+                    channel=select.channel,
+                    plane=select.plane,
                 )
             )
             scale, um = patch_scale(frames, extraction.um_per_px)
-            sizes.setdefault(um, movie.frames.name)
+            sizes.setdefault(um, movie.movie.path.name)
             found = _look(movie, frames, scale, names, extraction, rng, opened)
             if blocks is not None and len(movies) == 1:
                 side = scaled_shape(frames.shape[1:], scale)[1]
@@ -260,108 +228,6 @@ def one_size(sizes: dict[float | None, str]) -> None:
         )
 
 
-# --- which movies ---------------------------------------------------------------------------------
-
-
-def find_movies(
-    source: Path,
-    table: Path | None = None,
-    um_per_px: float | None = None,
-    hours_per_frame: float | None = None,
-) -> list[LabelledMovie]:
-    """Movies with their class maps, by name.
-
-    A movie `NAME.tif`, or a folder `NAME` of frames, has its maps in `NAME_classes.tif` or a folder `NAME_classes`
-    beside it; where a table is given, in it: it is the maps of the one movie, or a folder that holds `NAME_classes` or
-    `NAME` for each movie. `NAME_colonies` beside the movie numbers its colonies, if it is there. In a folder of movies
-    those without maps are left out, with a notice.
-
-    Args:
-        source: a movie, or a folder of them.
-        table: see above.
-        um_per_px: of the movies; None: what they say.
-        hours_per_frame: the same.
-
-    Raises:
-        UserError: there are no movies with maps.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder; expected a movie or a folder of movies")
-    if table is not None and not Path(table).exists():
-        raise UserError(f"{table}: no such file or folder; expected class maps, or a CSV")
-    paths = movies_in(source)
-    found, bare = [], []
-    for path in paths:
-        places = [path.parent]
-        if table is not None and Path(table).is_dir():
-            places.insert(0, Path(table))
-        maps = _beside(path, "_classes", places)
-        if table is not None:
-            same = None if places[0] == path.parent else _beside(path, "", places[:1])
-            maps = (maps if maps and maps.parent == places[0] else None) or same
-            if maps is None and len(paths) == 1:
-                maps = Path(table)
-        if maps is None:
-            bare.append(path)
-            continue
-        colonies = _beside(path, "_colonies", [path.parent])
-        found.append(
-            LabelledMovie(bare_name(path), path, maps, colonies, um_per_px, hours_per_frame)
-        )
-    if not found:
-        name = bare_name(paths[0]) if paths else "NAME"
-        raise UserError(
-            f"{source}: found no class maps; expected {name}_classes.tif (or a folder {name}_classes) beside "
-            f"{paths[0].name if paths else 'each movie'}, or table= naming them"
-        )
-    if bare:
-        warnings.warn(
-            f"{len(bare)} of {len(paths)} movies have no class maps and are left out, such as {bare[0].name}",
-            stacklevel=2,
-        )
-    return found
-
-
-def movies_in(source: Path) -> list[Path]:
-    """The movies of a source: itself, its TIFF stacks, or its sub-folders of frames that have maps beside them."""
-    if not source.is_dir():
-        return [source]
-    if stacks := stacks_in(source):
-        return stacks
-    if images := [f for f in images_in(source) if not bare_name(f).endswith(MAPS)]:
-        labelled = any(_beside(f, "_classes", [source]) for f in images)
-        return (
-            images if labelled else [source]
-        )  # single images with maps, or the frames of one movie
-    folders = sorted(
-        (f for f in source.iterdir() if f.is_dir() and not f.name.endswith(MAPS)),
-        key=lambda f: natural_key(f.name),
-    )
-    return [f for f in folders if not f.name.startswith(".") and images_in(f)]
-
-
-def _beside(path: Path, ending: str, places: list[Path]) -> Path | None:
-    """The first NAME + ending that is there: a folder, or a TIFF under any of its suffixes."""
-    name = bare_name(path) + ending
-    for place in places:
-        if (place / name).is_dir() and (place / name) != path:
-            return place / name
-        for suffix in (*TIFF_SUFFIXES, *(f".ome{s}" for s in TIFF_SUFFIXES)):
-            if (place / f"{name}{suffix}").is_file() and (place / f"{name}{suffix}") != path:
-                return place / f"{name}{suffix}"
-    return None
-
-
-def has_maps(source: Path) -> bool:
-    """Whether class maps lie beside a movie or the movies of a folder."""
-    if (source / "manifest.json").is_file():
-        return True
-    if not source.exists():
-        return False
-    return any(_beside(path, "_classes", [path.parent]) for path in movies_in(source))
-
-
 def _named(source: Path, classes: Sequence[str] | None) -> list[str]:
     if not classes:
         raise UserError(
@@ -372,63 +238,6 @@ def _named(source: Path, classes: Sequence[str] | None) -> list[str]:
     if len(set(names)) != len(names) or UNSURE in names:
         raise UserError(f"classes={names}: expected each class once, and none called {UNSURE}")
     return names
-
-
-def _simulated(source: Path) -> tuple[list[str], list[LabelledMovie], dict[str, Any]]:
-    """Classes, movies and origin from a manifest, with every entry that is used checked."""
-    file = source / "manifest.json"
-    again = "make the folder again with `stemcell-lit simulate`"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: found no readable JSON ({error}); {again}") from error
-    found_format = manifest.get("format") if isinstance(manifest, dict) else None
-    if found_format != FORMAT:
-        raise UserError(f"{file}: found format {found_format}, expected {FORMAT}; {again}")
-    classes, movies = manifest.get("classes"), manifest.get("movies")
-    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        raise UserError(f"{file}: found classes {classes}, expected a list of names; {again}")
-    for key in ("um_per_px", "hours_per_frame"):
-        value = manifest.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"{file}: found {key} {value}, expected a number above 0; {again}")
-    if not isinstance(movies, list) or not movies:
-        raise UserError(f"{file}: found no movies, expected a list of them; {again}")
-    found = []
-    for number, movie in enumerate(movies):
-        for key in ("name", "frames", "classes"):
-            if not isinstance(movie, dict) or not isinstance(movie.get(key), str):
-                raise UserError(f"{file}: movie {number} has no {key}, expected text; {again}")
-        paths = {
-            key: _inside(source, file, str(movie[key]))
-            for key in ("frames", "classes", "colonies")
-            if movie.get(key) is not None
-        }
-        found.append(
-            LabelledMovie(
-                movie["name"],
-                paths["frames"],
-                paths["classes"],
-                paths.get("colonies"),
-                manifest["um_per_px"],
-                manifest["hours_per_frame"],
-            )
-        )
-    names = [movie.name for movie in found]
-    if len(set(names)) != len(names):
-        raise UserError(f"{file}: a movie's name occurs twice in {names}; name each differently")
-    about = {"origin": manifest.get("origin", "unknown"), "simulation": manifest.get("config")}
-    return classes, found, about
-
-
-def _inside(source: Path, file: Path, name: str) -> Path:
-    """Refuses a name that leads out of the source folder: manifests come from elsewhere."""
-    rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-    if rooted or not (source / name).resolve().is_relative_to(source.resolve()):
-        raise UserError(
-            f"{file}: found the file name {name!r}, expected one inside {source}; correct the manifest"
-        )
-    return source / name
 
 
 # --- which places ---------------------------------------------------------------------------------
@@ -444,8 +253,10 @@ def _look(
     opened: ExitStack,
 ) -> list[dict[str, Any]]:
     """All places of a movie that hold enough foreground, sure or not. Reads the maps only."""
-    maps = opened.enter_context(_label_images(movie.classes, frames))
-    colonies = movie.colonies and opened.enter_context(_label_images(movie.colonies, frames))
+    maps = opened.enter_context(_label_images(movie.classes))
+    map_at = pair(frames, maps)
+    colonies = movie.colonies and opened.enter_context(_label_images(movie.colonies))
+    colonies_at = pair(frames, colonies) if colonies else []
     size = extraction.patch_size
     shape = scaled_shape(frames.shape[1:], scale)
     if min(shape) < size:
@@ -457,12 +268,13 @@ def _look(
     weights = np.ones(len(classes), np.int64)
     if DEBRIS in classes:
         weights[classes.index(DEBRIS)] = extraction.debris_weight
-    numbers = range(0, len(frames), extraction.every)
+    positions = frames.each(extraction.every)
     found: list[dict[str, Any]] = []
 
     def walk() -> Iterator[np.ndarray]:
-        for step, number in enumerate(numbers):
-            whole = maps.raw(number)
+        for step, position in enumerate(positions):
+            whole = maps.raw(map_at[position])
+            number = int(frames.numbers[position])
             low, high = int(whole.min()), int(whole.max())
             if low < 0 or high > len(classes):
                 raise UserError(
@@ -473,11 +285,11 @@ def _look(
             class_map = resample_labels(whole, scale)
             here = _places(class_map, number, classes, weights, extraction, rng)
             if here:
-                numbered = colonies.raw(number) if colonies else ids
+                numbered = colonies.raw(colonies_at[position]) if colonies else ids
                 assert numbered is not None
                 numbered = resample_labels(numbered, scale)
                 for patch in here:
-                    patch["step"] = step
+                    patch["step"], patch["position"] = step, position
                     patch["colony"] = _colony(patch, class_map, numbered, classes, size)
                 found.extend(here)
             yield np.empty((1, 1), bool) if ids is None else ids
@@ -487,32 +299,25 @@ def _look(
     if colonies:
         for _ in walk():
             pass
-    hours = frames.hours_per_frame
     for patch in found:
         colony, step = patch.pop("colony"), patch.pop("step")
         if tracks is not None and colony:
             colony = int(tracks.paint(np.array([[colony]]), step)[0, 0])
-        patch["track"] = f"{movie.name}/c{colony}" if colony else ""
-        patch["group"] = movie.name
-        patch["time_h"] = math.nan if hours is None else patch["frame"] * hours
-        patch["source"] = movie.frames.name
+        patch["track"] = f"{movie.movie.name}/c{colony}" if colony else ""
+        patch["group"] = movie.movie.name
+        patch["time_h"] = frames.time(patch["position"])
+        patch["source"] = movie.movie.path.name
     return found
 
 
-def _label_images(path: Path, frames: Frames) -> Frames:
-    """Maps that fit a movie, opened."""
-    maps = open_frames(path, scaling=(0, 1))  # their values are no intensities
-    if maps.dtype.kind not in "ui" or "colour images were turned to gray (luma)" in maps.notices:
+def _label_images(movie: Movie) -> Frames:
+    """Maps, opened: their values are no intensities."""
+    maps = open_frames(movie, scaling=(0, 1), labels=True)
+    if maps.dtype.kind not in "ui":
         maps.close()
         raise UserError(
-            f"{path}: found {'colours' if maps.dtype.kind in 'ui' else maps.dtype}, expected a label image: gray, "
-            "whole numbers, 0 where nothing is labelled; export the labels, not a picture of them"
-        )
-    if maps.shape != frames.shape:
-        maps.close()
-        raise UserError(
-            f"{path}: found {maps.shape} (frames, height, width), expected {frames.shape} as {frames.path.name} has; "
-            "make the map again, 0 where nothing is labelled"
+            f"{movie.path}: found {maps.dtype}, expected a label image: gray, whole numbers, 0 where nothing is "
+            "labelled; export the labels, not a picture of them"
         )
     return maps
 
@@ -588,9 +393,9 @@ def _cut(
 ) -> list[np.ndarray]:
     """Pixels of places in the order of their frames, an array a frame."""
     parts = []
-    for number in dict.fromkeys(p["frame"] for p in found):
-        corners = np.array([p["corner"] for p in found if p["frame"] == number])
-        image = resample(frames.read(number), scale)
+    for position in dict.fromkeys(p["position"] for p in found):
+        corners = np.array([p["corner"] for p in found if p["position"] == position])
+        image = resample(frames.read(position), scale)
         parts.append(Views(image, extraction.patch_size, extraction.scales).cut(*corners.T))
     return parts
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stemcell_lit.data.crops import import_crops
-from stemcell_lit.data.extraction import extract, has_maps
-from stemcell_lit.data.frames import bare_name
+from stemcell_lit.data.extraction import extract
+from stemcell_lit.data.labelled import Select, has_maps
+from stemcell_lit.data.naming import bare_name
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.tiles import import_tiles, is_tiles
 from stemcell_lit.errors import UserError
@@ -36,6 +37,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
     if config.blocks < 1:
         raise UserError(f"blocks={config.blocks}: expected 1 or more")
     given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}
+    select = Select(config.channel, config.plane, config.position)
     csv = table is not None and table.suffix.lower() == ".csv"
     if (table is not None and not csv) or (table is None and has_maps(source)):
         return extract(
@@ -45,6 +47,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
             table=table,
             classes=config.classes,
             blocks=config.blocks,
+            select=select,
             **given,
         )
     if source.is_file() or (table is not None and is_tiles(table)):
@@ -62,7 +65,12 @@ def import_patches(config: ImportCommand) -> PatchStore:
             classes=config.classes,
             extraction=config.extraction,
             colonies=config.colonies,
+            select=select,
             **given,
+        )
+    if config.position is not None:
+        raise UserError(
+            f"position={config.position}: crops have no stage positions; expected a movie; leave it out"
         )
     if config.extraction.scales != ExtractionConfig().scales:
         raise UserError(

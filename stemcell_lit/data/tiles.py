@@ -14,13 +14,15 @@ from stemcell_lit.data.crops import checked_labels, read_table
 from stemcell_lit.data.extraction import (
     BLOCKS,
     check_extraction,
-    movies_in,
     one_size,
     patch_scale,
     say_views_cross_columns,
 )
-from stemcell_lit.data.frames import Frames, bare_name, open_frames, resample, scaled_shape
+from stemcell_lit.data.frames import Frames, Movie, open_frames
+from stemcell_lit.data.labelled import Select, movies_in
+from stemcell_lit.data.naming import bare_name
 from stemcell_lit.data.patches import PatchStore, Views, checked_scales
+from stemcell_lit.data.resample import resample, scaled_shape
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ColoniesConfig, ExtractionConfig
 
@@ -50,6 +52,7 @@ def import_tiles(
     classes: Sequence[str] | None = None,
     extraction: ExtractionConfig | None = None,
     colonies: ColoniesConfig | None = None,
+    select: Select | None = None,
 ) -> PatchStore:
     """Cuts the tiles of a table out of a movie, or of several, frame by frame.
 
@@ -59,9 +62,9 @@ def import_tiles(
 
     Args:
         movie: a time-lapse that `open_frames` reads, or a folder of them, which the table tells apart.
-        table: CSV with `frame` (from 0), `y`, `x` (upper left corner, px), `size` (px, the same in all rows), `label`;
-            perhaps `coverage` (share of foreground), `movie` (a file name with or without suffix). The label `unsure`
-            is left out, and counted.
+        table: CSV with `frame` (as the names of the files number it, else from 0), `y`, `x` (upper left corner, px),
+            `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground), `movie` (its name, or
+            a file name with or without suffix). The label `unsure` is left out, and counted.
         store: the PatchStore to make.
         um_per_px: size of a pixel in micrometres; None: the movie's own, where it says.
         hours_per_frame: None: the movie's own.
@@ -70,6 +73,7 @@ def import_tiles(
         extraction: `um_per_px`, `scales` and `every` of it are used: tiles are resampled, get wider views, and only
             those of each n-th frame are taken.
         colonies: how the foreground is found where the table has no `coverage` and the pixel size is known; None: not.
+        select: which of several channels, planes and positions.
 
     Raises:
         UserError: a tile outside its frame, sizes that differ, or an unreadable movie or table.
@@ -92,34 +96,43 @@ def import_tiles(
         raise UserError(f"{table}: column coverage holds text, expected shares from 0 to 1")
     rows["line"] = np.arange(len(rows)) + 2
     names, rows, unsure = checked_labels(rows, classes, table)
-    rows, unsure = (part[part["frame"] % extraction.every == 0] for part in (rows, unsure))
-    if rows.empty:
+    select = select or Select()
+    movies = _movies(movie, rows, table, select)
+    alone = len(set(movies.values())) == 1
+    parts, pixels, left_out, described = [], [], [], []
+    found: dict[float | None, str] = {}
+    for known in dict.fromkeys(movies.values()):
+        mine, doubtful = (
+            part if alone else part[[movies.get(n) == known for n in part["movie"]]]
+            for part in (rows, unsure)
+        )
+        with open_frames(
+            known,
+            um_per_px=um_per_px,
+            hours_per_frame=hours_per_frame,
+            channel=select.channel,
+            plane=select.plane,
+        ) as frames:
+            scale, um = patch_scale(frames, extraction.um_per_px)
+            found.setdefault(um, known.name)
+            for part in (mine, doubtful):
+                _check_places(part, frames, table)
+            used = frames.numbers[frames.each(extraction.every)]
+            mine, doubtful = (part[part["frame"].isin(used)] for part in (mine, doubtful))
+            size = round(int(sizes[0]) * scale)
+            checked_scales(extraction.scales, size)
+            mine = mine if alone else mine.sort_values("frame", kind="stable")
+            cut, inside = _cut(frames, mine, scale, size, extraction.scales, colonies)
+            pixels.append(cut)
+            parts.append(_manifest(mine, frames, alone, blocks, inside))
+            left_out.append(_manifest(doubtful, frames, alone, blocks, None))
+            described.append(frames.describe())
+    if not sum(len(p) for p in pixels):
         raise UserError(
             f"{table}: no tile lies in each {extraction.every}. frame; lower extraction.every"
         )
-    paths = _movies(movie, rows, table)
-    parts, pixels, left_out, described = [], [], [], []
-    found: dict[float | None, str] = {}
-    for path in paths.values():
-        mine, doubtful = (
-            part if len(paths) == 1 else part[[paths[n] == path for n in part["movie"]]]
-            for part in (rows, unsure[unsure["movie"].isin(paths)] if len(paths) > 1 else unsure)
-        )
-        with open_frames(path, um_per_px=um_per_px, hours_per_frame=hours_per_frame) as frames:
-            scale, um = patch_scale(frames, extraction.um_per_px)
-            found.setdefault(um, path.name)
-            for part in (mine, doubtful):
-                _check_places(part, frames, table)
-            size = round(int(sizes[0]) * scale)
-            checked_scales(extraction.scales, size)
-            mine = mine.sort_values("frame", kind="stable") if len(paths) > 1 else mine
-            cut, inside = _cut(frames, mine, scale, size, extraction.scales, colonies)
-            pixels.append(cut)
-            parts.append(_manifest(mine, frames, len(paths) == 1, blocks, inside))
-            left_out.append(_manifest(doubtful, frames, len(paths) == 1, blocks, None))
-            described.append(frames.describe())
     one_size(found)
-    if len(paths) == 1:
+    if alone:
         say_views_cross_columns(extraction)
     made_by = {
         "command": "import",
@@ -129,7 +142,7 @@ def import_tiles(
         "every": extraction.every,
         "unsure": len(unsure),
         "split_by": "movie"
-        if len(paths) > 1
+        if not alone
         else f"block of columns ({blocks} over the width of the frame)",
     }
     return PatchStore.write(
@@ -144,33 +157,44 @@ def import_tiles(
     )
 
 
-def _movies(source: Path, rows: pd.DataFrame, table: Path) -> dict[str, Path]:
-    """What the table calls a movie -> its path; one entry where it does not tell movies apart."""
-    there = movies_in(source)
+def _movies(source: Path, rows: pd.DataFrame, table: Path, select: Select) -> dict[str, Movie]:
+    """What the table calls a movie -> the movie; one entry where it does not tell movies apart."""
+    there = movies_in(source, select)
+    names = ", ".join(m.name for m in there[:12]) or "none"
     if "movie" not in rows:
         if len(there) != 1:
             raise UserError(
-                f"{table}: has no column movie, and {source} holds {len(there)} movies; add the column, or give one "
-                "movie as source"
+                f"{table}: has no column movie, and {source} holds {len(there)} movies ({names}); add the column, or "
+                "give one movie as source or position="
             )
         return {"": there[0]}
-    known = {name: path for path in there for name in (path.name, bare_name(path))}
+    known: dict[str, list[Movie]] = {}
+    for movie in there:
+        alone = movie.path.name if movie.position is None else movie.name
+        for name in dict.fromkeys((movie.name, alone, bare_name(movie.path))):
+            known.setdefault(name, []).append(movie)
     wanted = list(dict.fromkeys(rows["movie"]))
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name in wanted if len(known.get(name, [])) != 1]
     if missing:
         raise UserError(
-            f"{table}: names the movie {missing[0]!r}; {source} holds {', '.join(p.name for p in there) or 'none'}; "
-            "correct the column movie"
+            f"{table}: names the movie {missing[0]!r}; {source} holds {names}; correct the column movie"
         )
-    return {name: known[name] for name in wanted}
+    return {name: known[name][0] for name in wanted}
 
 
 def _check_places(rows: pd.DataFrame, frames: Frames, table: Path) -> None:
     height, width = frames.shape[-2:]
+    absent = ~rows["frame"].isin(frames.numbers)
+    if absent.any():
+        r = rows[absent].iloc[0]
+        span = f"numbered {frames.numbers[0]} to {frames.numbers[-1]}"
+        span += " by the names of its files" if frames.named else ""
+        raise UserError(
+            f"{table}: line {r['line']}: frame {r['frame']} is not there: {frames.name} has {len(frames)} frames, "
+            f"{span}; correct the column frame"
+        )
     bad = (
-        (rows["frame"] < 0)
-        | (rows["frame"] >= len(frames))
-        | (rows["y"] < 0)
+        (rows["y"] < 0)
         | (rows["x"] < 0)
         | (rows["y"] + rows["size"] > height)
         | (rows["x"] + rows["size"] > width)
@@ -202,7 +226,9 @@ def _cut(
     corners = rows[["y", "x"]].to_numpy()
     for frame in np.unique(number):
         mine = np.flatnonzero(number == frame)
-        image = frames.read(int(frame))
+        at = frames.index_of(int(frame))
+        assert at is not None  # `_check_places` has looked
+        image = frames.read(at)
         # a corner between two pixels of the resampled frame goes to the nearer one
         top, left = np.minimum(np.rint(corners[mine] * scale).astype(int), most).T
         pixels[mine] = Views(resample(image, scale), size, scales).cut(top, left)
@@ -218,15 +244,15 @@ def _cut(
 def _manifest(
     rows: pd.DataFrame, frames: Frames, alone: bool, blocks: int, inside: np.ndarray | None
 ) -> pd.DataFrame:
-    half, width, hours = rows["size"] // 2, frames.shape[2], frames.hours_per_frame
-    name = bare_name(frames.path)
+    half, width, name = rows["size"] // 2, frames.shape[2], frames.name
+    at = np.searchsorted(frames.numbers, rows["frame"])
     prefix = "" if alone else f"{name}/"
     columns: dict[str, Any] = {
         "label": rows["label"].astype(str),
         "group": [f"columns-{b}" for b in (rows["x"] + half) * blocks // width] if alone else name,
         "track": [f"{prefix}y{y}-x{x}" for y, x in zip(rows["y"], rows["x"], strict=True)],
         "frame": rows["frame"],
-        "time_h": rows["frame"] * hours if hours else np.nan,
+        "time_h": np.nan if frames.hours is None else frames.hours[at],
         "y": rows["y"] + rows["size"] / 2,
         "x": rows["x"] + rows["size"] / 2,
         "source": frames.path.name,

@@ -389,8 +389,8 @@ def test_a_letter_per_class_that_no_other_key_has():
         ({"foreground": 0.0}, "expected a share"),
         ({"port": 70000}, "expected 0"),
         ({"kind": "store"}, "expected a patch store"),
-        ({"kind": "movie", "size": 64}, "smaller than size=64"),
-        ({"kind": "movie", "size": 8}, "um_per_px"),
+        ({"kind": "movie", "size": 64, "channel": "c0"}, "smaller than size=64"),
+        ({"kind": "movie", "size": 8, "channel": "c0"}, "um_per_px"),
         ({"source": "empty"}, "no images in it"),
     ],
 )

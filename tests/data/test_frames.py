@@ -12,15 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stemcell_lit.data.frames import (
-    Frames,
-    natural_key,
-    open_frames,
-    resample,
-    resample_labels,
-    scale_between,
-    scaled_shape,
-)
+from stemcell_lit.data.frames import Frames, open_frames
+from stemcell_lit.data.naming import natural_key
+from stemcell_lit.data.resample import resample, resample_labels, scale_between, scaled_shape
 from stemcell_lit.errors import UserError
 
 MOVIE = np.random.default_rng(0).integers(0, 256, (5, 24, 32), np.uint8)
@@ -176,11 +170,26 @@ def test_colour_becomes_gray_with_a_notice(tmp_path, where, caplog):
     assert "gray" in caplog.text
 
 
-def test_a_stack_along_z_is_taken_as_time_with_a_notice(tmp_path):
-    tifffile.imwrite(tmp_path / "z.ome.tif", MOVIE, metadata={"axes": "ZYX"})
-    with open_frames(tmp_path / "z.ome.tif") as frames:
+def test_slices_of_a_plain_imagej_stack_are_times_with_a_notice(tmp_path):
+    """Fiji calls the frames of every plain stack slices."""
+    text = "ImageJ=1.53t\nimages=5\nslices=5\nloop=false\n"
+    with tifffile.TiffWriter(tmp_path / "z.tif") as writer:
+        for frame in MOVIE:
+            writer.write(frame, photometric="minisblack", description=text, metadata=None)
+    with open_frames(tmp_path / "z.tif") as frames:
         assert len(frames) == 5
         assert any("planes" in n for n in frames.notices)
+
+
+def test_focal_planes_are_never_taken_for_times(tmp_path):
+    tifffile.imwrite(tmp_path / "z.ome.tif", MOVIE, metadata={"axes": "ZYX"})
+    refused(tmp_path / "z.ome.tif", "5 planes", "plane=0")
+    meta = {"axes": "ZYX", "spacing": 0.5, "unit": "um"}
+    tifffile.imwrite(tmp_path / "z.tif", MOVIE, imagej=True, metadata=meta)
+    refused(tmp_path / "z.tif", "5 planes", "plane=0")
+    with open_frames(tmp_path / "z.tif", plane=3) as frames:
+        assert len(frames) == 1
+        np.testing.assert_array_equal(frames.raw(0), MOVIE[3])
 
 
 # --- scaling ------------------------------------------------------------------------------------
@@ -280,14 +289,14 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "empty.tif").touch()
     refused(tmp_path / "empty.tif", "empty")
     (tmp_path / "folder").mkdir()
-    refused(tmp_path / "folder", "no TIFF, PNG or JPEG")
+    refused(tmp_path / "folder", "no TIFF, PNG, JPEG")
     (tmp_path / "movie.avi").write_bytes(b"RIFF")
     refused(tmp_path / "movie.avi", r"\.avi", "export")
     (tmp_path / "text.tif").write_text("this is not a TIFF file at all")
     refused(tmp_path / "text.tif", "not a")
     images(tmp_path / "pngs", MOVIE)
     (tmp_path / "pngs" / "t2.png").write_text("not a png")
-    refused(tmp_path / "pngs", "t2.png", "not a readable image")
+    refused(tmp_path / "pngs", "t2.png", "expected PNG")
     (tmp_path / "pngs" / "t2.png").write_bytes(b"")
     refused(tmp_path / "pngs", "t2.png", "empty")
 
@@ -342,10 +351,12 @@ def test_wrong_settings_are_refused(tmp_path):
             open_frames(tmp_path / "movie.tif", **settings_)
 
 
-def test_pixels_that_are_not_square_are_refused(tmp_path):
+def test_pixels_that_are_not_square_have_no_size(tmp_path):
     metadata = {"axes": "TYX", "PhysicalSizeX": 1.0, "PhysicalSizeY": 2.0}
     tifffile.imwrite(tmp_path / "movie.ome.tif", MOVIE, metadata=metadata)
-    refused(tmp_path / "movie.ome.tif", "2 x 1 um", "square")
+    with open_frames(tmp_path / "movie.ome.tif") as frames:
+        assert frames.um_per_px is None
+        assert any("2 x 1 um" in n and "square" in n for n in frames.notices)
 
 
 KINDS = {
@@ -354,8 +365,8 @@ KINDS = {
     "deflate": {"compression": "zlib"},
     "lzw": {"compression": "lzw"},
     "bigtiff": {"bigtiff": True, "compression": "zlib"},
-    "imagej": {"imagej": True},
-    "imagej-one-page": {"imagej": True, "truncate": True},
+    "imagej": {"imagej": True, "metadata": {"axes": "TYX"}},
+    "imagej-one-page": {"imagej": True, "truncate": True, "metadata": {"axes": "TYX"}},
     "ome": {"ome": True, "compression": "zlib"},
 }
 

@@ -54,7 +54,7 @@ def test_tables_of_tiles_and_of_files_are_told_apart(movie):
     ("change", "says"),
     [
         ({"x": 60}, "line 2: tile at y 0, x 60 of frame 3 with 8 px lies outside m.tif"),
-        ({"frame": 9}, "lies outside"),
+        ({"frame": 9}, "frame 9 is not there"),
         ({"y": -1}, "lies outside"),
         ({"size": 9}, "expected one size"),
         ({"y": 0.5}, "expected whole numbers"),
