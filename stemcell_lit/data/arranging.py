@@ -487,5 +487,5 @@ def _number(result: Arranged, counted: list[float], slots: list[Slot], where: Pa
     elif len(steps) > 1:
         missing = result.numbers[-1] - result.numbers[0] + 1 - len(result.numbers)
         result.notices.append(
-            f"{missing} frame numbers between its first and its last frame are not there: gaps in time"
+            f"gaps in time: {missing} of the frame numbers between its first and its last frame are not there"
         )

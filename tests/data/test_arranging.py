@@ -43,7 +43,11 @@ def refused(names, *words, **choice):
         (["c_30min.png", "c_60min.png", "c_120min.png"], [0, 1, 2], [0.5, 1, 2]),
         (["day1.png", "day2.png", "day10.png"], [0, 1, 2], [24, 48, 240]),
         (["x_-2h.png", "x_-1h.png", "x_0h.png"], [0, 1, 2], [-2, -1, 0]),
-        (["A1_1_00d00h00m.tif", "A1_1_00d06h30m.tif", "A1_1_01d00h00m.tif"], [0, 1, 2], [0, 6.5, 24]),
+        (
+            ["A1_1_00d00h00m.tif", "A1_1_00d06h30m.tif", "A1_1_01d00h00m.tif"],
+            [0, 1, 2],
+            [0, 6.5, 24],
+        ),
         (["2024-01-01_12-00-00.png", "2024-01-02_13-30-00.png"], [0, 1], [0, 25.5]),
         (["t-1.png", "t0.png", "t1.png"], [0, 1, 2], None),
         (["img_1700000000123.png", "img_1700000060123.png"], [0, 1], None),
@@ -87,7 +91,10 @@ def test_channels_and_planes_are_chosen_never_mixed():
     planes = [f"img_{t:09d}_Default_{z:03d}.tif" for t in (0, 1) for z in (0, 1)]
     refused(planes, "2 planes", "plane=0")
     assert read(planes, plane=1)[""][:2] == ([planes[1], planes[3]], [0, 1])
-    assert read([f"T={t}_C={c}_Z=0.tif" for t in (0, 1) for c in (0, 1)], channel="0")[""][1] == [0, 1]
+    assert read([f"T={t}_C={c}_Z=0.tif" for t in (0, 1) for c in (0, 1)], channel="0")[""][1] == [
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,9 @@ def test_numbers_padded_or_not_are_read_as_they_stand(numbers, width, pattern):
     assert read(names)[""][1] == ordered
 
 
-@given(st.lists(st.text("abt0129._-=h ", min_size=1, max_size=8), unique=True, min_size=1, max_size=6))
+@given(
+    st.lists(st.text("abt0129._-=h ", min_size=1, max_size=8), unique=True, min_size=1, max_size=6)
+)
 def test_any_names_are_arranged_or_refused(stems):
     names = [f"{s}.png" for s in stems]
     try:
