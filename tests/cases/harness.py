@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 OUT = "OUT"  # stands for the output of a run among its words
 TIME_LIMIT = 60  # seconds a run, on a machine that others use, too
@@ -41,6 +42,7 @@ class Found:
         sort: "" where nothing is wrong by itself, else `crash`, `destroyed`, `left over` or `hang`.
         why: of `sort`.
         out: its output.
+        memory: what the runs of one case remember of each other.
     """
 
     status: int | None
@@ -49,6 +51,7 @@ class Found:
     sort: str
     why: str
     out: Path
+    memory: dict[str, Any] = field(default_factory=dict)
     _rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -68,6 +71,7 @@ class Found:
                     **{k: _plain(v) for k, v in row.items()},
                     "value": float(m),
                     "source": Path(str(row["source"])).name,
+                    "path": str(row["source"]),
                 }
                 for row, m in zip(store.manifest.to_dict("records"), means, strict=True)
             ]
@@ -140,6 +144,35 @@ def either(*rights: Right) -> Right:
         return (same or wrongs)[0]
 
     return Right(" or ".join(right.text for right in rights), check)
+
+
+def one_result(*rights: Right) -> Right:
+    """Any of these, but the same one, with the same gray values, in all runs of the case that say so."""
+
+    def check(found: Found) -> tuple[str, str]:
+        sort, why = either(*rights).check(found)
+        if sort:
+            return sort, why
+        got = "refused" if found.status else sorted({round(r["value"]) for r in found.rows})
+        first = found.memory.setdefault("one_result", got)
+        return ("", "") if got == first else ("silent", f"{got} here, {first} before")
+
+    return Right(f"the same everywhere: {either(*rights).text}", check)
+
+
+def planned(check_jobs: Callable[[list[Any], Path], str] | None = None) -> Right:
+    """Cells were planned; nothing was trained, for jobs are not started here."""
+
+    def check(found: Found) -> tuple[str, str]:
+        if found.status == 2:
+            return "refused wrongly", found.message
+        jobs = found.memory.get("jobs")
+        if not jobs:
+            return "silent", f"nothing planned: {found.said[-200:]!r}"
+        wrong = check_jobs(jobs, found.out) if check_jobs else ""
+        return ("silent", wrong) if wrong else ("", "")
+
+    return Right("planned", check)
 
 
 def _lacks(text: str, words: Words) -> str | tuple[str, ...] | None:
@@ -320,14 +353,21 @@ def snapshot(folder: Path, without: Path) -> dict[str, str]:
     return found
 
 
-def run(words: Sequence[str], folder: Path, out: Path) -> Found:
-    """Types the words in the folder."""
-    from stemcell_lit.__main__ import main
+def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -> Found:
+    """Types the words in the folder, `stem` for OUT. Jobs of `reproduce` are planned and remembered, not started."""
+    from stemcell_lit import __main__ as cli
+    from stemcell_lit.experiment import reproduce
+
+    def plan(jobs: list[Any], **_: Any) -> Any:
+        memory["jobs"] = list(jobs)
+        raise SystemExit(0)
 
     def over(*_: Any) -> None:
         raise _Hang
 
-    argv = [w.replace(OUT, str(out.relative_to(folder))) for w in words]
+    argv = [w.replace(OUT, stem) for w in words]
+    more = next((w.split(OUT, 1)[1] for w in words if OUT in w), "")
+    out = folder / (stem + more.split("/")[0].rstrip("'"))
     before = snapshot(folder, out)
     here = Path.cwd()
     stdout, stderr = io.StringIO(), io.StringIO()
@@ -338,9 +378,20 @@ def run(words: Sequence[str], folder: Path, out: Path) -> Found:
         warnings.simplefilter("always", UserWarning)
         os.chdir(folder)
         signal.alarm(TIME_LIMIT)
+        conf = folder / "in" / "conf"
+        own = (
+            mock.patch.object(cli, "conf_dir", lambda: conf)
+            if conf.is_dir()
+            else contextlib.nullcontext()
+        )
         try:
-            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-                main(argv)
+            with (
+                own,
+                mock.patch.object(reproduce, "run_jobs", plan),
+                contextlib.redirect_stdout(stdout),
+                contextlib.redirect_stderr(stderr),
+            ):
+                cli.main(argv)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
         except _Hang:
@@ -370,7 +421,7 @@ def run(words: Sequence[str], folder: Path, out: Path) -> Found:
         )
     elif extra and not sort:
         sort, why = "left over", f"{len(extra)} new entries, such as {_below(extra, folder)}"
-    return Found(status, stdout.getvalue() + err, message, sort, why, out)
+    return Found(status, stdout.getvalue() + err, message, sort, why, out, memory)
 
 
 def _below(paths: list[str], folder: Path) -> str:
@@ -388,8 +439,9 @@ def judge(one: Case, folder: Path) -> tuple[str, str]:
     source.mkdir(parents=True)
     (folder / "neighbour.txt").write_text("not yours")
     one.make(source)
+    memory: dict[str, Any] = {}
     for number, (words, right) in enumerate(one.runs):
-        found = run(words, folder, folder / f"out{number}")
+        found = run(words, folder, f"out{number}", memory)
         sort, why = found.sort, found.why
         if not sort:
             sort, why = right.check(found)
