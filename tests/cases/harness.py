@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import itertools
 import math
 import os
@@ -374,6 +375,9 @@ def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -
     status: int | None = 0
     sort = why = ""
     alarm = signal.signal(signal.SIGALRM, over)
+    log = logging.StreamHandler(stderr)  # Python's own way out is closed while pytest listens
+    log.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(log)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         os.chdir(folder)
@@ -401,6 +405,7 @@ def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, alarm)
+            logging.getLogger().removeHandler(log)
             os.chdir(here)
     err = stderr.getvalue()
     head = f"stemcell-lit {argv[0]}: "

@@ -157,7 +157,7 @@ NEW: tuple[Case, ...] = (
     case(
         "a frame twice, PNG and TIFF",
         new_makers.repeated_number,
-        (f"{IMPORT} source=in/frames {TABLE}", refused("t001")),
+        (f"{IMPORT} source=in/frames {TABLE}", refused(("t001", "types"))),
     ),
     case(
         "maps counted from 1",
