@@ -75,9 +75,6 @@ def generator(folder: Path) -> None:
     (folder / "generator.json").write_text(json.dumps({**facts, "um_per_px": None}))
 
 
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
 def targets(d: Path) -> None:
     """Crops with a user's other files beside them, a model, a generator, and a folder of other files."""
     class_folders(d / "crops", ("dark", "bright"))
@@ -87,9 +84,6 @@ def targets(d: Path) -> None:
     stack(d / "movies" / "movie.tif", steps(2))
     model(d / "model")
     generator(d / "generator")
-
-
-# --- pixels -----------------------------------------------------------------------------------------------------------
 
 
 def white_is_zero(d: Path) -> None:
@@ -174,9 +168,6 @@ def sixteen_bit_crops(d: Path) -> None:
         path = d / "crops" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(crop).save(path)
-
-
-# --- axes, numbers, hours ---------------------------------------------------------------------------------------------
 
 
 def two_positions(d: Path) -> None:
@@ -278,8 +269,7 @@ def page_by_page(d: Path) -> None:
 
 def single_frames(d: Path) -> None:
     """One frame: plain, ImageJ and OME; a map of one frame."""
-    f = frame(40, 160)
-    um = 0.65
+    f, um = frame(40, 160), 0.65
     stack(d / "plain.tif", f)
     ij: dict = {"photometric": None, "imagej": True, "resolution": (1 / um, 1 / um)}
     stack(d / "ij.tif", f[None], metadata={"axes": "TYX", "unit": "um", "finterval": 600}, **ij)
@@ -287,9 +277,6 @@ def single_frames(d: Path) -> None:
     stack(d / "o.ome.tif", f[None], metadata={"axes": "TYX", **size})
     for name in ("plain_classes.tif", "ij_classes.tif", "o_classes.ome.tif"):
         stack(d / name, halves())
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def tracks_restart(d: Path) -> None:
@@ -421,9 +408,6 @@ def windows_paths(d: Path) -> None:
         (d / name / "patches.csv").write_text("\n".join(["path,label", *lines, ""]))
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
 def hidden_folder(d: Path) -> None:
     """Jupyter's hidden copies of pictures beside the class folders."""
     class_folders(d / "crops", ("dense", "spread"))
@@ -465,9 +449,6 @@ def odd_paths(d: Path) -> None:
 PATHS = ("Exp 3 (day=2), Zürich µ #1", "epoch=3")
 
 
-# --- planning ---------------------------------------------------------------------------------------------------------
-
-
 def one_group(d: Path) -> None:
     """Six movies; the class debris is in one of them alone."""
     lines = [
@@ -499,6 +480,6 @@ def yes_no(d: Path) -> None:
     (d / "conf" / "hierarchy" / "mine.yaml").write_text(text)
 
 
-def wrong_words(d: Path) -> None:
-    """Crops enough for a plan, to be used with words that are wrong."""
+def plenty(d: Path) -> None:
+    """Crops enough for a plan."""
     class_folders(d / "crops", ("debris", "dense", "spread", "differentiated"), 24)

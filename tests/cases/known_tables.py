@@ -332,7 +332,7 @@ TABLES: tuple[Case, ...] = (
     ),
     case(
         "words that are wrong",
-        make.wrong_words,
+        make.plenty,
         (f"{IMPORT} source=in/crops", reads(groups(96))),
         (
             "reproduce data.store=out0 profile=smoke methods=[flat] seeds=[0,0] out=OUT",
