@@ -154,6 +154,18 @@ def test_a_stack_of_maps_has_no_numbers_for_a_movie_with_gaps(tmp_path):
         pair(frames, labels)
 
 
+def test_maps_are_found_under_suffixes_of_any_case_and_in_folders_of_their_own(tmp_path):
+    for folder, name in (("one", "A.TIF"), ("two", "b.tif")):
+        (tmp_path / folder).mkdir()
+        stem, suffix = name.split(".")
+        tifffile.imwrite(tmp_path / folder / name, STACK[0, 0], photometric="minisblack")
+        maps = tmp_path / folder / f"{stem}_classes.{suffix}"
+        tifffile.imwrite(maps, np.ones((5, 16, 20), np.uint8), photometric="minisblack")
+    found = find_movies(tmp_path)
+    assert [m.movie.name for m in found] == ["one/A", "two/b"]
+    assert [m.classes.path.name for m in found] == ["A_classes.TIF", "b_classes.tif"]
+
+
 @pytest.mark.parametrize(
     ("size", "um"),
     [
