@@ -193,7 +193,7 @@ def tiles(**change):
         ("\x00\x01", [], "no such column"),
         (tiles(label=None), [], "'label' is missing"),
         (tiles(frame=None), [], "'frame' is missing"),
-        (tiles(frame=[0, 4]), [], "line 3: tile at y 8, x 16 of frame 4"),
+        (tiles(frame=[0, 4]), [], "line 3: frame 4 is not there"),
         (tiles(x=[0, 90]), [], "line 3: tile at y 8, x 90"),
         (tiles(y=[-1, 0]), [], "line 2: tile at y -1"),
         (tiles(size=[16, 18]), [], "expected one size"),
@@ -229,7 +229,7 @@ def value(n):
 
 BAD_MAPS = {
     "another size": (lambda p: stack(p, np.ones((4, 60, 96), np.uint8)), "found (4, 60, 96)"),
-    "fewer frames": (lambda p: stack(p, np.ones((3, 64, 96), np.uint8)), "found (3, 64, 96)"),
+    "fewer frames": (lambda p: stack(p, np.ones((3, 64, 96), np.uint8)), "found 3 maps for the 4 frames"),
     "unknown value": (lambda p: stack(p, value(7)), "found class 7 in frame 3, expected 0 to 2"),
     "negative": (lambda p: stack(p, value(0).astype(np.int16) - 1), "found class -1 in frame 3"),
     "float": (lambda p: stack(p, value(1).astype(np.float32)), "found float32, expected a label"),
