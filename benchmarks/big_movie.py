@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import tifffile
 from _common import report
 from scipy import ndimage as ndi
 
+from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.data.colonies import foreground, track
 from stemcell_lit.data.frames import Frames, open_frames
 from stemcell_lit.schema import ColoniesConfig
@@ -109,7 +111,7 @@ def mapped(file: Path, out: Path, every: int) -> dict[str, float]:
 
 def alone(work: Callable[..., Any], *args: Any) -> Any:
     """In a process of its own: the peak must be that of this work."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, end_with_parent, (os.getpid(),)) as pool:
         return pool.apply(work, args)
 
 

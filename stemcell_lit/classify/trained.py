@@ -12,6 +12,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
+from stemcell_lit.base.checkpoints import save_whole
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.patches import reduce_pixels
@@ -127,7 +128,7 @@ class TrainedHierarchy:
 def save_weights(module: pl.LightningModule, file: Path) -> None:
     """Writes a module's plain hyper-parameters and weights, without optimisers."""
     weights = {name: value.cpu() for name, value in module.state_dict().items()}
-    torch.save({"hyper_parameters": dict(module.hparams), "state_dict": weights}, file)
+    save_whole({"hyper_parameters": dict(module.hparams), "state_dict": weights}, file)
 
 
 def load_stage(file: Path) -> StageModule:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
@@ -227,6 +230,7 @@ class PatchDataModule(pl.LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.workers,
             collate_fn=_Collate(world),
+            worker_init_fn=partial(_tie, os.getpid()),
             persistent_workers=self.workers > 0,
         )
 
@@ -245,6 +249,11 @@ class PatchDataModule(pl.LightningDataModule):
             device,
             self.modes["val"],
         )
+
+
+def _tie(parent: int, worker: int) -> None:
+    """A loader process ends with the one that it loads for, in whatever way that ends."""
+    end_with_parent(parent)
 
 
 class ResidentLoader:

@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy.spatial import cKDTree
 
 from stemcell_lit.base.files import whole_or_absent
+from stemcell_lit.base.processes import end_with_parent, plain_main
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.quality import entropy
 from stemcell_lit.schema import SimulationConfig
@@ -213,8 +214,10 @@ def _write_in_processes(
 ) -> list[Condition]:
     # Spawned, not forked: a forked child of a program that has started torch's threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        jobs = [pool.submit(_write_movie, config, i, folder) for i in range(config.movies)]
+    tied: dict[str, Any] = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    with ProcessPoolExecutor(processes, mp_context=context, **tied) as pool:
+        with plain_main():
+            jobs = [pool.submit(_write_movie, config, i, folder) for i in range(config.movies)]
         try:
             while wait(jobs, timeout=0.2, return_when=FIRST_EXCEPTION).not_done:
                 show()

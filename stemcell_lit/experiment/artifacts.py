@@ -101,7 +101,7 @@ def finite(value: Any) -> Any:
 
 def first_rank() -> bool:
     """Whether this process writes what all ranks of a job share."""
-    return _Ranks().first
+    return Ranks().first
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class ArtifactStore:
             UserError: the artifact has changed since it was made.
         """
         folder = self.locate(kind, key)
-        ranks = _Ranks()
+        ranks = Ranks()
         if not ranks.first:
             partial = ranks.share(None)
             if partial is not None:
@@ -280,7 +280,7 @@ class ArtifactStore:
         key: Mapping[str, Any],
         make: Callable[[Path], None],
         resumable: bool,
-        ranks: _Ranks,
+        ranks: Ranks,
     ) -> None:
         partial = folder.with_name(f".{folder.name}.partial")
         if not resumable:
@@ -381,7 +381,7 @@ class ArtifactStore:
             os.close(handle)
 
 
-class _Ranks:
+class Ranks:
     """The ranks of this job; where it has one, nothing is shared and nobody is waited for."""
 
     def __init__(self) -> None:

@@ -32,6 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from stemcell_lit.base.processes import scratch_folder
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.warm import WarmProcess, can_start_warm
 
@@ -229,7 +230,7 @@ def run_jobs(
     queue = [job for job in jobs if job.name not in outcomes]
     running: dict[int, _Running] = {}
     with (
-        tempfile.TemporaryDirectory(prefix="stemcell_lit_") as scratch,
+        tempfile.TemporaryDirectory(dir=scratch_folder()) as scratch,
         signals() as received,
         view.shown(running),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base.checkpoints import read_whole
 from stemcell_lit.base.files import write_whole
 from stemcell_lit.classify.hierarchy import Node
 from stemcell_lit.classify.pseudo import pseudo_balance
@@ -20,7 +22,7 @@ from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import finite, first_rank
+from stemcell_lit.experiment.artifacts import Ranks, finite, first_rank
 from stemcell_lit.experiment.cell import Cell, rows_hash
 from stemcell_lit.experiment.training import fit
 
@@ -68,19 +70,17 @@ def make_stage(
                 module.load_state_dict(before.state_dict())
             if phase.head:
                 module.retrain_head(phase.images, config.seed)
-            place, done = folder / phase.name, folder / phase.name / "phase.ckpt"
-            if done.is_file():  # a killed run goes on behind it
-                module = load_stage(done)
-                about = json.loads((place / "phase.json").read_text(encoding="utf-8"))
+            place = folder / phase.name
+            title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
+            finished = _finished(place, title)  # a killed run goes on behind it
+            if finished is not None:
+                module, about = finished
             else:
-                title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
                 fit(module, data, config.trainer, place, title, phase.images, board)
                 about = {"images": module.images_seen, "curve": module.curve}
                 if phase.name and first_rank():
                     write_whole(place / "phase.json", json.dumps(about))
-                    part = place / "phase.part"
-                    save_weights(module, part)
-                    part.replace(done)
+                    save_weights(module, place / "phase.ckpt")
             curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
             seen, before = seen + about["images"], module
         assert before is not None
@@ -104,6 +104,24 @@ def make_stage(
     folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
     about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+
+
+def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | None:
+    """A phase that an earlier run finished and what is known of it, the same on all ranks; None: it is to do."""
+    ranks, file = Ranks(), place / "phase.ckpt"
+    text = None
+    if ranks.first and file.is_file():
+        try:
+            read_whole(file)
+            text = (place / "phase.json").read_text(encoding="utf-8")
+            about = json.loads(text)
+            about["images"] + len(about["curve"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            text = None
+            print(f"{file}: broken ({error}); {title} begins again", file=sys.stderr)
+            file.unlink()
+    text = ranks.share(text)
+    return None if text is None else (load_stage(file), json.loads(text))
 
 
 def stage_key(cell: Cell, node: Node, generated: PatchStore | None) -> dict[str, Any]:

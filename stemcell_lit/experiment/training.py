@@ -22,11 +22,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from stemcell_lit.base.checkpoints import PART, WholeCheckpoints, check_resumable
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
-from stemcell_lit.experiment.artifacts import first_rank
+from stemcell_lit.experiment.artifacts import Ranks, first_rank
 from stemcell_lit.experiment.interrupt import CheckpointOnSignal
 from stemcell_lit.experiment.progress import ImagesProgress
 from stemcell_lit.schema import TrainerConfig
@@ -46,7 +47,7 @@ def fit(
     board: Any = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """Trains a module to its budget of images, from the last checkpoint in `folder` where there is one."""
+    """Trains a module to its budget of images, from the last checkpoint in `folder` where there is a usable one."""
     per_epoch = sum(data.batches().quotas)
     every = max(1, round(_validate_every(module) / per_epoch))
     checkpoint = ModelCheckpoint(
@@ -59,6 +60,8 @@ def fit(
     interrupt = CheckpointOnSignal(folder / "last.ckpt")
     # A GAN leaves one network's parameters unused in each backward pass; plain ddp raises then.
     ddp = "ddp" if module.automatic_optimization else "ddp_find_unused_parameters_true"
+    # Its own re-queueing stays off: it saves in the middle of a batch, and submitit queues the job again.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     lightning = pl.Trainer(
         accelerator=trainer.accelerator,
         devices=trainer.devices,
@@ -69,8 +72,7 @@ def fit(
         check_val_every_n_epoch=every,
         num_sanity_val_steps=0,
         callbacks=[*callbacks, checkpoint, interrupt, ImagesProgress(title, images)],
-        # Its own re-queueing stays off: it saves in the middle of a batch, and submitit queues the job again.
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=[WholeCheckpoints(), *slurm],
         logger=tracking.lightning_logger(board, title),
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -78,10 +80,33 @@ def fit(
         use_distributed_sampler=False,
         log_every_n_steps=20,
     )
-    last = folder / "last.ckpt"
-    lightning.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    last = _usable(folder / "last.ckpt", module, callbacks, title)
+    lightning.fit(module, data, ckpt_path=last, weights_only=True)
     interrupt.deliver()
     return lightning
+
+
+def _usable(
+    file: Path, module: pl.LightningModule, callbacks: Sequence[pl.Callback], title: str
+) -> str | None:
+    """The checkpoint to go on from, the same on all ranks; None: the training begins at its beginning.
+
+    A broken one goes, with a line that says so: what was trained is lost, what is trained anew is the same.
+    """
+    ranks = Ranks()
+    if not ranks.first:
+        return ranks.share(None)
+    found = None
+    for part in file.parent.glob(f"*{PART}"):  # of a run that was killed while it wrote
+        part.unlink()
+    if file.is_file():
+        try:
+            check_resumable(file, module, callbacks)
+            found = str(file)
+        except ValueError as error:
+            print(f"{file}: broken checkpoint ({error}); {title} begins again", file=sys.stderr)
+            file.unlink()
+    return ranks.share(found)
 
 
 def _validate_every(module: pl.LightningModule) -> int:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,11 @@ from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
 from pathlib import Path
 
+from stemcell_lit.base.processes import plain_main, scratch_folder
+from stemcell_lit.experiment.leash import LAUNCHER
+
 PRELOADED = [
+    "stemcell_lit.experiment.leash",  # first: importing the rest takes seconds, in which the launcher may die
     "stemcell_lit.__main__",
     "stemcell_lit.experiment.judge",
     "hydra",
@@ -69,14 +74,20 @@ class WarmProcess:
         context.set_forkserver_preload(PRELOADED)
         if not _loaded_with:
             _loaded_with.update({name: env.get(name) for name in _AT_IMPORT})
-        with _environment(env):
+        scratch_folder()  # where the server's socket shall lie
+        tied = {}
+        if threading.current_thread() is threading.main_thread():
+            tied = {
+                LAUNCHER: str(os.getpid())
+            }  # the end of another thread is not the end of the launcher
+        with _environment({**env, **tied}):
             forkserver.ensure_running()
         words = _arguments(argv)
         if words is None:
             raise ValueError(f"{argv[:3]}: expected {PROGRAM} or its script")
         arguments = (words, dict(env), str(log.absolute()), str(Path.cwd()))
         self._process = context.Process(target=_main, args=arguments)
-        with _plain_main():
+        with plain_main():
             self._process.start()
 
     @property
@@ -107,6 +118,7 @@ def _main(arguments: list[str], env: dict[str, str], log: str, folder: str) -> N
     atexit._clear()
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    tempfile.tempdir = None  # the server's, until this job's own environment is asked
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(file, 1)
@@ -149,17 +161,3 @@ def _environment(env: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextmanager
-def _plain_main() -> Iterator[None]:
-    """Hides which program this process runs: the job need not import it again."""
-    program = sys.modules["__main__"]
-    hidden = {name: getattr(program, name, None) for name in ("__spec__", "__file__")}
-    try:
-        for name in hidden:
-            setattr(program, name, None)
-        yield
-    finally:
-        for name, value in hidden.items():
-            setattr(program, name, value)

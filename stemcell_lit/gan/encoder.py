@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base.checkpoints import save_whole
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
@@ -184,7 +185,7 @@ class Encoder:
 
     def save(self, file: Path) -> None:
         """Writes everything into one file of plain values and tensors."""
-        torch.save(
+        save_whole(
             {
                 "hyper_parameters": dict(self.module.hparams),
                 "state_dict": self.module.state_dict(),

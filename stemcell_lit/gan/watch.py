@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from stemcell_lit.base.checkpoints import copy_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import first_rank
 from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
@@ -160,10 +160,7 @@ class QualityWatch(pl.Callback):
         if not check["memorised"] and (self.best is None or self._better(check, self.best)):
             self.best = check
             file = self._file(check["images"])
-            partial = file.with_suffix(".ckpt.partial")
-            trainer.save_checkpoint(partial, weights_only=True)
-            if trainer.is_global_zero:
-                partial.replace(file)
+            trainer.save_checkpoint(file, weights_only=True)
         self._check_memorisation()
 
     def score(self, module: GANModule) -> dict[str, Any]:
@@ -310,9 +307,7 @@ def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) ->
             "alarm": bad if checks else None,
         }
     if first_rank():
-        partial = final.with_suffix(".ckpt.partial")
-        shutil.copyfile(watch.snapshot, partial)
-        partial.replace(final)
+        copy_whole(watch.snapshot, final)
     return {
         "metric": watch.metric,
         "chosen": watch.best,

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from stemcell_lit.base.checkpoints import WholeCheckpoints, check_resumable
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import watch as watching
 from stemcell_lit.gan.module import GANDiverged, GANModule
@@ -64,6 +66,7 @@ def fit(out, reference, module, resume=None, skip=0, loaders=None, **quality):
     watch = QualityWatch(reference, config, out)
     gan = dict(module.gan)
     trainer = pl.Trainer(
+        plugins=[WholeCheckpoints()],
         accelerator="cpu",
         devices=1,
         default_root_dir=out,
@@ -222,15 +225,14 @@ def test_resume_keeps_the_best_so_far_and_goes_on_exactly(tmp_path, reference):
 
 def test_a_snapshot_is_whole_or_absent(tmp_path, reference, monkeypatch):
     plan = [("bright", pools(5)), ("copy", pools(6))]
-    original = pl.Trainer.save_checkpoint
+    original = Path.replace
 
-    def cut_off(self, filepath, *args, **kwargs):
-        if "best-000000048" in str(filepath):
-            filepath.write_bytes(b"half")
+    def cut_off(self, target):
+        if "best-000000048" in str(target):
             raise KeyboardInterrupt
-        original(self, filepath, *args, **kwargs)
+        return original(self, target)
 
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", cut_off)
+    monkeypatch.setattr(Path, "replace", cut_off)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(tmp_path, reference, scripted(plan, 48))
     assert [p.name for p in tmp_path.glob("best-*.ckpt")] == ["best-000000024.ckpt"]
@@ -240,6 +242,23 @@ def test_a_snapshot_is_whole_or_absent(tmp_path, reference, monkeypatch):
     assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
     left = {p.name for p in tmp_path.glob("best-*")}  # the last checkpoint may still name the other
     assert left == {"best-000000024.ckpt", "best-000000048.ckpt"}
+
+
+@pytest.mark.parametrize("how", ["absent", "empty", "cut"])
+def test_a_training_does_not_go_on_from_a_best_snapshot_that_is_broken(tmp_path, reference, how):
+    watch, _ = fit(tmp_path, reference, scripted([("bright", pools(5))], 48))
+    module, again = (
+        scripted([("bright", pools(5))], 48),
+        QualityWatch(reference, watch.config, tmp_path),
+    )
+    last, best = tmp_path / "last.ckpt", watch.snapshot
+    check_resumable(last, module, [again])
+    content = best.read_bytes()
+    best.unlink()
+    if how != "absent":
+        best.write_bytes(b"" if how == "empty" else content[: len(content) // 2])
+    with pytest.raises(ValueError, match=best.name):
+        check_resumable(last, module, [again])
 
 
 def test_a_generator_of_training_patches_is_caught(tmp_path, reference):
