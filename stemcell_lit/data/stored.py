@@ -163,7 +163,7 @@ def stored_page(page: Any, where: str) -> Stored:
         planes=kind == "colour" and int(key.planarconfig) == 2,
         lossy=compression in _LOSSY,
     )
-    return replace(stored, table=_page_table(key, stored)) if kind == "table" else stored
+    return replace(stored, table=_page_table(page, stored)) if kind == "table" else stored
 
 
 def check_segments(page: Any, where: str) -> None:
@@ -191,9 +191,10 @@ def check_segments(page: Any, where: str) -> None:
             )
 
 
-def _page_table(key: Any, stored: Stored) -> np.ndarray:
+def _page_table(page: Any, stored: Stored) -> np.ndarray:
     """The colour table of a TIFF, (entries, 3): uint8 where its 16-bit entries say no more."""
-    table = None if key.colormap is None else np.asarray(key.colormap)
+    own = page.aspage()  # the keyframe has the table of another frame
+    table = None if own.colormap is None else np.asarray(own.colormap)
     if table is None or table.shape != (3, 2**stored.bits) or stored.dtype.kind not in "bu":
         raise UserError(
             f"{stored.where}: marked as indices into a colour table, but {'no' if table is None else 'no fitting'} "

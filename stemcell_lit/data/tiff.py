@@ -99,6 +99,7 @@ class TiffReader:
             tiff = self._open()
             series = tiff.series[self._part.image[index]]
             page = self._part.pages[index]
+            described: Any = series.keyframe
             if series.dataoffset is not None:
                 # Uncompressed and contiguous. ImageJ writes one page description for all frames of
                 # a large movie, so that reading page by page would find only the first.
@@ -111,16 +112,17 @@ class TiffReader:
                 # native order, writable
                 frame = frame.reshape(shape).astype(series.dtype)
             else:
-                found = series.pages[page]
-                if found is None:
+                # its own description: it may have a colour table of its own, or strips left out
+                described = series.pages[page]
+                if described is None:
                     raise UserError(
                         f"{self.where(index)}: the OME-TIFF refers to a file that is not there; "
                         "put all its files into one folder"
                     )
-                frame = found.asarray()
-        return page_values(
-            frame, series.keyframe, self.where(index), channel=self._channel, labels=self.labels
-        )
+                frame = described.asarray()
+            return page_values(
+                frame, described, self.where(index), channel=self._channel, labels=self.labels
+            )
 
     def where(self, index: int) -> str:
         """The name of a frame, for messages."""

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stemcell_lit.data.frames import open_frames
 from stemcell_lit.data.pictures import image_layout, page_layout
 from tests.data.picture_files import (
     DEEP,
@@ -298,6 +299,21 @@ def test_16_bit_tables_of_tiff_give_16_bit(tmp_path):
     table = np.arange(256) * 200 + 7
     raw_tiff(tmp_path / "a.tif", GRAY.tobytes(), GRAY.shape, t262=3, t320=np.tile(table, 3))
     same(tmp_path / "a.tif", table[GRAY].astype(np.uint16))
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_each_frame_of_a_movie_has_its_own_table(tmp_path, ome):
+    file = tmp_path / ("a.ome.tif" if ome else "a.tif")
+    with tifffile.TiffWriter(file, ome=ome) as writer:
+        for table in (RAMP, RAMP[:, ::-1]):
+            writer.write(
+                GRAY, photometric="palette", colormap=table, contiguous=False, compression="zlib"
+            )
+    for number, expected in enumerate((GRAY, 255 - GRAY)):
+        same(file, expected, page=number)
+    if not ome:
+        with open_frames(file) as frames:
+            np.testing.assert_array_equal(frames.read(1), 255 - GRAY)
 
 
 def test_tables_in_doubt_are_refused(tmp_path):

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stemcell_lit.data import pictures, stored
+from stemcell_lit.data.frames import open_frames
 from stemcell_lit.data.pictures import image_values, page_layout, page_values
 from stemcell_lit.errors import UserError
 from tests.data.picture_files import (
@@ -194,6 +195,24 @@ def test_absent_strips_are_refused_not_filled(tmp_path, compression):
     content[at : at + width] = bytes(width)
     (tmp_path / "a.tif").write_bytes(content)
     refused(tmp_path / "a.tif", "1 of its 4 strips or tiles hold no data")
+
+
+def test_absent_strips_of_a_later_frame_are_refused(tmp_path):
+    file = tmp_path / "a.tif"
+    with tifffile.TiffWriter(file) as writer:
+        for picture in (GRAY, 255 - GRAY):
+            writer.write(
+                picture, rowsperstrip=5, compression="zlib", contiguous=False, metadata=None
+            )
+    with tifffile.TiffFile(file) as tiff:
+        tag = tiff.pages[1].tags[279]
+    content = bytearray(file.read_bytes())
+    content[tag.valueoffset : tag.valueoffset + 2] = bytes(2)
+    file.write_bytes(content)
+    with open_frames(file) as frames:
+        np.testing.assert_array_equal(frames.read(0), GRAY)
+        with pytest.raises(UserError, match="frame 1: 1 of its 4 strips or tiles hold no data"):
+            frames.read(1)
 
 
 # --- what is no picture at all
