@@ -42,7 +42,7 @@ NEW: tuple[Case, ...] = (
         new_makers.metamorph,
         (f"{IMPORT} source=in/frames {TABLE}", refused(("position", "s1"))),
         (
-            f"{IMPORT} source=in/frames {TABLE} position=0",
+            f"{IMPORT} source=in/frames {TABLE} position=1",
             reads(has(*(("early" if t < 6 else "late", 5 * t) for t in range(1, 12)))),
         ),
     ),
