@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import logging
 import itertools
+import logging
 import math
 import os
 import signal
