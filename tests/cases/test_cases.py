@@ -10,7 +10,6 @@ from tests.cases.new_inputs import NEW
 WRONG: dict[str, str] = {
     "07 colour table, green": "silent",
     "11 stacks as crops": "silent",
-    "31 page by page": "crash",
     "16-bit crops": "refused wrongly",
     "38 store over data": "destroyed",
     "09 tracks restart": "silent",
@@ -29,7 +28,6 @@ WRONG: dict[str, str] = {
     "37 few crops": "refused wrongly",
     "18 paths": "refused wrongly",
     "words that are wrong": "silent",
-    "MetaMorph: positions in the names": "refused wrongly",
     "float crops, big-endian": "refused wrongly",
     "RGB PNG of 16 bits": "silent",
     "white is zero, 16 bit": "refused wrongly",
