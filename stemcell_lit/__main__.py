@@ -213,11 +213,14 @@ def _sweep(command: str, overrides: list[str]) -> None:
 
 
 def _simulate(overrides: list[str]) -> None:
+    from stemcell_lit.base.files import check_target
     from stemcell_lit.data.extraction import extract
     from stemcell_lit.data.simulate import simulate
     from stemcell_lit.schema import SimulateCommand, typed
 
     c = typed(compose("simulate", overrides), SimulateCommand)
+    if c.store:  # before the hours that the movies may take
+        check_target(c.store, "store", inputs=[c.out])
     simulate(c.simulation, Path(c.out))
     print(f"movies: {c.out}")
     if c.store:

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stemcell_lit.base.files import whole_or_absent
+from stemcell_lit.base.files import check_target, whole_or_absent
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
@@ -572,17 +572,7 @@ def _check(config: PredictCommand, out: Path) -> None:
             raise UserError(f"{key}={value}: expected {least} or more")
     if not math.isfinite(config.start_h):
         raise UserError(f"start_h={config.start_h}: expected hours")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; expected a folder to make; give another out=")
-    strange = sorted({p.name for p in out.iterdir()} - set(OUTPUTS)) if out.exists() else []
-    if strange:  # the folder is replaced as a whole, and what is in it would be lost
-        raise UserError(
-            f"{out}: holds other files ({strange[0]}); expected a new folder or an earlier result of "
-            "predict; give another out="
-        )
-    movie = Path(config.movie).resolve()
-    if movie == out.resolve() or out.resolve() in movie.parents:
-        raise UserError(f"{out}: the movie lies in it and would be replaced; give another out=")
+    check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
 
 
 def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
@@ -604,7 +594,7 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
         um_per_px=movie_um,
         hours_per_frame=movie.hours_between,
     )
-    with whole_or_absent(out) as folder:
+    with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
         _write_maps(folder / MAPS, mapper, found, movie)
         _colonies(tracks, found, model, movie).to_csv(
             folder / "colonies.csv", index=False, float_format="%.6g"

@@ -47,7 +47,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.base.files import check_target, whole_or_absent, write_whole
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
 from stemcell_lit.data.crops import SUFFIXES, UNSURE, read_crop
 from stemcell_lit.data.frames import Frames, Movie, open_frames
@@ -124,7 +124,7 @@ class Session:
             patches: (uint8 (height, width), what is known of it) in the order to ask.
         """
         digits = len(str(len(patches)))
-        with whole_or_absent(folder) as new:
+        with whole_or_absent(folder, "annotation") as new:
             (new / "crops").mkdir()
             rows = []
             for i, (pixels, item) in enumerate(patches):
@@ -306,6 +306,7 @@ def _begin(out: Path, config: AnnotateCommand) -> None:
         raise UserError(
             f"{out}: holds something else; expected a new folder or one that annotate began; give another out="
         )
+    check_target(out, "annotation", inputs=[source])
     if not source.exists():
         raise UserError(
             f"{source}: no such file or folder; expected a movie, a folder of crops or a patch store"

@@ -106,6 +106,7 @@ def import_crops(
         um_per_px=um_per_px if patch_um_per_px is None else patch_um_per_px,
         unsure=unsure[["label"]].assign(source=unsure["path"]),
         made_by=made_by,
+        inputs=[source, table],
     )
 
 

@@ -141,6 +141,7 @@ def extract(
         um_per_px=next(iter(sizes)),
         scales=extraction.scales,
         unsure=pd.DataFrame(left_out),
+        inputs=[source, table],
         made_by={
             "command": "extract",
             **about,

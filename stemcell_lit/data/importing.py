@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stemcell_lit.base.files import check_target
 from stemcell_lit.data.crops import import_crops
 from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.labelled import Select, has_maps
@@ -22,7 +23,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
     crops, else a folder per class.
 
     Raises:
-        UserError: the source is none of these, or cannot be read.
+        UserError: the source is none of these, or cannot be read; something of the user's is where the store shall be.
     """
     source = Path(config.source)
     table = None if config.table is None else Path(config.table)
@@ -34,6 +35,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
         raise UserError(
             f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
         )
+    check_target(config.store, "store", inputs=[source, table])
     if config.blocks < 1:
         raise UserError(f"blocks={config.blocks}: expected 1 or more")
     given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stemcell_lit.base.files import whole_or_absent
+from stemcell_lit.base.files import restore, whole_or_absent
 from stemcell_lit.errors import UserError
 
 FORMAT = 1
@@ -118,11 +118,12 @@ class PatchStore:
         made_by: Mapping[str, Any] | None = None,
         scales: Sequence[int] = (1,),
         unsure: pd.DataFrame | None = None,
+        inputs: Iterable[str | Path | None] = (),
     ) -> PatchStore:
         """Writes a store, whole or not at all.
 
         Args:
-            path: the folder to make; an existing store there is replaced.
+            path: the folder to make; a store there that this program made is replaced.
             pixels: uint8 (patches, height, width), or (patches, scales, height, width) with several scales.
             manifest: a row a patch; `label` is required, other columns of `COLUMNS` get their defaults.
             classes: class names in the order to keep.
@@ -131,9 +132,10 @@ class PatchStore:
                 `seen_groups`.
             scales: widths of the concentric views, in patches, from 1 up.
             unsure: places that were left out, a row each; written beside the manifest, part of nothing else.
+            inputs: what the patches were read from; the store may not be or contain it.
 
         Raises:
-            UserError: shapes, types or labels do not fit together.
+            UserError: shapes, types or labels do not fit together, or something is in the way.
         """
         path = Path(path)
         manifest = manifest.reset_index(drop=True).copy()
@@ -165,7 +167,7 @@ class PatchStore:
             "content_hash": _content_hash(pixels, manifest, classes),
             "made_by": dict(made_by or {}),
         }
-        with whole_or_absent(path) as folder:
+        with whole_or_absent(path, "store", inputs=inputs) as folder:
             np.save(folder / "pixels.npy", np.ascontiguousarray(pixels), allow_pickle=False)
             manifest.to_parquet(folder / "manifest.parquet", index=False)
             if unsure is not None and len(unsure):
@@ -182,15 +184,21 @@ class PatchStore:
         """
         path = Path(path)
         file = path / "store.json"
+        if not path.exists():
+            restore(path)  # a kill may have left it beside its place
         if not file.is_file():
             found = "no such folder" if not path.exists() else "no store.json in it"
             raise UserError(
                 f"{path}: {found}; expected a patch store. Make one with `stemcell-lit import source=DIR store={path}`"
             )
         try:
-            info = json.loads(file.read_text(encoding="utf-8"))
-            pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
-            manifest = pd.read_parquet(path / "manifest.parquet")
+            while True:
+                folder = path.stat().st_ino
+                info = json.loads(file.read_text(encoding="utf-8"))
+                pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
+                manifest = pd.read_parquet(path / "manifest.parquet")
+                if path.stat().st_ino == folder:  # else another took its place: never parts of both
+                    break
         except (OSError, ValueError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(

@@ -127,18 +127,16 @@ def simulate(config: SimulationConfig, out: Path, progress: bool = True) -> None
 
     Args:
         config: how many movies, how large, how long, and the seed.
-        out: folder to make; an existing one is replaced.
+        out: folder to make; movies that this program made there are replaced.
         progress: whether to show a bar with frames/s and the time left.
 
     Raises:
-        UserError: a number in the config cannot be simulated.
+        UserError: a number in the config cannot be simulated, or something of the user's is in the way.
     """
     _check(config)
     out = Path(out)
-    if out.is_file():
-        raise UserError(f"{out}: is a file, expected a folder to make; choose another `out`")
     processes = min(config.threads or os.cpu_count() or 1, config.movies)
-    with whole_or_absent(out) as folder:
+    with whole_or_absent(out, "movies") as folder:
         done = folder / "frames.done"  # a byte a finished frame: progress across processes
         done.touch()
         columns = (

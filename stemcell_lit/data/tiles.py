@@ -154,6 +154,7 @@ def import_tiles(
         scales=extraction.scales,
         unsure=pd.concat(left_out, ignore_index=True),
         made_by=made_by,
+        inputs=[movie, table],
     )
 
 

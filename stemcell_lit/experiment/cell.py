@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stemcell_lit.base.names import safe_name
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split, make_split
@@ -49,7 +50,7 @@ class Cell:
     def name(self) -> str:
         """method-fold-seed-hash, such as `flat_gan-f0-s1-3fa2b1c4`."""
         c = self.config
-        return f"{c.method.name}-f{c.split.fold}-s{c.seed}-{self.hash[:8]}"
+        return f"{safe_name(c.method.name)}-f{c.split.fold}-s{c.seed}-{self.hash[:8]}"
 
     @property
     def folder(self) -> Path:

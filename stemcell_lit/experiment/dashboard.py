@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stemcell_lit.base.files import write_whole
+from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.schema import LoggerConfig
@@ -52,6 +52,7 @@ def dashboard(out: str | Path, logger: LoggerConfig) -> Path:
     from stemcell_lit.experiment.results import collect
 
     out = Path(out)
+    check_files(out, [FILE])
     made = workspace([cell.info for cell in collect(out)], logger, out.resolve().name)
     if logger.wandb == "online":
         try:

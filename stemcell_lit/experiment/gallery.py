@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stemcell_lit.base.names import safe_name
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.results import Results
 from stemcell_lit.gan.module import GANModule, draw_grid
@@ -49,12 +50,17 @@ def show_generator(
         generator: the chosen snapshot, or those of several generators together.
         reference: real patches of its training groups.
         config: how many patches are drawn.
-        folder: of the generator; `grids/` holds class_<name>.png.
+        folder: of the generator; `grids/` holds the files of `grid_file`.
     """
     made = samples(generator, config.final_samples, reference.classes, stream=_FINAL)
     write_quality(measure(reference, made, config), reference.encoder.name, folder / QUALITY)
     for name, patches in zip(reference.classes, made, strict=True):
-        class_grid(reference, name, patches, folder / "grids" / f"class_{name}.png")
+        class_grid(reference, name, patches, folder / "grids" / grid_file(name))
+
+
+def grid_file(name: str) -> str:
+    """Name of the file with the grid of a class."""
+    return f"class_{safe_name(name)}.png"
 
 
 def measure(reference: Reference, made: Sequence[np.ndarray], config: QualityConfig) -> Quality:
@@ -165,15 +171,17 @@ def generator_section(results: Results) -> str:
                 f'<p class="soft">Fold {fold}, kept by {filters}: {rates} of the patches drawn.</p>'
             )
     path, (fold, _) = min(used.items(), key=lambda u: u[1][0])
-    grids = sorted((Path(results.out) / path / "grids").glob("class_*.png"))
+    folder = Path(results.out) / path / "grids"
+    grids = {name: folder / grid_file(name) for name in results.classes}
+    grids = {name: file for name, file in grids.items() if file.is_file()}
     if grids:
         lines.append(
             f"<h3>Fold {fold}: real, generated, nearest training patch</h3>"
             '<p class="soft">Drawn at random and not chosen.</p>'
         )
-    for file in grids:
+    for known, file in grids.items():
         data = base64.b64encode(file.read_bytes()).decode("ascii")
-        name = escape(file.stem.removeprefix("class_"))
+        name = escape(known)
         lines.append(
             f'<figure><figcaption>{name}</figcaption><img src="data:image/png;base64,{data}" alt="{name}"></figure>'
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base.files import check_target
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.mixing import generated_quota, share_out
@@ -327,9 +328,10 @@ def generate(config: GenerateCommand) -> PatchStore:
     """Writes a store of generated patches, equally many per class, with their provenance.
 
     Raises:
-        UserError: no generator there.
+        UserError: no generator there, or something of the user's in the way.
     """
     checkpoint = Path(config.checkpoint)
+    check_target(config.store, "store", inputs=[checkpoint])
     about = checkpoint.with_name("generator.json")
     for file in (checkpoint, about):
         if not file.is_file():
@@ -371,4 +373,5 @@ def _synthesize(
         filters=make_filters(select, module, encoder, seed),
         draws=select.draws,
         batch_size=batch_size,
+        inputs=[checkpoint],
     )

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
+from stemcell_lit.base.names import safe_name
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
@@ -29,6 +30,7 @@ from stemcell_lit.experiment.gallery import (
     METRICS,
     class_grid,
     find,
+    grid_file,
     measure,
     read_quality,
     write_quality,
@@ -129,6 +131,8 @@ def judge(
     """
     quiet()
     use_cpu(config.trainer)
+    check_files(config.out, ["table.csv", "table.md", "judge.json"])
+    check_target(Path(config.out) / "grids", "grids")
     entries = plan(config, overrides, typed_run)
     missing = [e for e in entries if not e.done]
     if len(missing) > 1:
@@ -203,7 +207,7 @@ def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) 
     jobs: list[Job] = []
     leader: dict[tuple[str, int], str] = {}
     for e in missing:
-        name = f"{e.name}-f{e.fold}"
+        name = f"{safe_name(e.name)}-f{e.fold}"
         argv = [
             *base,
             f"gans=[{e.gan}]",
@@ -329,7 +333,7 @@ def _accuracy(
 
 def _grids(reference: Reference, made: Sequence[np.ndarray], folder: Path) -> None:
     for name, patches in zip(reference.classes, made, strict=True):
-        class_grid(reference, name, patches, folder / f"class_{name}.png")
+        class_grid(reference, name, patches, folder / grid_file(name))
 
 
 def _write_json(file: Path, content: Any) -> None:
@@ -577,10 +581,10 @@ def write(
         "versions": versions(),
     }
     write_whole(out / "judge.json", json.dumps(content, indent=1) + "\n")
-    with whole_or_absent(out / "grids") as grids:
+    with whole_or_absent(out / "grids", "grids") as grids:
         for e, folder in zip(entries, folders, strict=True):
             for file in sorted((folder / "grids").glob("class_*.png")):
-                name = f"{e.name}-f{e.fold}-{file.stem.removeprefix('class_')}.png"
+                name = f"{safe_name(e.name)}-f{e.fold}-{file.stem.removeprefix('class_')}.png"
                 shutil.copy(file, grids / name)
     print(text)
     print(out / "table.md")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion
 from stemcell_lit.evaluate.statistics import (
@@ -84,8 +84,9 @@ def make_report(
         report.html, which holds its pictures and needs no network.
 
     Raises:
-        UserError: results are missing, broken or do not belong together.
+        UserError: results are missing, broken or do not belong together, or files of the user's are in the way.
     """
+    check_report(out)
     results = comparable(collect(out), baseline)
     counts = {method: results.counts(method) for method in results.methods}
     # only the paper's method was asked about beforehand; the last of a list is a choice made later
@@ -104,7 +105,7 @@ def make_report(
     figures = pictures.make()
     page = _page(results, table, parts, counts, figures, pictures.facts, resamples)
     # all is computed before anything is written: a failure leaves the old report as it was
-    with whole_or_absent(results.out / "figures") as folder:
+    with whole_or_absent(results.out / "figures", "figures") as folder:
         for name, image in figures.items():
             (folder / f"{name}.png").write_bytes(image)
     write_whole(results.out / "table.csv", table.to_csv(index=False, float_format="%.6g"))
@@ -112,6 +113,16 @@ def make_report(
     write_whole(results.out / "table.md", _markdown(results, table, parts))
     write_whole(results.out / "report.html", page)
     return results.out / "report.html"
+
+
+def check_report(out: str | Path) -> None:
+    """Refuses a folder of results whose report would replace something of the user's; to be called before the work.
+
+    Raises:
+        UserError: what is in the way.
+    """
+    check_files(out, ["table.csv", "parts.csv", "table.md", "report.html"])
+    check_target(Path(out) / "figures", "figures")
 
 
 def read_table(out: str | Path) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from stemcell_lit.experiment.cell import Cell, prepare
 from stemcell_lit.experiment.generators import generator_key
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
 from stemcell_lit.experiment.results import as_override, flatten
-from stemcell_lit.experiment.sweep import make_reports, tables_of, write_sweep
+from stemcell_lit.experiment.sweep import check_reports, make_reports, tables_of, write_sweep
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ReproduceCommand, RunCommand
 
@@ -95,6 +95,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         methods.remove("time_only")
         print("time_only is left out: no patch has a time")
     tables = tables_of(Path(config.out), config.sweep)
+    check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []
     cells: list[Cell] = []
     plain = {m: typed_run([*base, f"out={config.out}", f"method={m}"]) for m in methods}

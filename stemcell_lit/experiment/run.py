@@ -16,7 +16,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stemcell_lit.base.files import whole_or_absent
+from stemcell_lit.base.files import check_target, whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.errors import UserError
@@ -45,6 +45,9 @@ def run(config: RunCommand) -> Path:
     cell = prepare(config)
     if cell.finished:
         return cell.folder
+    inputs = [config.data.store]
+    if first:
+        check_target(cell.folder, "cell", inputs=inputs)
     start = time.monotonic()
     use_cpu(config.trainer)
     beginning = {
@@ -91,7 +94,7 @@ def run(config: RunCommand) -> Path:
         result["data"]["generated"] = _generated_counts(trained)
         if not first:
             return cell.folder
-        with whole_or_absent(cell.folder) as folder:
+        with whole_or_absent(cell.folder, "cell", inputs=inputs) as folder:
             (folder / "model").mkdir()
             model.save(folder / "model")
             table.to_parquet(folder / PREDICTIONS, index=False)
@@ -289,14 +292,13 @@ def evaluate_store(config: EvaluateCommand) -> Path:
     """Classifies every patch of a store with a cell's trained hierarchy; writes result.json and predictions.parquet.
 
     Raises:
-        UserError: no trained hierarchy there, or a store of other classes.
+        UserError: no trained hierarchy there, a store of other classes, or something of the user's in the way.
     """
+    out, inputs = Path(config.out), [config.store, config.checkpoint]
+    check_target(out, "evaluation", inputs=inputs)
     store, model = PatchStore.open(config.store), TrainedHierarchy.load(config.checkpoint)
     table, result = evaluate(model, store, np.arange(len(store)))
-    out = Path(config.out)
-    if (out / "cells").exists():
-        raise UserError(f"{out}: holds the results of a run; give another out=")
-    with whole_or_absent(out) as folder:
+    with whole_or_absent(out, "evaluation", inputs=inputs) as folder:
         table.to_parquet(folder / PREDICTIONS, index=False)
         text = json.dumps(finite({"format": FORMAT, **result, "versions": versions()}), indent=1)
         (folder / RESULT).write_text(text + "\n", encoding="utf-8")

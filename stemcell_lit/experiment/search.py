@@ -27,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from stemcell_lit.base.files import write_whole
+from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
 
@@ -87,6 +87,7 @@ def search(
             "'stage.lr=tag(log,interval(1e-4,1e-2))'"
         )
     every = _combinations(over)
+    check_files(folder, ["trials.csv", "best.yaml"])
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -25,11 +24,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.base.files import whole_or_absent, write_whole
+from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
+from stemcell_lit.base.names import safe_name
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import points
 from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png
-from stemcell_lit.experiment.report import make_report, print_table, read_table
+from stemcell_lit.experiment.report import check_report, make_report, print_table, read_table
 from stemcell_lit.experiment.results import TITLES, as_override, collect
 from stemcell_lit.schema import SweepConfig
 
@@ -68,7 +68,7 @@ def tables_of(out: Path, sweep: SweepConfig) -> list[Table]:
     fixed = [f"{k}={as_override(v)}" for k, v in sweep.fixed.items()]
     tables = []
     for value in sweep.values:
-        name = re.sub(r"[^\w.-]", "_", f"{sweep.key.split('.')[-1]}-{as_override(value)}")
+        name = safe_name(f"{sweep.key.split('.')[-1]}-{as_override(value)}")
         own = [*fixed, f"{sweep.key}={as_override(value)}"]
         tables.append(Table(out / "values" / name, name, value, own))
     return tables
@@ -78,6 +78,19 @@ def write_sweep(out: Path, sweep: SweepConfig) -> None:
     """Keeps what varies, for `stemcell-lit report`."""
     text = json.dumps({"format": FORMAT, **asdict(sweep)}, indent=1)
     write_whole(out / "sweep.json", text + "\n")
+
+
+def check_reports(out: Path, sweep: SweepConfig) -> None:
+    """Refuses a folder in which `make_reports` would replace something of the user's; to be called before the work.
+
+    Raises:
+        UserError: what is in the way.
+    """
+    for table in tables_of(out, sweep):
+        check_report(table.out)
+    if sweep.key is not None:
+        check_files(out, ["sweep.json", "sweep.csv", "sweep.md", "report.html"])
+        check_target(out / "figures", "figures")
 
 
 def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed: int = 0) -> None:
@@ -98,6 +111,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
         sweep = SweepConfig(**plain)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}: not readable ({error}); run the sweep again") from error
+    check_reports(out, sweep)
     tables = tables_of(out, sweep)
     for table in tables:
         print(f"{sweep.key} = {as_override(table.value)}")
@@ -115,7 +129,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     macro = macro[[*first, *[c for c in macro.columns if c not in first]]]
     picture = draw(macro, tables, sweep, baseline)
     page = _page(out, macro, tables, sweep, baseline, picture)
-    with whole_or_absent(out / "figures") as folder:
+    with whole_or_absent(out / "figures", "figures") as folder:
         (folder / "sweep.png").write_bytes(picture)
     write_whole(out / "sweep.csv", macro.to_csv(index=False, float_format="%.6g"))
     write_whole(out / "sweep.md", _markdown(macro, sweep))

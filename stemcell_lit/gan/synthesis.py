@@ -213,6 +213,7 @@ def synthesize(
     filters: Sequence[Filter] = (),
     draws: float = 8.0,
     batch_size: int = 256,
+    inputs: Sequence[str | Path] = (),
 ) -> PatchStore:
     """Draws patches and writes them with their provenance.
 
@@ -236,6 +237,7 @@ def synthesize(
         filters: of `make_filters`, applied in their order.
         draws: most patches drawn for each one wanted, at least 1.
         batch_size: patches drawn at a time.
+        inputs: files of the generator; the store may not be or contain one.
 
     Raises:
         UserError: an unknown class, nothing wanted, or no patch at all passed the filters.
@@ -290,6 +292,7 @@ def synthesize(
             "acceptance": acceptance,
             "missing": missing,
         },
+        inputs=inputs,
     )
 
 

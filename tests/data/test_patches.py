@@ -95,12 +95,13 @@ def test_pickled_pixels_are_never_loaded(tmp_path):
 
 def test_outputs_appear_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / "a.txt", "old")
-    with whole_or_absent(tmp_path / "d") as folder:
+    with whole_or_absent(tmp_path / "d", "store") as folder:
         (folder / "x").write_text("old")
-    with pytest.raises(RuntimeError), whole_or_absent(tmp_path / "d") as folder:
+    with pytest.raises(RuntimeError), whole_or_absent(tmp_path / "d", "store") as folder:
         (folder / "x").write_text("half")
         raise RuntimeError
     assert (tmp_path / "d" / "x").read_text() == "old"
-    with whole_or_absent(tmp_path / "d") as folder:
+    with whole_or_absent(tmp_path / "d", "store") as folder:
         (folder / "y").write_text("new")
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "d", "y"]
+    names = sorted(p.name for p in tmp_path.rglob("*"))
+    assert names == [".stemcell-lit.json", ".stemcell-lit.json", "a.txt", "d", "y"]

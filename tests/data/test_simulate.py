@@ -61,7 +61,7 @@ def test_folder_holds_what_the_manifest_says(movies):
     assert manifest["classes"] == list(CLASSES)
     assert manifest["hours_per_frame"] == TINY.hours / TINY.frames
     named = {m[k] for m in manifest["movies"] for k in ("frames", "classes", "colonies")}
-    assert {p.name for p in movies.iterdir()} == named | {"manifest.json"}
+    assert {p.name for p in movies.glob("[!.]*")} == named | {"manifest.json"}
     assert "threads" not in manifest["config"]
 
 
