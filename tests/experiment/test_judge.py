@@ -93,7 +93,7 @@ def test_every_generator_has_the_same_budget_and_is_trained_once(folder, table):
 
 
 def test_a_grid_a_class_shows_real_generated_and_nearest(folder, table):
-    grids = sorted((folder / "out" / "grids").iterdir())
+    grids = sorted((folder / "out" / "grids").glob("[!.]*"))
     store = PatchStore.open(folder / "store")
     assert [p.name for p in grids] == [
         f"{g}-f0-{c}.png" for g in ("smoke", "tiny_spectral") for c in sorted(store.classes)

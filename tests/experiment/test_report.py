@@ -274,7 +274,7 @@ def test_page_says_what_each_part_adds(results, capsys):
 
 
 def test_page_shows_stages_precision_and_what_column_sums_would_have_said(results):
-    figures = {p.stem for p in (results / "figures").iterdir()}
+    figures = {p.stem for p in (results / "figures").glob("[!.]*")}
     assert {"stages", "precision_recall", "confusion", "reliability", "hardest"} <= figures
     cells = [c for c in comparable(collect(results), "flat").of("flat") if c.seed == 0]
     tested = pd.concat([c.predictions for c in cells])
