@@ -229,7 +229,10 @@ def value(n):
 
 BAD_MAPS = {
     "another size": (lambda p: stack(p, np.ones((4, 60, 96), np.uint8)), "found (4, 60, 96)"),
-    "fewer frames": (lambda p: stack(p, np.ones((3, 64, 96), np.uint8)), "found 3 maps for the 4 frames"),
+    "fewer frames": (
+        lambda p: stack(p, np.ones((3, 64, 96), np.uint8)),
+        "found 3 maps for the 4 frames",
+    ),
     "unknown value": (lambda p: stack(p, value(7)), "found class 7 in frame 3, expected 0 to 2"),
     "negative": (lambda p: stack(p, value(0).astype(np.int16) - 1), "found class -1 in frame 3"),
     "float": (lambda p: stack(p, value(1).astype(np.float32)), "found float32, expected a label"),

@@ -213,7 +213,8 @@ class Session:
                 row = {**self.items[i], "label": label}
                 line = _csv_line([row[c] for c in self._columns])
             self._rows.append(line)
-        write_whole(self.folder / "patches.csv", _csv_line(self._columns) + "".join(self._rows))
+        text = _csv_line(self._columns) + "".join(self._rows)
+        write_whole(self.folder / "patches.csv", text, durable=False)  # follows from labels.csv
 
     def counts(self) -> dict[str, int]:
         """Answers per class and unsure."""

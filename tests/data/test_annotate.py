@@ -98,6 +98,7 @@ def test_every_answer_is_on_disk_before_the_reply(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(annotate_module.os, "fsync", lambda handle: synced.append(handle))
     with opened(crops_config(tmp_path)) as (_, call):
+        synced.clear()
         for i, label in enumerate(["dense", "unsure", "spread"]):
             state = call("/answer", {"index": i, "label": label}).json
             assert state["done"] == i + 1 == len(synced) and state["total"] == 6
