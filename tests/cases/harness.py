@@ -14,8 +14,9 @@ import logging
 import math
 import os
 import signal
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,16 @@ def snapshot(folder: Path, without: Path) -> dict[str, str]:
     return found
 
 
+@contextlib.contextmanager
+def _own_settings(conf: Path) -> Iterator[None]:
+    """Settings of the case instead of those of the package, where it brings its own."""
+    with contextlib.ExitStack() as patched:
+        for name, module in list(sys.modules.items()):
+            if conf.is_dir() and name.startswith("stemcell_lit") and hasattr(module, "conf_dir"):
+                patched.enter_context(mock.patch.object(module, "conf_dir", lambda: conf))
+        yield
+
+
 def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -> Found:
     """Types the words in the folder, `stem` for OUT. Jobs of `reproduce` are planned and remembered, not started."""
     from stemcell_lit import __main__ as cli
@@ -382,15 +393,9 @@ def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -
         warnings.simplefilter("always", UserWarning)
         os.chdir(folder)
         signal.alarm(TIME_LIMIT)
-        conf = folder / "in" / "conf"
-        own = (
-            mock.patch.object(cli, "conf_dir", lambda: conf)
-            if conf.is_dir()
-            else contextlib.nullcontext()
-        )
         try:
             with (
-                own,
+                _own_settings(folder / "in" / "conf"),
                 mock.patch.object(reproduce, "run_jobs", plan),
                 contextlib.redirect_stdout(stdout),
                 contextlib.redirect_stderr(stderr),
