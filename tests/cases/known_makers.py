@@ -61,16 +61,15 @@ def generator(folder: Path) -> None:
 
     module = GANModule({**TINY, "images": 24}, ["dark", "bright"], PX)
     folder.mkdir(parents=True)
-    torch.save(
-        {
-            "state_dict": module.state_dict(),
-            "hyper_parameters": dict(module.hparams),
-            "pytorch-lightning_version": pl.__version__,
-            "epoch": 0,
-            "global_step": 0,
-        },
-        folder / "generator.ckpt",
-    )
+    checkpoint = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": pl.__version__,
+        "epoch": 0,
+        "global_step": 0,
+    }
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, folder / "generator.ckpt")
     facts = {"hash": "0" * 64, "classes": ["dark", "bright"], "seen_groups": ["a"]}
     (folder / "generator.json").write_text(json.dumps({**facts, "um_per_px": None}))
 

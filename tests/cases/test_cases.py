@@ -11,7 +11,6 @@ WRONG: dict[str, str] = {
     "07 colour table, green": "silent",
     "11 stacks as crops": "silent",
     "16-bit crops": "refused wrongly",
-    "38 store over data": "destroyed",
     "09 tracks restart": "silent",
     "19 duplicates": "silent",
     "16 blanks and case": "silent",
@@ -41,7 +40,6 @@ WRONG: dict[str, str] = {
     "hours in the table of tiles": "silent",
     "leftovers of Windows and Synology": "silent",
     "GIFs among the crops": "silent",
-    "a table or a link as the store": "destroyed",
 }  # name of a case -> how it is still wrong
 
 
