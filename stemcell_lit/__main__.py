@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
+from stemcell_lit.errors import JobsFailed, UserError
+from stemcell_lit.settings.compose import compose, conf_dir, help_lines, register, told
+from stemcell_lit.settings.quoting import command_line, printable, split
+from stemcell_lit.settings.words import nearest, read
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -77,57 +84,6 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def conf_dir() -> Path:
-    """The folder of the configuration: beside the package in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def compose(command: str, overrides: list[str]) -> Any:
-    """The composed configuration of a command.
-
-    Args:
-        command: its name.
-        overrides: as on the command line, such as `split.fold=1`.
-
-    Raises:
-        UserError: an unknown key, a value of the wrong type, an unknown choice.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from stemcell_lit.errors import UserError
-
-    register()
-    added = [o for o in overrides if o[0] in "+~" and not o.lstrip("+~").startswith("hydra.")]
-    if added:
-        raise UserError(
-            f"{added[0]}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)"
-        )
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose(command, overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        causes = [str(error), str(error.__cause__ or "")]
-        lines = [line.strip() for cause in causes for line in cause.splitlines()]
-        noise = ("Config search path", "provider=", "full_key", "reference_type", "object_type")
-        text = " ".join(dict.fromkeys(x for x in lines if x and not x.startswith(noise)))
-        raise UserError(f"{text} (`stemcell-lit {command} --help` lists the keys)") from error
-
-
-def register() -> None:
-    """Makes the typed schemas known to Hydra."""
-    from hydra.core.config_store import ConfigStore
-
-    from stemcell_lit import schema
-
-    for name, node in schema.COMMANDS.items():
-        ConfigStore.instance().store(name=f"{name}_command", node=node)
-
-
 # Options that stand for a key, by command.
 FLAGS = {
     "--fail-fast": {"run": "hydra.launcher.fail_fast=true", "reproduce": "fail_fast=true"},
@@ -136,69 +92,90 @@ FLAGS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command; exits with 0, with 1 where jobs failed, with 2 where what the user gave cannot be used."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
-        return
-    command = args[0]
-    overrides = [FLAGS.get(word, {}).get(command, word) for word in args[1:]]
-    from stemcell_lit.errors import UserError
+    """Runs a command; exits with 0, with 1 where jobs failed, with 2 where what the user gave cannot be used.
 
+    1 is also the status after an error that nobody foresaw; its details are in the file that the message names.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _note  # type: ignore[assignment]
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without umlauts shows their codes
+            stream.reconfigure(errors="backslashreplace")
     try:
-        if command not in COMMANDS:
-            raise UserError(f"no command {command!r}; `stemcell-lit --help` lists them")
-        if command == "artifacts":
-            _artifacts(overrides)
-        elif any(o in ("-m", "--multirun") for o in overrides):
-            _sweep(command, overrides)
-        elif any(o in ("-h", "--help") for o in overrides):
-            _help(command)
-        else:
-            status = ACTIONS[command](overrides)
-            if status:
-                sys.exit(status)
-    except UserError as error:
-        print(f"stemcell-lit {command}: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = _main(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        mute()  # the reader of our output has gone: nothing to say, and nobody to say it to
+        status = 141
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing to say, and nobody to say it to
+        status = 130
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        status = _explain(error, words)
+    if status:
+        sys.exit(status)
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    command = words[0]
+    overrides = [FLAGS.get(word, {}).get(command, word) for word in words[1:]]
+    if command not in COMMANDS:
+        near = nearest(command, list(COMMANDS), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no command {command!r}{hint} (`stemcell-lit --help` lists them)")
+    if any(o in ("-h", "--help") for o in overrides):
+        _help(command)
+    elif command == "artifacts":
+        _artifacts(overrides)
+    elif any(o in ("-m", "--multirun") for o in overrides):
+        _sweep(command, [o for o in overrides if o not in ("-m", "--multirun")])
+    else:
+        return ACTIONS[command](overrides) or 0
+    return 0
+
+
+def _explain(error: Exception, words: list[str]) -> int:
+    """Says in a line what went wrong; the exit status that goes with it."""
+    command = " ".join(["stemcell-lit", *[printable(w) for w in words[:1] if w in COMMANDS]])
+    if isinstance(error, UserError):
+        print(f"{command}: {printable(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, JobsFailed):  # named one by one already
+        print(printable(error), file=sys.stderr)
+        return 1
+    outputs = ("out", "store", "artifacts")
+    places = [Path(value.strip("'\"")) for key, value in split(words) if key in outputs and value]
+    said = refused(error, places)
+    print(f"{command}: {said or unforeseen(error, words)}", file=sys.stderr)
+    return 2 if said else 1
 
 
 def _note(message: Any, category: type, filename: str, lineno: int, *rest: Any) -> None:
     """A warning as a sentence; where in the code it arose means nothing to a user."""
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def _help(command: str) -> None:
-    from omegaconf import OmegaConf
-
     sentence, example = COMMANDS[command]
-    config = compose(command, [])
-    groups = sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name in config)
     print(f"{sentence}\n\n  $ {example}\n")
-    for group in groups:
-        choices = sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
-        if choices:
-            print(f"  {group}= {' | '.join(choices)}")
-    print("\nkeys and defaults (??? must be given):\n")
-    print(OmegaConf.to_yaml(config))
+    if command != "artifacts":
+        print("\n".join(help_lines(command)))
 
 
-def _sweep(command: str, overrides: list[str]) -> None:
+def _sweep(command: str, words: list[str]) -> None:
     import hydra
-
-    from stemcell_lit.errors import UserError
+    from hydra.errors import HydraException
 
     if command != "run":
         raise UserError(f"-m goes with `run`, not with `{command}`")
     register()
-    sys.argv = [f"stemcell-lit {command}", *overrides]
+    overrides = read(command, words, several=True)
+    sys.argv = [f"stemcell-lit {command}", "-m", *overrides]
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
     def job(config: Any) -> float | None:
@@ -209,7 +186,22 @@ def _sweep(command: str, overrides: list[str]) -> None:
         print(folder / "result.json")
         return validation_f1(folder)  # what a sweeper that searches maximises
 
-    job()
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # errors come here, instead of being printed with their tracebacks
+    )
+    try:
+        job()
+    except JobsFailed:
+        raise
+    except HydraException as error:
+        raise UserError(
+            f"{told(error)} (`stemcell-lit {command} --help` lists the keys)"
+        ) from error
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _simulate(overrides: list[str]) -> None:
@@ -238,9 +230,9 @@ def _import(overrides: list[str]) -> None:
     if by.get("unsure"):
         print(f"unsure: {by['unsure']} places left out, named in {store.path / 'unsure.parquet'}")
     print(f"split by {by.get('split_by', 'movie')}: {store.manifest['group'].nunique()} groups")
-    print(
-        f"next: stemcell-lit reproduce data.store={c.store} hierarchy=flat out=results/{Path(c.store).name}"
-    )
+    name = Path(c.store).resolve().name
+    settings = {"data.store": c.store, "hierarchy": "flat", "out": f"results/{name}"}
+    print(f"next: {command_line('reproduce', settings)}")
 
 
 def _annotate(overrides: list[str]) -> None:
@@ -258,8 +250,20 @@ def _run(overrides: list[str]) -> None:
 
 
 def run_cell(overrides: list[str]) -> None:
-    """Makes one cell of the table; what a task of a cluster calls."""
-    _run(overrides)
+    """Makes one cell of the table; what a task of a cluster calls.
+
+    Raises:
+        UserError: what the user gave cannot be used, or what the system refused.
+    """
+    try:
+        _run(overrides)
+    except UserError:
+        raise
+    except Exception as error:  # the log of a task ends with a line, too
+        if os.environ.get(DEBUG) == "1":
+            raise
+        said = refused(error) or unforeseen(error, ["run", *overrides])
+        raise UserError(said) from None
 
 
 def _train(overrides: list[str]) -> None:
@@ -300,7 +304,6 @@ def _judge(overrides: list[str]) -> int:
 
 
 def _report(overrides: list[str]) -> None:
-    from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.sweep import make_reports
     from stemcell_lit.schema import ReportCommand, typed
 
@@ -330,16 +333,15 @@ def _predict(overrides: list[str]) -> None:
 def _artifacts(args: list[str]) -> None:
     import json
 
-    from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.artifacts import ArtifactStore
 
     how = "stemcell-lit artifacts list DIR | show DIR HASH | prune DIR HASH [HASH ...]"
-    if (
-        len(args) < 2
-        or args[0] not in ("list", "show", "prune")
-        or (args[0] != "list" and len(args) < 3)
-    ):
+    known = args[:1] and args[0] in ("list", "show", "prune")
+    if not known or (len(args) != 2 if args[0] == "list" else len(args) < 3):
         raise UserError(f"expected: {how}")
+    flags = [a for a in args if a.startswith("-") and not Path(a).exists()]
+    if flags:
+        raise UserError(f"{printable(flags[0])}: there are no flags; expected: {how}")
     action, root, hashes = args[0], Path(args[1]), args[2:]
     if not root.is_dir():
         raise UserError(

@@ -7,3 +7,7 @@ class UserError(Exception):
     The message names the file or key, what was found, what was expected and what to do. The command line prints it
     and ends with exit status 2.
     """
+
+
+class JobsFailed(Exception):
+    """Jobs of a sweep failed, each named with the end of its log already: exit status 1."""

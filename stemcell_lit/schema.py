@@ -9,8 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.settings.bounds import (
+    SEED,
+    check,
+    choice,
+    choices,
+    names,
+    number,
+    numbers,
+    random_seed,
+    share,
+)
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
@@ -19,30 +31,33 @@ from stemcell_lit.errors import UserError
 class SimulationConfig:
     """Physics and biology of the simulated movies (`data/simulate`)."""
 
-    movies: int = 12
-    frames: int = 16  # per movie
-    size: int = 640  # px, height and width of a frame
-    um_per_px: float = 1.2
-    hours: float = 96.0  # length of a movie
-    seed: int = 0
-    threads: int = 0  # 0: all cores
+    movies: int = number(12, least=1, most=10_000)
+    frames: int = number(16, least=1, most=100_000)  # per movie
+    size: int = number(640, least=64, most=8192)  # px, height and width of a frame
+    um_per_px: float = number(1.2, least=0.2, most=3)
+    hours: float = number(96.0, above=0, most=1000)  # length of a movie
+    seed: int = random_seed()
+    threads: int = number(0, least=0, most=1024)  # 0: all cores
 
 
 @dataclass
 class ExtractionConfig:
     """Patches cut from frames by their class maps (`data/extraction`) or a table of tiles (`data/tiles`)."""
 
-    patch_size: int = 64  # px
-    um_per_px: float | None = None  # of the patches; movies are resampled; None: their own
-    places: str = "random"  # random | grid
-    stride: int | None = None  # px between places of the grid; None: patch_size
-    every: int = 1  # use each n-th frame of a movie
-    patches_per_movie: int | None = 150  # drawn from all that are sure; None: all
-    purity: float = 0.7  # least share of a patch's labelled pixels that its class must hold
-    foreground: float = 0.5  # least share of a patch that is not background
-    debris_weight: int = 4  # a pixel of the class debris counts so often in both shares
-    scales: list[int] = field(default_factory=lambda: [1])  # views around a patch, in patches
-    seed: int = 0
+    patch_size: int = number(64, least=8, most=8192)  # px
+    # of the patches; movies are resampled; None: their own
+    um_per_px: float | None = number(None, above=0)
+    places: str = choice("random", "grid")
+    stride: int | None = number(None, least=1)  # px between places of the grid; None: patch_size
+    every: int = number(1, least=1)  # use each n-th frame of a movie
+    patches_per_movie: int | None = number(150, least=1)  # drawn from all that are sure; None: all
+    purity: float = share(0.7)  # least share of a patch's labelled pixels that its class must hold
+    # least share of a patch that is not background
+    foreground: float = number(0.5, above=0, most=1)
+    # a pixel of the class debris counts so often in both shares
+    debris_weight: int = number(4, least=1)
+    scales: list[int] = numbers([1], least=1)  # views around a patch, in patches
+    seed: int = random_seed()
 
 
 @dataclass
@@ -52,33 +67,36 @@ class DataConfig:
     store: str | None = None  # a PatchStore; None: the embedded default, simulated
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
-    patch_size: int | None = 32  # px; patches are reduced to it by averaging; None: as stored
-    pixels: str = "resident"  # resident | workers
-    workers: int = 0  # loader processes when pixels=workers
-    augment: str = "turns"  # named policy: none | turns | strong
-    min_class_patches: int = 20  # fewer real training patches of a class: a warning
+    # px; patches are reduced to it by averaging; None: as stored
+    patch_size: int | None = number(32, least=1, most=8192)
+    pixels: str = choice("resident", "workers")
+    workers: int = number(0, least=0, most=1024)  # loader processes when pixels=workers
+    augment: str = choice("turns", "none", "strong")  # named policy: none | turns | strong
+    # fewer real training patches of a class: a warning
+    min_class_patches: int = number(20, least=0)
 
 
 @dataclass
 class SplitConfig:
     """Which groups train, validate and test."""
 
-    kind: str = (
-        "grouped"  # grouped | leaky (the paper's frame-level shuffle, for showing what it inflates)
-    )
-    folds: int | None = None  # None: 5, or 3 where there are fewer than 20 groups
-    fold: int = 0
-    seed: int = 0
-    validation_share: float = 0.15  # of the training groups' patches
-    labelled_fraction: float = 1.0  # share of the training groups whose labels are used
+    # leaky: the paper's shuffle of frames, to show what it inflates
+    kind: str = choice("grouped", "leaky")
+    folds: int | None = number(None, least=2)  # None: 5, or 3 where there are fewer than 20 groups
+    fold: int = number(0, least=0)
+    seed: int = random_seed()
+    validation_share: float = number(0.15, least=0, below=1)  # of the training groups' patches
+    # share of the training groups whose labels are used
+    labelled_fraction: float = number(1.0, above=0, most=1)
 
 
 @dataclass
 class MixConfig:
     """How many generated patches join the real ones, per class and per stage."""
 
-    recipe: str = "real"  # real | balance | extra_k | ratio | target
-    amount: float = 0.0  # extra_k: k; ratio: generated per real patch; target: patches a class
+    recipe: str = choice("real", "balance", "extra_k", "ratio", "target")
+    # extra_k: k; ratio: generated per real patch; target: patches a class
+    amount: float = number(0.0, least=0)
 
 
 @dataclass
@@ -86,68 +104,91 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
-    network: str = "modulated"  # modulated (ours) | dcgan (the references)
-    size: str = "tiny"  # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
-    condition: str = "projection"  # projection | auxiliary (AC-GAN) | separate (a pair per class)
-    modes: int = 8  # kinds of patches told apart in a class at most, see gan/modes; 1: none
-    mode_patches: int = 12  # training patches that a mode needs on average
-    norm: str = (
-        "batch"  # modulated: batch (conditional batch norm) | none (residual, without norms)
-    )
+    network: str = choice("modulated", "dcgan")  # modulated (ours) | dcgan (the references)
+    # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
+    size: str = choice("tiny", "small", "base")
+    # projection | auxiliary (AC-GAN) | separate (a pair per class)
+    condition: str = choice("projection", "auxiliary", "separate")
+    # kinds of patches told apart in a class at most, see gan/modes; 1: none
+    modes: int = number(8, least=1)
+    mode_patches: int = number(12, least=1)  # training patches that a mode needs on average
+    # modulated: batch (conditional batch norm) | none (residual, without norms)
     # dcgan: batch | none (the critic without)
+    norm: str = choice("batch", "none")
     spectral: bool = False  # spectral norm of the critic; without it set r1
-    latent: int = 64
-    embedding: int = 32  # width of the class embedding
-    channels: list[int] = field(default_factory=list)  # generator, from 4x4 up; empty: by size
-    critic_channels: list[int] = field(default_factory=list)  # from full size down; empty: by size
-    shared_levels: int = 0  # coarsest resolutions that the classes share, 0 or 2 and more
-    shared_weight: float = 1.0  # of the loss on the images of these levels
-    loss: str = "relativistic"  # relativistic | non_saturating | hinge | wasserstein
-    r1: float = 0.05  # weight of the penalty on real patches (0: none)
-    r2: float = 0.05  # weight of the penalty on generated patches
-    gp: float = 0.0  # weight of WGAN-GP's penalty between real and generated patches
-    penalty_every: int = 8  # batches between two penalties; the weight is scaled by it
-    critic_steps: int = 1  # batches of the critic for each step of the generator
-    turns: str = "square"  # of real patches: square (eight turns and flips) | any (half of them of any angle)
-    augment: list[str] = field(default_factory=lambda: ["translation"])  # + brightness, contrast
-    ada_target: float = 0.0  # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
-    ada_images: int = 20_000  # images in which ADA's strength may go from 0 to 1
-    lr: float = 1.5e-3  # of the generator
-    critic_lr: float = 1.5e-3
-    betas: list[float] = field(default_factory=lambda: [0.0, 0.99])
-    burn_in: float = 0.0  # share of the budget in which rates and penalties go to their end
-    lr_end: float = 1.0  # share of lr and critic_lr left then
-    gamma_end: float = 1.0  # share of r1, r2 and gp left then
-    ema_halflife_images: int = 17_000  # images after which an old weight counts half
-    ema_rampup: float = 0.1  # the half-life is at most this share of the images seen; 0: no ramp
-    batch_size: int = 48  # over all devices, which must divide it
-    images: int = 96_000  # budget, real images shown to the critic, over all devices
-    validate_every_images: int = 9_600  # a sample grid, a look at the quality and a checkpoint
-    precision: str = "auto"  # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
+    latent: int = number(64, least=1, most=65_536)
+    embedding: int = number(32, least=1, most=65_536)  # width of the class embedding
+    # generator, from 4x4 up; empty: by size
+    channels: list[int] = numbers([], least=1, most=65_536)
+    # from full size down; empty: by size
+    critic_channels: list[int] = numbers([], least=1, most=65_536)
+    # coarsest resolutions that the classes share, 0 or 2 and more
+    shared_levels: int = number(0, least=0)
+    shared_weight: float = number(1.0, least=0)  # of the loss on the images of these levels
+    loss: str = choice("relativistic", "non_saturating", "hinge", "wasserstein")
+    r1: float = number(0.05, least=0)  # weight of the penalty on real patches (0: none)
+    r2: float = number(0.05, least=0)  # weight of the penalty on generated patches
+    # weight of WGAN-GP's penalty between real and generated patches
+    gp: float = number(0.0, least=0)
+    # batches between two penalties; the weight is scaled by it
+    penalty_every: int = number(8, least=1)
+    critic_steps: int = number(1, least=1)  # batches of the critic for each step of the generator
+    # of real patches: square (eight turns and flips) | any (half of them of any angle)
+    turns: str = choice("square", "any")
+    # + brightness, contrast
+    augment: list[str] = choices(["translation"], "brightness", "contrast", "translation")
+    # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
+    ada_target: float = share(0.0)
+    ada_images: int = number(20_000, least=1)  # images in which ADA's strength may go from 0 to 1
+    lr: float = number(1.5e-3, above=0)  # of the generator
+    critic_lr: float = number(1.5e-3, above=0)
+    betas: list[float] = numbers([0.0, 0.99], least=0, below=1, items=(2, 2))
+    burn_in: float = share(0.0)  # share of the budget in which rates and penalties go to their end
+    lr_end: float = number(1.0, least=0)  # share of lr and critic_lr left then
+    gamma_end: float = number(1.0, least=0)  # share of r1, r2 and gp left then
+    # images after which an old weight counts half
+    ema_halflife_images: int = number(17_000, least=1)
+    # the half-life is at most this share of the images seen; 0: no ramp
+    ema_rampup: float = number(0.1, least=0)
+    batch_size: int = number(48, least=1)  # over all devices, which must divide it
+    # budget, real images shown to the critic, over all devices
+    images: int = number(96_000, least=1)
+    # a sample grid, a look at the quality and a checkpoint
+    validate_every_images: int = number(9_600, least=1)
+    # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
+    precision: str = choice("auto", "float32", "bfloat16")
     channels_last: bool = False  # weights in channels-last order: faster on a GPU
     compile: bool = False  # torch.compile of the networks; needs a compiler
-    collapse_below: float = 0.2  # least diversity of a class, over that of its real patches
-    collapse_checks: int = 6  # validations in a row below it that stop the training
+    # least diversity of a class, over that of its real patches
+    collapse_below: float = number(0.2, least=0)
+    # validations in a row below it that stop the training
+    collapse_checks: int = number(6, least=1)
 
 
 @dataclass
 class QualityConfig:
     """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
 
-    choose: str = (
-        "frechet"  # the snapshot used: least frechet | root of kid at validations, or the last
-    )
-    against: str = "train"  # real patches that it is the distance to: train | held_out
-    samples: int = 64  # generated patches of a class at each validation
-    final_samples: int = 256  # and of the chosen snapshot, for its quality
-    most: int = 512  # real patches of a class that are compared with, drawn at random
-    min_patches: int = 5  # real patches that a class needs to count in a mean over classes
-    draws: int = 5  # of equally many patches; the spread between them is shown
-    neighbours: int = 5  # k of precision, recall, density and coverage
-    memorised_below: float = 0.3  # least ratio of nearest distances, see docs/quality.md
-    memorised_checks: int = 2  # validations in a row below it that stop the training; 0: none do
-    runaway_above: float = 100.0  # times the usual size of the losses that stops the training
-    encoder_images: int = 8_000  # budget of the encoder, trained on the training patches
+    # the snapshot used: of least distance, or the last
+    choose: str = choice("frechet", "kid", "last")
+    # real patches that it is the distance to: train | held_out
+    against: str = choice("train", "held_out")
+    samples: int = number(64, least=2)  # generated patches of a class at each validation
+    final_samples: int = number(256, least=2)  # and of the chosen snapshot, for its quality
+    # real patches of a class that are compared with, drawn at random
+    most: int = number(512, least=2)
+    # real patches that a class needs to count in a mean over classes
+    min_patches: int = number(5, least=1)
+    draws: int = number(5, least=1)  # of equally many patches; the spread between them is shown
+    neighbours: int = number(5, least=1)  # k of precision, recall, density and coverage
+    # least ratio of nearest distances, see docs/quality.md
+    memorised_below: float = number(0.3, least=0)
+    # validations in a row below it that stop the training; 0: none do
+    memorised_checks: int = number(2, least=0)
+    # times the usual size of the losses that stops the training
+    runaway_above: float = number(100.0, above=0)
+    # budget of the encoder, trained on the training patches
+    encoder_images: int = number(8_000, least=1)
 
 
 @dataclass
@@ -155,14 +196,17 @@ class SelectConfig:
     """Which generated patches are kept (`gan/synthesis`): those that pass every filter named."""
 
     name: str = "none"
-    filters: list[str] = field(
-        default_factory=list
-    )  # in this order, of: confidence distance entropy critic
-    confidence: float = 0.5  # least probability of the wanted class, by the encoder's head
-    neighbours: int = 5  # distance: inside the ball to the k-th neighbour of a real patch
-    entropy_bins: int = 10  # entropy: bins of equal share of the class's real patches
-    critic_share: float = 0.5  # critic: this share with the best scores is kept
-    draws: float = 8.0  # most patches drawn for each one wanted
+    # in this order, of: confidence distance entropy critic
+    filters: list[str] = choices([], "confidence", "distance", "entropy", "critic")
+    # least probability of the wanted class, by the encoder's head
+    confidence: float = number(0.5, least=0, below=1)
+    # distance: inside the ball to the k-th neighbour of a real patch
+    neighbours: int = number(5, least=1)
+    # entropy: bins of equal share of the class's real patches
+    entropy_bins: int = number(10, least=1)
+    # critic: this share with the best scores is kept
+    critic_share: float = number(0.5, above=0, most=1)
+    draws: float = number(8.0, least=1)  # most patches drawn for each one wanted
 
 
 @dataclass
@@ -170,28 +214,31 @@ class StageConfig:
     """The network of a stage and its training (`classify/`)."""
 
     name: str = "small"
-    network: str = "small"
-    width: int = 16
-    dropout: float = 0.2
-    members: int = 1  # networks of an ensemble, trained side by side, their probabilities averaged
-    loss: str = "plain"  # plain | weighted | focal | logit_adjusted
-    focal_gamma: float = 2.0
-    tau: float = 1.0  # of logit_adjusted: weight of the log prior; 1 is balanced softmax
-    sampler: str = "shuffle"  # shuffle | balanced
-    optimizer: str = "adamw"  # adamw | sgd
-    lr: float = 2e-3
-    schedule: str = "cosine"  # cosine | step (the paper's: a tenth from half the budget on)
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.0
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0: none
-    retrain_head: float = (
-        0.0  # last share of the budget: a new head alone, on balanced classes (cRT)
-    )
-    pseudo_rounds: int = 0  # times that pseudo-labels of unlabelled patches refill the rare classes
-    pseudo_confidence: float = 0.9  # least probability of a pseudo-label
-    batch_size: int = 64  # over all devices, which must divide it
-    images: int = 24_000  # budget of each stage
-    validate_every_images: int = 6_000
+    network: str = choice("small", "valid", "vgg")
+    width: int = number(16, least=1, most=4096)
+    dropout: float = number(0.2, least=0, below=1)
+    # networks of an ensemble, trained side by side, their probabilities averaged
+    members: int = number(1, least=1, most=1024)
+    loss: str = choice("plain", "weighted", "focal", "logit_adjusted")
+    focal_gamma: float = number(2.0, least=0)
+    # of logit_adjusted: weight of the log prior; 1 is balanced softmax
+    tau: float = number(1.0, least=0)
+    sampler: str = choice("shuffle", "balanced")
+    optimizer: str = choice("adamw", "sgd")
+    lr: float = number(2e-3, above=0)
+    # cosine | step (the paper's: a tenth from half the budget on)
+    schedule: str = choice("cosine", "step")
+    weight_decay: float = number(0.05, least=0)
+    label_smoothing: float = number(0.0, least=0, below=1)
+    mixup: float = number(0.0, least=0)  # alpha of Beta(alpha, alpha); 0: none
+    # last share of the budget: a new head alone (cRT)
+    retrain_head: float = number(0.0, least=0, below=1)
+    # times that pseudo-labels of unlabelled patches refill the rare classes
+    pseudo_rounds: int = number(0, least=0)
+    pseudo_confidence: float = share(0.9)  # least probability of a pseudo-label
+    batch_size: int = number(64, least=1)  # over all devices, which must divide it
+    images: int = number(24_000, least=1)  # budget of each stage
+    validate_every_images: int = number(6_000, least=1)
     turns: bool = False  # average over the eight turns and flips of a patch when it is classified
 
 
@@ -200,7 +247,8 @@ class HierarchyConfig:
     """A tree of stages over the classes (`classify/hierarchy`)."""
 
     name: str = "flat"
-    temporal: str = "none"  # the constraint that suits these classes, taken by temporal=hierarchy
+    # the constraint that suits these classes, taken by temporal=hierarchy
+    temporal: str = choice("none", "window", "prior", "path")
     tree: dict[str, Any] = field(default_factory=dict)  # empty: one node over all classes
     moves: dict[str, Any] | None = None  # class -> classes that may follow it along a track
     leaves: bool = False  # stages learn the classes below them, summed to their groups afterwards
@@ -212,11 +260,14 @@ class HierarchyConfig:
 class TemporalConfig:
     """What the clock may say (`classify/hierarchy`, `classify/decode`)."""
 
-    kind: str = "none"  # none | window | prior | path | hierarchy (what the hierarchy's file names)
-    quantile: float = 0.02  # a window spans [quantile, 1 - quantile] of its classes' training times
+    # none | window | prior | path | hierarchy (what the hierarchy's file names)
+    kind: str = choice("none", "window", "prior", "path", "hierarchy")
+    # a window spans [quantile, 1 - quantile] of its classes' training times
+    quantile: float = number(0.02, least=0, below=0.5)
     margin_h: float = 0.0  # hours added to both ends of a window
-    smoothing: float = 1.0  # pseudo-counts of the prior and of the transition matrix
-    bins: int = 12  # of the prior p(class | time)
+    # pseudo-counts of the prior and of the transition matrix
+    smoothing: float = number(1.0, above=0)
+    bins: int = number(12, least=1)  # of the prior p(class | time)
 
 
 @dataclass
@@ -233,19 +284,18 @@ class MethodConfig:
 class TrainerConfig:
     """Where and how Lightning trains."""
 
-    accelerator: str = "auto"  # auto | cpu | gpu
-    devices: int = 1  # per job
-    precision: str = "32-true"
-    threads: int = (
-        1  # CPU threads per job, 0: all cores; another number changes the last digits of a result
-    )
+    accelerator: str = choice("auto", "cpu", "gpu", "cuda")
+    devices: int = number(1, least=1, most=1024)  # per job
+    precision: str = choice("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+    # of the CPU per job, 0: all cores; another number changes last digits
+    threads: int = number(1, least=0, most=1024)
 
 
 @dataclass
 class LoggerConfig:
     """Weights & Biases. Never needs a network or a key."""
 
-    wandb: str = "offline"  # offline | online | disabled
+    wandb: str = choice("offline", "online", "disabled")
     project: str = "stemcell_lit"
     entity: str | None = None  # user or team; None: the one of the key
     group: str | None = None  # None: the folder of results
@@ -256,35 +306,40 @@ class ColoniesConfig:
     """Which pixels are cells or colonies (`data/colonies`). Lengths in um, areas in um2."""
 
     name: str = "contrast"
-    method: str = "contrast"  # contrast | paper | forest
-    blur_um: float = 0.0  # sigma of a Gaussian blur before anything else, against noise
-    background_um: float = 50.0  # sigma over which the illumination counts as even
+    method: str = choice("contrast", "paper", "forest", "none")
+    # sigma of a Gaussian blur before anything else, against noise
+    blur_um: float = number(0.0, least=0)
+    background_um: float = number(50.0, above=0)  # sigma over which the illumination counts as even
     # contrast: brightness relative to the surroundings
-    cell_um: float = 10.0  # sigma of a cell's surroundings; about half a cell's length
+    # sigma of a cell's surroundings; about half a cell's length
+    cell_um: float = number(10.0, above=0)
     low: float = 0.025  # of a colony's every pixel
     high: float = 0.15  # of at least one pixel of it
-    polarity: str = "bright"  # cells are bright | dark | both (textured) against the ground
+    # cells are bright | dark | both (textured) against the ground
+    polarity: str = choice("bright", "dark", "both")
     # paper: local entropy
-    entropy_radius_um: float = 4.8  # 3 px at 1.6 um/px
-    opening_um: float = 1.6  # radius
-    threshold: float | None = None  # of the entropy, scaled to 0..1; None: Otsu
+    entropy_radius_um: float = number(4.8, above=0)  # 3 px at 1.6 um/px
+    opening_um: float = number(1.6, least=0)  # radius
+    threshold: float | None = share(None)  # of the entropy, scaled to 0..1; None: Otsu
     # forest: trees on pixel features
-    probability: float = 0.5
-    forest_min_um: float = 1.6  # sigma of the finest features
-    forest_max_um: float = 12.8  # and of the coarsest
-    forest_trees: int = 100
-    forest_pixels: int = 20_000  # drawn from each annotated frame
-    forest_seed: int = 0
+    probability: float = share(0.5)
+    forest_min_um: float = number(1.6, above=0)  # sigma of the finest features
+    forest_max_um: float = number(12.8, above=0)  # and of the coarsest
+    forest_trees: int = number(100, least=1)
+    forest_pixels: int = number(20_000, least=1)  # drawn from each annotated frame
+    forest_seed: int = random_seed()
     forest_movie: str | None = None  # annotated frames; the trees are fitted to them at every use
     forest_masks: str | None = None  # cells of those frames: 0 ground, else cell
-    forest_frames: int = 8  # at most, of the masks that are not empty, spread over the movie
-    forest_um_per_px: float | None = None  # of that movie; None: what the file says
+    # at most, of the masks that are not empty, spread over the movie
+    forest_frames: int = number(8, least=1)
+    # of that movie; None: what the file says
+    forest_um_per_px: float | None = number(None, above=0)
     # all: what becomes of the map
-    grow_um: float = 1.6  # outlines lie outside the bright body
-    join_um: float = 0.0  # gaps up to this width are closed: cells to colonies
-    max_hole_um2: float | None = 80.0  # larger holes stay; None: all are filled
-    min_area_um2: float = 200.0  # smaller ones are dropped
-    margin_um: float = 0.0  # dropped if the centre is nearer to the frame's border
+    grow_um: float = number(1.6, least=0)  # outlines lie outside the bright body
+    join_um: float = number(0.0, least=0)  # gaps up to this width are closed: cells to colonies
+    max_hole_um2: float | None = number(80.0, least=0)  # larger holes stay; None: all are filled
+    min_area_um2: float = number(200.0, least=0)  # smaller ones are dropped
+    margin_um: float = number(0.0, least=0)  # dropped if the centre is nearer to the frame's border
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -307,15 +362,17 @@ class ImportCommand:
     source: str = MISSING
     store: str = MISSING
     table: str | None = None  # CSV or class maps; None: what lies in or beside the source
-    blocks: int = 10  # of columns, the groups of a single movie
+    blocks: int = number(10, least=1)  # of columns, the groups of a single movie
     group: str | None = None  # column to split by; None: the first of group, track, movie
-    size: int | None = None  # px of crops; None: as they are, they must then agree
-    um_per_px: float | None = None  # of the source; None: what its files say
-    hours_per_frame: float | None = None
+    # px of crops; None: as they are, they must then agree
+    size: int | None = number(None, least=1, most=8192)
+    um_per_px: float | None = number(None, above=0)  # of the source; None: what its files say
+    hours_per_frame: float | None = number(None, above=0)
     channel: str | None = (
         None  # which channel of files that hold several: its name, or its number from 0
     )
-    plane: int | None = None  # which focal plane of files that hold several, from 0
+    # which focal plane of files that hold several, from 0
+    plane: int | None = number(None, least=0)
     position: str | None = (
         None  # which stage position alone: its name, or its number from 0; None: all
     )
@@ -331,24 +388,26 @@ class AnnotateCommand:
     source: str = MISSING  # a movie, a folder of movies, of frames or of crops, or a patch store
     out: str = MISSING  # the folder of answers; begun there, it goes on
     classes: list[str] | None = None  # up to 9; None: the store's, or those it was begun with
-    kind: str = "auto"  # auto | movie | crops | store: what the source is
-    limit: int | None = None  # patches to ask, drawn at random; None: all
-    size: int = 64  # px of patches cut from a movie
-    per_frame: int = 4  # patches of a frame at most; no two share more than half
-    every: int = 1  # use each n-th frame of a movie
-    foreground: float = 0.5  # least share of a patch inside colonies
-    um_per_px: float | None = None  # None: what the file says
-    hours_per_frame: float | None = None
+    # auto | movie | crops | store: what the source is
+    kind: str = choice("auto", "movie", "crops", "store")
+    limit: int | None = number(None, least=1)  # patches to ask, drawn at random; None: all
+    size: int = number(64, least=1, most=8192)  # px of patches cut from a movie
+    per_frame: int = number(4, least=1)  # patches of a frame at most; no two share more than half
+    every: int = number(1, least=1)  # use each n-th frame of a movie
+    foreground: float = number(0.5, above=0, most=1)  # least share of a patch inside colonies
+    um_per_px: float | None = number(None, above=0)  # None: what the file says
+    hours_per_frame: float | None = number(None, above=0)
     channel: str | None = (
         None  # which channel of files that hold several: its name, or its number from 0
     )
-    plane: int | None = None  # which focal plane of files that hold several, from 0
+    # which focal plane of files that hold several, from 0
+    plane: int | None = number(None, least=0)
     position: str | None = (
         None  # which stage position alone: its name, or its number from 0; None: all
     )
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
-    seed: int = 0  # of places and order
-    port: int = 0  # of the page on 127.0.0.1; 0: any free one
+    seed: int = random_seed()  # of places and order
+    port: int = number(0, least=0, most=65_535)  # of the page on 127.0.0.1; 0: any free one
 
 
 @dataclass
@@ -367,13 +426,14 @@ class RunCommand:
     method: MethodConfig = field(default_factory=MethodConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 0  # of stages: first weights, order, augmentation
+    seed: int = random_seed()  # of stages: first weights, order, augmentation
     tune: bool = False  # choose among method.choices on the fold's validation patches
-    tune_seed: int = 0  # the seed they are compared with: one choice for all seeds of a fold
-    generator_seed: int = 0  # of the generator: one per fold serves all seeds
-    generators: int = (
-        1  # of a fold, of seeds generator_seed and up; patches come from them in turns
-    )
+    tune_seed: int = (
+        random_seed()
+    )  # the seed they are compared with: one choice for all seeds of a fold
+    generator_seed: int = random_seed()  # of the generator: one per fold serves all seeds
+    # of a fold, of seeds generator_seed and up, used in turns
+    generators: int = number(1, least=1, most=1024)
     out: str = "results/default"
     artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out
 
@@ -382,7 +442,7 @@ class RunCommand:
 class TrainCommand(RunCommand):
     """`stemcell-lit train`: one module of a cell."""
 
-    task: str = "gan"  # gan | stage
+    task: str = choice("gan", "stage")
     node: str = "root"  # which stage of the tree
 
 
@@ -392,9 +452,9 @@ class GenerateCommand:
 
     checkpoint: str = MISSING
     store: str = MISSING
-    per_class: int = 500
-    seed: int = 0
-    batch_size: int = 256
+    per_class: int = number(500, least=1)
+    seed: int = random_seed()
+    batch_size: int = number(256, least=1)
     select: SelectConfig = field(default_factory=SelectConfig)
 
 
@@ -441,23 +501,28 @@ class ReproduceCommand(RunCommand):
     )
     sweep: SweepConfig = field(default_factory=SweepConfig)
     baseline: str = "flat"
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
-    slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
+    seeds: list[int] = numbers([0, 1], least=0, most=SEED, items=(1, None), unique=True)
+    # jobs side by side; None: one per device, or per core on a CPU
+    slots: int | None = number(None, least=1, most=4096)
     fail_fast: bool = False
-    resamples: int = 2000  # of the bootstrap and of the permutation test
+    resamples: int = number(2000, least=1)  # of the bootstrap and of the permutation test
 
 
 @dataclass
 class JudgeCommand(RunCommand):
     """`stemcell-lit judge`: generators side by side, on the same patches and budget."""
 
-    gans: list[str] = field(default_factory=lambda: ["tiny"])  # names of conf/gan
-    selects: list[str] = field(default_factory=lambda: ["none"])  # names of conf/select
-    images: int | None = None  # budget of every generator; None: that of the first
-    folds: list[int] = field(default_factory=lambda: [0])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of the accuracy's classifier
-    per_class: int | None = None  # generated patches it learns; None: as in the largest real class
-    slots: int | None = None  # jobs side by side; None: one per device, or per core on a CPU
+    gans: list[str] = names(["tiny"])  # names of conf/gan
+    selects: list[str] = names(["none"])  # names of conf/select
+    images: int | None = number(None, least=1)  # budget of every generator; None: that of the first
+    folds: list[int] = numbers([0], least=0, items=(1, None), unique=True)
+    seeds: list[int] = numbers(
+        [0, 1, 2], least=0, most=SEED, items=(1, None), unique=True
+    )  # of the accuracy's classifier
+    # generated patches it learns; None: as in the largest real class
+    per_class: int | None = number(None, least=1)
+    # jobs side by side; None: one per device, or per core on a CPU
+    slots: int | None = number(None, least=1, most=4096)
 
 
 @dataclass
@@ -466,8 +531,8 @@ class ReportCommand:
 
     out: str = MISSING
     baseline: str = "flat"
-    resamples: int = 2000
-    seed: int = 0
+    resamples: int = number(2000, least=1)
+    seed: int = random_seed()
     wandb: bool = (
         False  # make the W&B run of every cell again, and the dashboard; --wandb does the same
     )
@@ -481,23 +546,24 @@ class PredictCommand:
     movie: str = MISSING  # a TIFF stack, or a folder of images
     checkpoint: str = MISSING  # the `model` folder of a finished cell
     out: str = MISSING
-    colonies: ColoniesConfig = field(
-        default_factory=ColoniesConfig
-    )  # none: every pixel has a class
-    um_per_px: float | None = None  # of the movie; None: what the file says
-    hours_per_frame: float | None = None
+    # none: every pixel has a class
+    colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
+    um_per_px: float | None = number(None, above=0)  # of the movie; None: what the file says
+    hours_per_frame: float | None = number(None, above=0)
     channel: str | None = (
         None  # which channel of files that hold several: its name, or its number from 0
     )
-    plane: int | None = None  # which focal plane of files that hold several, from 0
+    # which focal plane of files that hold several, from 0
+    plane: int | None = number(None, least=0)
     position: str | None = None  # of several stage positions: its name, or its number from 0
     start_h: float = 0.0  # hours since the culture began, at the first frame
-    every: int = 1  # map each n-th frame
-    stride: int = 16  # px of the movie between windows
+    every: int = number(1, least=1)  # map each n-th frame
+    stride: int = number(16, least=1)  # px of the movie between windows
     exact: bool = False  # cut every window out, as in training: much slower
-    adjust: int = 1024  # windows cut out first, to which shared features are adjusted; 0: none
-    panels: int = 5  # frames in the overlay
-    threads: int = 0  # of the networks; 0: torch's choice, all cores
+    # windows cut out first, to which shared features are adjusted; 0: none
+    adjust: int = number(1024, least=0)
+    panels: int = number(5, least=1)  # frames in the overlay
+    threads: int = number(0, least=0, most=1024)  # of the networks; 0: torch's choice, all cores
 
 
 COMMANDS: dict[str, type] = {
@@ -519,13 +585,26 @@ COMMANDS: dict[str, type] = {
 
 
 def typed(config: Any, kind: type = RunCommand) -> Any:
-    """A composed configuration as its dataclass, every key set.
+    """A composed configuration as its dataclass, every key set and inside its bounds.
 
     Raises:
-        UserError: a key that must be given was not.
+        UserError: a key that must be given was not, or a value that is not legal.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]}= is missing; see `stemcell-lit --help` for an example")
-    merged = OmegaConf.merge(OmegaConf.structured(kind), config)
-    return OmegaConf.to_object(merged)
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"{missing[0]}= is missing; see `stemcell-lit --help` for an example")
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), config))
+    except (OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+        raise UserError(settings_problem(error)) from error
+    check(found)
+    return found
+
+
+def settings_problem(error: BaseException) -> str:
+    """What OmegaConf says of a value that does not fit, in a line: the key and why."""
+    if isinstance(error, RecursionError):
+        return "a setting refers to itself (${...})"
+    key = getattr(error, "full_key", None)
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{key}: {text}" if key and key not in text else text

@@ -205,7 +205,7 @@ def tiles(**change):
         (tiles(), ["classes=[a,c]"], "found the label 'b', expected one of classes=['a', 'c']"),
         (tiles(), ["classes=[a,b,c]"], "no patch is labelled 'c'"),
         (tiles(movie=["movie.tif", "other.tif"]), [], "names the movie 'other.tif'"),
-        (tiles(), ["extraction.every=0"], "extraction.every: found 0"),
+        (tiles(), ["extraction.every=0"], "extraction.every=0: expected 1 or more"),
         (tiles(frame=[1, 1]), ["extraction.every=2"], "no tile lies in each 2. frame"),
         (tiles(), ["extraction.um_per_px=2"], "does not tell the size of a pixel"),
         (tiles(), ["extraction.scales=[2]"], "from 1 up"),

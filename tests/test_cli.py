@@ -10,6 +10,7 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit import schema
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.schema import typed
+from stemcell_lit.settings.compose import register
 from tests.conftest import make_store
 from tests.program import Program
 
@@ -65,7 +66,7 @@ def test_every_config_composes_into_the_schema(group, name):
 def test_the_search_composes_with_its_defaults():
     from hydra import compose, initialize_config_dir
 
-    cli.register()
+    register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         found = compose("run", ["hydra/sweeper=optuna"], return_hydra_config=True).hydra.sweeper
     assert found._target_.endswith("StemcellOptunaSweeper") and found.over == []
@@ -87,7 +88,7 @@ def test_methods_differ_only_in_what_their_names_say():
     [
         (["dance"], "no command 'dance'"),
         (["run", "stage.lrr=1"], "stage.lrr"),
-        (["run", "stage.lr=fast"], "could not be converted to Float"),
+        (["run", "stage.lr=fast"], "stage.lr=fast: expected a number"),
         (["run", "method=magic"], "flat_gan"),
         (["run", "+new=1"], "new"),
         (["run", "data.store=nowhere"], "nowhere: no such folder; expected a patch store"),

@@ -25,6 +25,9 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from stemcell_lit import errors
+from stemcell_lit.settings.quoting import override, printable
+
 RETURN = "return.json"  # in a job's folder: what its task function returned
 
 
@@ -79,7 +82,7 @@ for _group_name, _node in (
     )
 
 
-class JobsFailed(CompactHydraException):
+class JobsFailed(CompactHydraException, errors.JobsFailed):
     """Jobs of a sweep failed. Hydra prints the message alone and ends with exit status 1."""
 
 
@@ -194,7 +197,7 @@ class StemcellSlurmLauncher(Launcher):
 
 def _refuse(error: Exception) -> None:
     """What the user gave cannot be used: a sentence and status 2, as without a sweep."""
-    print(f"stemcell-lit run: {error}", file=sys.stderr)
+    print(f"stemcell-lit run: {printable(error)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -245,7 +248,7 @@ class _Cell:
             # What the user said of Hydra itself; the mode below has the last word.
             *launcher.config.hydra.overrides.hydra,
             "hydra.mode=RUN",
-            f"hydra.run.dir={_quoted(self.out)}",
+            override("hydra.run.dir", self.out),
             f"hydra.job.num={self.number}",
             f"++hydra.callbacks.stemcell_return._target_={__name__}.ReturnValue",
         ]
@@ -303,7 +306,10 @@ def _folder_name(overrides: Sequence[str]) -> str:
     """Of a job, by its content; short settings can be read in it."""
     words = [re.sub(r"[^\w.=,+-]+", "_", o) for o in overrides if len(o) <= 32 and "/" not in o]
     key = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
-    return f"{','.join(words)[:100]}-{key}"
+    readable = (
+        ",".join(words).encode()[:100].decode(errors="ignore")
+    )  # a name has 255 bytes at most
+    return f"{readable}-{key}"
 
 
 def _name(cells: Sequence[_Cell]) -> None:
@@ -331,9 +337,3 @@ def _running_program() -> list[str]:
         if option in ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"):
             config += [word] if equals else rest[i : i + 2]
     return [sys.executable, *typed[:end], *words, *config]
-
-
-def _quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar, where a backslash escapes only before a quote."""
-    text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(path))
-    return f"'{text}'"

@@ -15,6 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from stemcell_lit import errors
+
 
 @dataclass
 class StemcellOptunaConf:
@@ -35,7 +37,7 @@ ConfigStore.instance().store(
 )
 
 
-class SearchFailed(CompactHydraException):
+class SearchFailed(CompactHydraException, errors.JobsFailed):
     """Hydra prints the message alone and ends with exit status 1."""
 
 

@@ -21,9 +21,7 @@ import io
 import json
 import math
 import os
-import re
 import secrets
-import shlex
 import socket
 import socketserver
 import threading
@@ -56,6 +54,7 @@ from stemcell_lit.data.naming import TIFF_SUFFIXES, natural_key
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
+from stemcell_lit.settings.quoting import command_line
 
 FORMAT = 1
 HOST = "127.0.0.1"  # never another: the page shows unpublished data and takes no password
@@ -226,14 +225,12 @@ class Session:
         present = [c for c in self.classes if c in set(self.answers)]
         if not present:
             return ""
-        words = [f"source={self.folder}", f"store=stores/{self.folder.name}"]
+        settings = {"source": self.folder, "store": f"stores/{self.folder.name}"}
         if self.info.get("crop_size"):
-            words.append(f"size={self.info['crop_size']}")
+            settings["size"] = self.info["crop_size"]
         if self.info.get("um_per_px"):
-            words.append(f"um_per_px={self.info['um_per_px']:g}")
-        plain = all(re.fullmatch(r"\w[\w-]*", c) for c in present)
-        words.append(f"classes=[{','.join(present)}]" if plain else f"classes={present}")
-        return " ".join(["stemcell-lit import", *(shlex.quote(w) for w in words)])
+            settings["um_per_px"] = self.info["um_per_px"]
+        return command_line("import", {**settings, "classes": present})
 
     def _known(self) -> list[str]:
         """Columns known for all patches; `import` refuses gaps."""

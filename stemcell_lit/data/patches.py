@@ -24,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stemcell_lit.base.files import restore, whole_or_absent
 from stemcell_lit.errors import UserError
+from stemcell_lit.settings.quoting import command_line
 
 FORMAT = 1
 
@@ -189,7 +190,8 @@ class PatchStore:
         if not file.is_file():
             found = "no such folder" if not path.exists() else "no store.json in it"
             raise UserError(
-                f"{path}: {found}; expected a patch store. Make one with `stemcell-lit import source=DIR store={path}`"
+                f"{path}: {found}; expected a patch store. Make one with "
+                f"`{command_line('import', {'source': 'DIR', 'store': path})}`"
             )
         try:
             while True:

@@ -47,6 +47,7 @@ from stemcell_lit.experiment.training import quiet, use_cpu, versions
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
+from stemcell_lit.settings.quoting import override, split
 
 FORMAT = 1  # of judge.json
 REAL = ("real, as they are", "real, balanced")  # the floors of the accuracy score
@@ -172,19 +173,19 @@ def plan(
             f"split.validation_share={config.split.validation_share}: generators are judged on validation groups, "
             "expected a share above 0"
         )
-    base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own_keys()]
+    base = _base(overrides)
     base += [
         "hierarchy=flat",
-        f"out={config.out}",
-        f"artifacts={config.artifacts or Path(config.out) / 'artifacts'}",
+        override("out", config.out),
+        override("artifacts", config.artifacts or Path(config.out) / "artifacts"),
     ]
-    budget = next((o for o in overrides if o.startswith("gan.images=")), None)
-    images = config.images or (int(budget.split("=")[1]) if budget else None)
+    given = any(key == "gan.images" for key, _ in split(overrides))
+    images = config.images or (config.gan.images if given else None)
     entries: list[Entry] = []
     store: PatchStore | None = None
     for gan in config.gans:
         for select in config.selects:
-            one = typed_run([*base, f"gan={gan}", f"select={select}"])
+            one = typed_run([*base, override("gan", gan), override("select", select)])
             images = images or one.gan.images  # the first's, where none is given
             one = replace(one, gan=replace(one.gan, images=images))
             for fold in config.folds:
@@ -203,21 +204,21 @@ def plan(
 
 def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) -> list[Job]:
     """A process for each entry: judge with a table of one row. A generator's second entry waits for its first."""
-    base = [o for o in overrides if o.split("=")[0].lstrip("+~") not in own_keys()]
+    base = _base(overrides)
     jobs: list[Job] = []
     leader: dict[tuple[str, int], str] = {}
     for e in missing:
         name = f"{safe_name(e.name)}-f{e.fold}"
         argv = [
             *base,
-            f"gans=[{e.gan}]",
-            f"selects=[{e.select}]",
-            f"folds=[{e.fold}]",
-            f"seeds=[{','.join(map(str, e.seeds))}]",
-            f"per_class={e.per_class}",
-            f"images={e.cell.config.gan.images}",
-            f"out={Path(config.out) / 'parts' / name}",
-            f"artifacts={e.cell.artifacts.root}",
+            override("gans", [e.gan]),
+            override("selects", [e.select]),
+            override("folds", [e.fold]),
+            override("seeds", list(e.seeds)),
+            override("per_class", e.per_class),
+            override("images", e.cell.config.gan.images),
+            override("out", Path(config.out) / "parts" / name),
+            override("artifacts", e.cell.artifacts.root),
         ]
         first = leader.setdefault((e.gan, e.fold), name)
         jobs.append(
@@ -230,6 +231,13 @@ def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) 
             )
         )
     return jobs
+
+
+def _base(overrides: Sequence[str]) -> list[str]:
+    """The user's settings that every cell gets."""
+    own = own_keys()
+    pairs = zip(overrides, split(overrides), strict=True)
+    return [word for word, (key, _) in pairs if key not in own]
 
 
 def _done(entry: Entry) -> bool:

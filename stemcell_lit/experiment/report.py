@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from rich.markup import escape
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.errors import UserError
@@ -49,6 +49,7 @@ from stemcell_lit.experiment.results import (
     rows_of,
 )
 from stemcell_lit.schema import RunCommand
+from stemcell_lit.settings.quoting import command_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +134,9 @@ def read_table(out: str | Path) -> pd.DataFrame:
     """
     file = Path(out) / "table.csv"
     if not file.is_file():
-        raise UserError(f"{file}: no such file; make it with `stemcell-lit report out={out}`")
+        raise UserError(
+            f"{file}: no such file; make it with `{command_line('report', {'out': out})}`"
+        )
     return pd.read_csv(file, keep_default_na=False, na_values=_NA)
 
 
@@ -157,7 +160,9 @@ def print_table(out: str | Path) -> None:
     if len(parts):
         _print_parts(console, parts)
     # a path is printed whole, for it is to be copied
-    console.print(str(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        printable(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
@@ -165,13 +170,13 @@ def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
 
     over = f" over {which.removeprefix('macro/')} classes" if which else ""
     title = f"Macro TPR (recall) and F1{over} in %, 95 % intervals"
-    view = Table(title=title, title_justify="left")
+    view = Table(title=escape(printable(title)), title_justify="left")
     view.add_column("method", no_wrap=True)
     for title in TITLES.values():
         view.add_column(title, justify="right", no_wrap=True)
         view.add_column("difference in points")
     for method, rows in table[table["class"] == which].groupby("method", sort=False):
-        line = [str(method)]
+        line = [escape(printable(method))]
         for metric in METRICS:
             row = rows[rows["metric"] == metric].to_dict("records")[0]
             line += [f"{100 * row['mean']:.1f}", _coloured(row)]
@@ -192,7 +197,8 @@ def _print_parts(console: Console, parts: pd.DataFrame) -> None:
     ):
         of = {row["metric"]: row for row in rows.to_dict("records")}
         name = f"{part} ({where})" if where else str(part)
-        view.add_row(name, f"{method} - {other}", *(_coloured(of[m]) for m in METRICS))
+        methods = escape(printable(f"{method} - {other}"))
+        view.add_row(escape(printable(name)), methods, *(_coloured(of[m]) for m in METRICS))
     console.print(view)
 
 
@@ -206,6 +212,7 @@ def _coloured(row: Mapping[Any, Any]) -> str:
         told = f"{points(row['delta'])} ({ends}): {word}"
     elif math.isfinite(row["delta"]):
         told = f"{points(row['delta'])}: {word}"
+    told = escape(printable(told))
     return f"[{colour}]{told}[/]" if colour else told
 
 
@@ -555,12 +562,12 @@ def _commands(results: Results) -> list[str]:
     usual = flatten(dataclasses.asdict(RunCommand()))
     names = list(dict.fromkeys(c.info["method"] for c in results.cells))
     settings = {"out": str(results.out), "methods": names, "seeds": results.seeds}
-    chosen = [f"{key}={as_override(value)}" for key, value in settings.items()]
+    chosen: dict[str, Any] = dict(settings)
     if results.baseline != "flat":
-        chosen.append(f"baseline={results.baseline}")
+        chosen["baseline"] = results.baseline
     trees = {c["hierarchy.name"] for c in configs if c.get("hierarchy.name")}
     if len(trees) == 1:
-        chosen.append(f"hierarchy={trees.pop()}")
+        chosen["hierarchy"] = trees.pop()
     for key in sorted(configs[0]):
         found = {as_override(config.get(key)) for config in configs}
         skip = (
@@ -569,14 +576,10 @@ def _commands(results: Results) -> list[str]:
         # without a value in the schema it is free-form and stands in the tree's own file
         if key not in usual or re.match(skip, key) or len(found) > 1:
             continue
-        value = found.pop()
-        if value != as_override(usual[key]):
-            chosen.append(f"{key}={value}")
-    out = shlex.quote(f"out={results.out}")
-    report = f"stemcell-lit report {out}"
-    if results.baseline != "flat":
-        report += " " + shlex.quote(f"baseline={results.baseline}")
-    return [" ".join(["stemcell-lit reproduce", *map(shlex.quote, chosen)]), report]
+        if found.pop() != as_override(usual[key]):
+            chosen[key] = configs[0].get(key)
+    again = {k: v for k, v in chosen.items() if k in ("out", "baseline")}
+    return [command_line("reproduce", chosen), command_line("report", again)]
 
 
 def _duration(seconds: float) -> str:

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from stemcell_lit.__main__ import conf_dir
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
 from stemcell_lit.experiment.cell import Cell, prepare
 from stemcell_lit.experiment.generators import generator_key
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.results import as_override, flatten
+from stemcell_lit.experiment.results import flatten
 from stemcell_lit.experiment.sweep import check_reports, make_reports, tables_of, write_sweep
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ReproduceCommand, RunCommand
+from stemcell_lit.settings.compose import choices_of, conf_dir
+from stemcell_lit.settings.quoting import override, split
 
 
 def own_keys() -> set[str]:
@@ -45,22 +46,23 @@ def for_cells(overrides: list[str]) -> list[str]:
         UserError: an experiment that does not exist.
     """
     own, settings, rest = own_keys(), [], []
-    groups = {k for k in (o.partition("=")[0] for o in overrides) if (conf_dir() / k).is_dir()}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        key = key.lstrip("+~")
+    groups = {k for k in (key for key, _ in split(overrides)) if (conf_dir() / k).is_dir()}
+    for word, (key, value) in zip(overrides, split(overrides), strict=True):
         if key == "experiment" and value not in ("", "null"):
-            file = conf_dir() / "experiment" / f"{value}.yaml"
-            if not file.is_file():
-                raise UserError(f"experiment={value}: no such file in {file.parent}")
+            name = value.strip("'\"")
+            if name not in choices_of("experiment"):
+                raise UserError(
+                    f"experiment={value}: no such choice; expected one of {', '.join(choices_of('experiment'))}"
+                )
+            file = conf_dir() / "experiment" / f"{name}.yaml"
             flat = flatten(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
             settings += [
-                f"{k}={as_override(v)}"
+                override(k, v)
                 for k, v in flat.items()
                 if not _is_own(k, own) and k.split(".")[0] not in groups
             ]
         elif not _is_own(key, own):
-            rest.append(override)
+            rest.append(word)
     return settings + rest
 
 
@@ -87,9 +89,11 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
     base = for_cells(overrides)
     if config.artifacts is None:
-        base.append(f"artifacts={Path(config.out) / 'artifacts'}")
+        base.append(override("artifacts", Path(config.out) / "artifacts"))
     # The data first: it is the same for all cells, and nothing is worse than 40 jobs that fail for one reason.
-    first = prepare(typed_run([*base, f"out={config.out}", f"method={config.baseline}"]))
+    first = prepare(
+        typed_run([*base, override("out", config.out), override("method", config.baseline)])
+    )
     methods = list(config.methods)
     if "time_only" in methods and not np.isfinite(first.store.manifest["time_h"]).any():
         methods.remove("time_only")
@@ -98,14 +102,17 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []
     cells: list[Cell] = []
-    plain = {m: typed_run([*base, f"out={config.out}", f"method={m}"]) for m in methods}
+    plain = {
+        m: typed_run([*base, override("out", config.out), override("method", m)]) for m in methods
+    }
     for table in tables:
         settings = {}
         for method in methods:
             # a dose of generated patches is none to a method that has none
             real = not needs_generator(plain[method])
             own = [o for o in table.overrides if not (real and o.startswith("mix."))]
-            settings[method] = [*base, f"out={table.out}", f"method={method}", *own]
+            where = [override("out", table.out), override("method", method)]
+            settings[method] = [*base, *where, *own]
         configs = {m: typed_run(settings[m]) for m in methods} if config.sweep.key else plain
         table_folds = fold_count(first.store, configs[config.baseline].split)
         for seed in config.seeds:

@@ -19,6 +19,7 @@ import pandas as pd
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import group_counts
+from stemcell_lit.settings.quoting import command_line, override, shell_word
 
 Row = Mapping[str, Any]  # of the table
 
@@ -228,7 +229,7 @@ def collect(out: str | Path) -> list[Result]:
     if not folders:
         raise UserError(
             f"{out}: no results in {out / 'cells'}; make them with "
-            f"`stemcell-lit reproduce out={out}`, or one with `stemcell-lit run out={out}`"
+            f"`{command_line('reproduce', {'out': out})}`, or one with `{command_line('run', {'out': out})}`"
         )
     cells = [Result(folder, _read(folder / "result.json"), "") for folder in folders]
     first = cells[0]
@@ -309,12 +310,12 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
         raise UserError(
             f"{out}: the baseline's results are of several settings, {several}; give new ones a folder of their own "
             f"(out=..., artifacts={out}/artifacts keeps what was trained), move the old ones out of {out}/cells, or "
-            f"choose one with \"baseline='{several[0]}'\""
+            f"choose one with {shell_word(override('baseline', several[0]))}"
         )
     if baseline not in names:
         raise UserError(
             f"{out}: no results of the baseline {baseline!r}, only of {names}; run it with "
-            f"`stemcell-lit run out={out} method={baseline}`, or choose another with baseline="
+            f"`{command_line('run', {'out': out, 'method': baseline})}`, or choose another with baseline="
         )
     have = {m: {(c.seed, c.fold) for c in cells if c.method == m} for m in names}
     everything = set().union(*have.values())
@@ -362,7 +363,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_override(value: Any) -> str:
-    """A value as Hydra's command line takes it."""
+    """A setting's value as it is shown and compared; programs write it by `settings.words.override`."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -32,6 +32,7 @@ from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png
 from stemcell_lit.experiment.report import check_report, make_report, print_table, read_table
 from stemcell_lit.experiment.results import TITLES, as_override, collect
 from stemcell_lit.schema import SweepConfig
+from stemcell_lit.settings.quoting import override, printable
 
 FORMAT = 1  # of sweep.json
 
@@ -65,11 +66,15 @@ def tables_of(out: Path, sweep: SweepConfig) -> list[Table]:
         raise UserError(f"sweep.key={sweep.key}: sweep.values is empty; give sweep.values=[...]")
     if sweep.key in ("seed", "split.fold", "out", "artifacts") or sweep.key.startswith("method"):
         raise UserError(f"sweep.key={sweep.key}: every table has these; vary another key")
-    fixed = [f"{k}={as_override(v)}" for k, v in sweep.fixed.items()]
-    tables = []
+    fixed = [override(k, v) for k, v in sweep.fixed.items()]
+    tables: list[Table] = []
     for value in sweep.values:
         name = safe_name(f"{sweep.key.split('.')[-1]}-{as_override(value)}")
-        own = [*fixed, f"{sweep.key}={as_override(value)}"]
+        own = [*fixed, override(sweep.key, value)]
+        if any(table.name == name for table in tables):
+            raise UserError(
+                f"sweep.values={sweep.values}: two of them are called {name}; give each once"
+            )
         tables.append(Table(out / "values" / name, name, value, own))
     return tables
 
@@ -114,7 +119,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     check_reports(out, sweep)
     tables = tables_of(out, sweep)
     for table in tables:
-        print(f"{sweep.key} = {as_override(table.value)}")
+        print(printable(f"{sweep.key} = {as_override(table.value)}"))
         make_report(table.out, baseline=baseline, resamples=resamples, seed=seed)
         print_table(table.out)
     together = pd.concat(

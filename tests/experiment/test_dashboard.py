@@ -3,12 +3,13 @@ import json
 
 import pytest
 
-from stemcell_lit.__main__ import compose, main
+from stemcell_lit.__main__ import main
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import dashboard as boards
 from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.run import run
 from stemcell_lit.schema import LoggerConfig, typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard`")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hydra_plugins import stemcell_lit_launcher as plugin
+from stemcell_lit.settings.quoting import override as setting
 
 CONF = Path(__file__).parents[2] / "conf" / "hydra" / "launcher"
 
@@ -180,7 +181,7 @@ def test_a_job_runs_the_program_that_was_typed(monkeypatch, typed, command):
 @given(st.text(alphabet="aé /\\'\"=,.()[]{}:@~+-%", min_size=1, max_size=12))
 def test_any_folder_survives_hydras_grammar(name):
     path = Path(name)
-    (override,) = OverridesParser.create().parse_overrides([f"dir={plugin._quoted(path)}"])
+    (override,) = OverridesParser.create().parse_overrides([setting("dir", path)])
     assert override.value() == str(path)
 
 

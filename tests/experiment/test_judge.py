@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import gallery
@@ -21,6 +20,7 @@ from stemcell_lit.gan.module import GANDiverged, seed_of
 from stemcell_lit.gan.synthesis import Ensemble, load_generator
 from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.schema import GenerateCommand, JudgeCommand, RunCommand, typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
 SMALL = [

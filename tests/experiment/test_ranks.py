@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stemcell_lit.__main__ import compose
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.launch import Job, run_jobs
 from stemcell_lit.schema import typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 from tests.experiment import ranks
 

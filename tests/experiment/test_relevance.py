@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.cell import facts_of, open_store, prepare, relevant
 from stemcell_lit.experiment.generators import make_generated
 from stemcell_lit.experiment.stages import make_stage
 from stemcell_lit.schema import RunCommand, typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
 ALL = {"generator", "generated", "stage", "cell"}

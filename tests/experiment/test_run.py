@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from stemcell_lit.__main__ import compose
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
@@ -22,6 +21,7 @@ from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.run import choose, evaluate_store, run, train, with_settings
 from stemcell_lit.experiment.stages import stage_key
 from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
 ROOT = Path(__file__).resolve().parents[2]

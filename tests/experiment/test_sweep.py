@@ -6,7 +6,6 @@ import shutil
 import pandas as pd
 import pytest
 
-from stemcell_lit.__main__ import compose, conf_dir
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import reproduce as module
 from stemcell_lit.experiment.artifacts import ArtifactStore
@@ -15,6 +14,7 @@ from stemcell_lit.experiment.reproduce import for_cells, reproduce
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.sweep import draw, make_reports, tables_of
 from stemcell_lit.schema import ReproduceCommand, SweepConfig, typed
+from stemcell_lit.settings.compose import compose, conf_dir
 from tests.conftest import make_store
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))

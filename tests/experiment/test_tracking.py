@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stemcell_lit.__main__ import compose
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.run import run
 from stemcell_lit.schema import LoggerConfig, typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 from tests.experiment.wandb_file import OfflineRun, offline_runs
 from tests.program import Program

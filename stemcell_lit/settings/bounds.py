@@ -1,0 +1,209 @@
+"""Which values a setting may have: declared once, beside its default in `stemcell_lit.schema`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from stemcell_lit.errors import UserError
+
+BOUND = "bound"  # the key of a field's metadata
+LARGEST = 2**63 - 1  # of a whole number: what torch and Parquet hold
+SEED = (
+    2**31 - 1
+)  # of a seed: every generator of random numbers in use takes it, and what is added to it
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value, or each item of a list, must be.
+
+    Attributes:
+        least: smallest legal number.
+        above: number that a legal one is larger than.
+        most: largest legal number.
+        below: number that a legal one is smaller than.
+        choices: legal texts.
+        items: legal numbers of items of a list, fewest and most.
+        unique: whether the items of a list must differ.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    items: tuple[int, int | None] = (0, None)
+    unique: bool = False
+
+    def __str__(self) -> str:
+        """In words, such as `above 0, to 1`; empty where anything goes."""
+        if self.choices:
+            return " | ".join(self.choices)
+        words = []
+        fewest, most_items = self.items
+        if fewest and fewest == most_items:
+            words.append(f"{fewest} numbers, each")
+        elif fewest:
+            words.append("at least one")
+        if self.above is not None:
+            words.append(f"above {self.above:g}")
+        if self.least is not None:
+            words.append(_told(self.least) + ("" if self.most is not None else " or more"))
+        if self.most is not None:
+            words.append(f"to {_told(self.most)}")
+        if self.below is not None:
+            words.append(f"and below {self.below:g}" if words else f"below {self.below:g}")
+        if self.unique:
+            words.append("and each once" if words else "each once")
+        return " ".join(words)
+
+    def holds(self, value: Any) -> bool:
+        """Whether one value, or one item, is legal."""
+        if self.choices:
+            return value in self.choices
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return True
+        return not (
+            (self.least is not None and value < self.least)
+            or (self.above is not None and value <= self.above)
+            or (self.most is not None and value > self.most)
+            or (self.below is not None and value >= self.below)
+        )
+
+
+def _field(default: Any, bound: Bound) -> Any:
+    metadata = {BOUND: bound}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def number(
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field that holds a number between bounds. NaN and infinity are legal nowhere."""
+    return _field(default, Bound(least, above, most, below))
+
+
+def numbers(
+    default: list[Any],
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    items: tuple[int, int | None] = (0, None),
+    unique: bool = False,
+) -> Any:
+    """A field that holds a list of numbers, each between bounds."""
+    return _field(default, Bound(least, above, most, below, items=items, unique=unique))
+
+
+def share(default: float | None) -> Any:
+    """A field that holds a number from 0 to 1."""
+    return number(default, least=0, most=1)
+
+
+def random_seed(default: int = 0) -> Any:
+    """A field that holds the seed of random numbers."""
+    return number(default, least=0, most=SEED)
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field that holds one of some texts."""
+    return _field(default, Bound(choices=(default, *others)))
+
+
+def choices(default: list[str], *legal: str) -> Any:
+    """A field that holds a list of some texts."""
+    return _field(default, Bound(choices=legal))
+
+
+def names(default: list[str], *, least: int = 1) -> Any:
+    """A field that holds a list of names, each once."""
+    return _field(default, Bound(items=(least, None), unique=True))
+
+
+def bound_of(of: Any) -> Bound:
+    """That of a dataclass's field; one that anything meets where none is declared."""
+    found: Bound = of.metadata.get(BOUND, Bound())
+    return found
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Checks every value of a settings dataclass against its bound.
+
+    Args:
+        config: an instance of a class of `stemcell_lit.schema`.
+        prefix: of its keys, such as `stage.`.
+
+    Raises:
+        UserError: names the key, what was found and what was expected.
+    """
+    for f in fields(config):
+        key, value = f"{prefix}{f.name}", getattr(config, f.name)
+        if is_dataclass(value):
+            check(value, f"{key}.")
+            continue
+        for leaf in _leaves(value):
+            problem = _illegal(leaf)
+            if problem:
+                raise UserError(f"{key}={_shown(leaf)}: {problem}")
+        bound, many = bound_of(f), isinstance(value, list)
+        if value is None or (bound == Bound()):
+            continue
+        wrong = [v for v in (value if many else [value]) if not bound.holds(v)]
+        if not wrong and many:
+            count, (fewest, most) = len(value), bound.items
+            twice = bound.unique and len(set(map(str, value))) < count
+            wrong = [value] if count < fewest or count > (most or count) or twice else []
+        if wrong:
+            few = "some" if many else "one"
+            expected = f"{few} of {bound}" if bound.choices else str(bound)
+            raise UserError(f"{key}={_shown(value)}: expected {expected}")
+
+
+def _told(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:g}"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from (*_leaves(k), *_leaves(v))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for v in value:
+            yield from _leaves(v)
+    else:
+        yield value
+
+
+def _illegal(value: Any) -> str:
+    """What is wrong with a value wherever it stands; empty: nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "expected a finite number"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "the number is too large"
+    if isinstance(value, str):
+        if value == "":
+            return "expected a text that is not empty"
+        if "\0" in value:
+            return "holds a NUL character, which no name can"
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return "the name is not UTF-8; rename the file or folder"
+    return ""

@@ -1,0 +1,108 @@
+"""From the words of a user to the composed configuration of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.settings.keys import keys_of
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def groups_of(command: str) -> list[str]:
+    """Names of a command's groups of settings, each with a file per choice in `conf/`."""
+    import yaml
+
+    plain = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    return [name for entry in plain["defaults"] if isinstance(entry, dict) for name in entry]
+
+
+def choices_of(group: str) -> list[str]:
+    """Names of the files of a group."""
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+def register() -> None:
+    """Makes the typed schemas known to Hydra."""
+    from hydra.core.config_store import ConfigStore
+
+    from stemcell_lit import schema
+
+    for name, node in schema.COMMANDS.items():
+        ConfigStore.instance().store(name=f"{name}_command", node=node)
+
+
+def compose(command: str, words: Sequence[str]) -> Any:
+    """The composed configuration of a command.
+
+    Args:
+        command: its name.
+        words: as on the command line, such as `split.fold=1` or `out=r/epoch=3`.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, an unknown choice.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from stemcell_lit.settings.words import read
+
+    register()
+    overrides = read(command, words)
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra_compose(command, overrides=overrides)
+    except Exception as error:  # of any kind: only what the user gave and conf/ are read here
+        raise UserError(
+            f"{told(error)} (`stemcell-lit {command} --help` lists the keys)"
+        ) from error
+
+
+def told(error: BaseException) -> str:
+    """What Hydra and OmegaConf say of settings that do not fit, in a line."""
+    if isinstance(error, RecursionError):
+        return "a setting refers to itself"
+    causes = [str(error) or type(error).__name__, str(error.__cause__ or "")]
+    lines = [line.strip() for cause in causes for line in cause.splitlines()]
+    noise = (
+        "Config search path",
+        "provider=",
+        "full_key",
+        "reference_type",
+        "object_type",
+        "Set the env",
+    )
+    text = " ".join(dict.fromkeys(x for x in lines if x and not x.startswith(noise)))
+    return text.replace(
+        "is not in struct", "is not a name there; new ones stand in a file of conf/"
+    )
+
+
+def help_lines(command: str) -> list[str]:
+    """The keys of a command with their defaults, bounds and, of groups, choices."""
+    from omegaconf import OmegaConf
+
+    config = compose(command, [])
+    lines = []
+    for group in sorted(set(groups_of(command)) & {p.name for p in conf_dir().iterdir()}):
+        if choices_of(group):
+            lines.append(f"  {group}= {' | '.join(choices_of(group))}")
+    lines += ["", "keys and defaults (??? must be given):", ""]
+    keys = keys_of(command)
+    at: list[str] = []
+    for line in OmegaConf.to_yaml(config).splitlines():
+        name = line.strip().partition(":")[0]
+        if not line.strip().startswith("-"):
+            at = [*at[: (len(line) - len(line.lstrip())) // 2], name]
+        key = keys.get(".".join(at))
+        note = str(key.bound) if key is not None and not line.strip().startswith("-") else ""
+        lines.append(f"{line}  # {note}" if note else line)
+    return lines

@@ -1,0 +1,117 @@
+"""Every legal key of a command with its type, read from `stemcell_lit.schema`."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.settings.bounds import Bound, bound_of
+
+
+@dataclass(frozen=True)
+class Key:
+    """A setting.
+
+    Attributes:
+        name: such as `stage.lr`.
+        kind: its type without `None`.
+        optional: whether it may be null.
+        required: whether it must be given.
+        bound: of its value or items.
+        owner: the dataclass that declares it.
+    """
+
+    name: str
+    kind: Any
+    optional: bool
+    required: bool
+    bound: Bound
+    owner: type
+
+    @property
+    def text(self) -> bool:
+        """Any text: a path or a name, taken as it stands."""
+        return self.kind is str and not self.bound.choices
+
+    @property
+    def many(self) -> bool:
+        """A list."""
+        return typing.get_origin(self.kind) is list
+
+    @property
+    def texts(self) -> bool:
+        """A list of texts."""
+        return self.many and typing.get_args(self.kind) == (str,)
+
+    @property
+    def mapping(self) -> bool:
+        """Names with values."""
+        return typing.get_origin(self.kind) is dict
+
+    @property
+    def number(self) -> bool:
+        """One number."""
+        return self.kind in (int, float)
+
+    @property
+    def expected(self) -> str:
+        """In words, what its value must be."""
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        items = {int: "whole numbers", float: "numbers", str: "names", Any: "values"}
+        if self.bound.choices and not self.many:
+            text = f"one of {self.bound}"
+        elif self.many:
+            text = f"a list of {items[typing.get_args(self.kind)[0]]}, such as [a,b]"
+            if not self.texts:
+                text = text.replace("[a,b]", "[0,1]")
+        elif self.mapping:
+            text = "names with values, such as {a:[b,c]}"
+        else:
+            text = names[self.kind]
+        return f"{text}, or null" if self.optional else text
+
+    def accept(self, value: Any, shown: str) -> None:
+        """Refuses a value of another type.
+
+        Raises:
+            UserError: says what was expected.
+        """
+        name = self.name.rsplit(".", 1)[-1]
+        try:
+            config = OmegaConf.structured(self.owner)
+            OmegaConf.update(config, name, value, merge=False)
+        except Exception as error:  # OmegaConf's own and what conversions raise: all mean the same
+            raise UserError(f"{shown}: expected {self.expected}") from error
+
+
+@cache
+def keys_of(command: str) -> dict[str, Key]:
+    """Legal keys of a command by name; those of no command for an unknown one."""
+    from stemcell_lit.schema import COMMANDS
+
+    return {key.name: key for key in _walk(COMMANDS[command], "")}
+
+
+def _walk(owner: type, prefix: str) -> Iterator[Key]:
+    hints = typing.get_type_hints(owner)
+    for f in fields(owner):
+        kind, name = hints[f.name], f"{prefix}{f.name}"
+        if is_dataclass(kind):
+            yield from _walk(kind, f"{name}.")  # type: ignore[arg-type]
+            continue
+        optional = isinstance(kind, types.UnionType)
+        if optional:
+            kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        yield Key(name, kind, optional, _required(f), bound_of(f), owner)
+
+
+def _required(f: Field[Any]) -> bool:
+    return f.default is not NO_DEFAULT and f.default == MISSING

@@ -1,0 +1,129 @@
+"""Settings and commands written so that every value comes back: quoted for Hydra, and for the shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.settings.keys import keys_of
+
+_SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")  # text that Hydra's grammar reads as itself
+_RESERVED = {"null", "true", "false", "nan", "inf"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def override(key: str, value: Any) -> str:
+    """A setting as Hydra's command line takes it; it reads back as the same value.
+
+    Args:
+        key: such as `data.store`.
+        value: None, a number, a truth value, a text, a path, or lists and mappings of them.
+
+    Raises:
+        UserError: a mapping with keys that Hydra's grammar cannot express.
+    """
+    return f"{key}={literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(literal(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        for k in value:
+            if not _SIMPLE.fullmatch(str(k)) or str(k).lower() in _RESERVED:
+                raise UserError(
+                    f"{k!r}: a name that the command line cannot hold; write these settings into a file of conf/"
+                )
+        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    if _SIMPLE.fullmatch(text) and text.lower() not in _RESERVED:
+        return text
+    return _quoted(_escaped(text))
+
+
+def _escaped(text: str) -> str:
+    """Text in which `${` is text, for OmegaConf; there a backslash counts only before it."""
+    return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
+
+
+def _quoted(text: str) -> str:
+    """Text in quotes, for Hydra; there a backslash counts only before a quote."""
+    quote = "'" if '"' in text and "'" not in text else '"'
+    pattern = rf"(\\*)({quote}|\Z)"
+    inside = re.sub(pattern, lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text)
+    return f"{quote}{inside}{quote}"
+
+
+def command_line(command: str, settings: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
+    """A command to be pasted into a shell, whatever its values hold.
+
+    Args:
+        command: such as `import`.
+        settings: values by key, in order.
+    """
+    pairs = settings.items() if isinstance(settings, Mapping) else settings
+    keys = keys_of(command)
+    words = []
+    for key, value in pairs:
+        known = keys.get(key)
+        text = str(value)
+        plain = known is not None and known.text and not isinstance(value, type(None))
+        if plain and _as_it_stands(text):
+            words.append(f"{key}={text}")
+        else:
+            words.append(override(key, value))
+    return " ".join(["stemcell-lit", command, *map(shell_word, words)])
+
+
+def _as_it_stands(text: str) -> bool:
+    """Whether the text of a plain key is read as itself without quotes."""
+    return text == text.strip() != "" and text.lower() != "null" and text[0] not in "'\"\\"
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell takes it; what would command a terminal is written as `$'...'` of bash and zsh."""
+    if not _CONTROL.search(word):
+        return shlex.quote(word)
+    body = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + _CONTROL.sub(_code, body) + "'"
+
+
+def _code(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}"
+
+
+def printable(text: object) -> str:
+    """Text for a terminal: what would command it (colours, new lines, moves) is shown as its code."""
+    return _CONTROL.sub(_code, str(text)).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unescaped(text: str) -> str:
+    """Undoes `literal`'s escapes; `${` that was not escaped stays."""
+
+    def once(found: re.Match[str]) -> str:
+        slashes = len(found[1])
+        return found[1][: slashes // 2] + "${" if slashes % 2 else found[0]
+
+    return re.sub(r"(\\*)\$\{", once, text)
+
+
+def split(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Key and value of each word, without the signs in front of a key."""
+    pairs = (word.partition("=") for word in words)
+    return [(key.lstrip("+~"), value) for key, _, value in pairs]
+
+
+def command_word(key: str, value: str) -> str:
+    """A setting as a user would type it in a shell."""
+    return shell_word(f"{key}={value}")

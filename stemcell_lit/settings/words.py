@@ -1,0 +1,278 @@
+"""Words of the command line, `key=value`: read as users type them.
+
+Hydra's grammar takes `= , ( ) # [ ]`, blanks and most letters for its own in values that are not quoted. A value of a
+key that holds plain text (a path, a name) is therefore taken as it stands, from the first `=` to the end; one in quotes
+of Hydra's grammar means what is inside them. `${...}` in it is text, too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.settings.compose import choices_of, groups_of
+from stemcell_lit.settings.keys import Key, keys_of
+from stemcell_lit.settings.quoting import command_word, override, printable, unescaped
+
+
+def read(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:
+    """A user's words as overrides in Hydra's grammar. What is in it already stays as it is.
+
+    Args:
+        command: whose keys are legal.
+        words: as the shell hands them over.
+        several: whether a key may have several values (`-m`).
+
+    Raises:
+        UserError: a word that is no setting of this command, with the right spelling.
+    """
+    keys = keys_of(command)
+    _whole(command, words)
+    found = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.lstrip("+~").startswith(("hydra.", "hydra/")):
+            found.append(_of_hydra(word))
+            continue
+        if key[:1] in ("+", "~"):
+            raise UserError(
+                f"{printable(word)}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)"
+            )
+        known = _known(command, key, keys)
+        if not value.strip():
+            null = f"; {key}=null leaves it open" if known and known.optional else ""
+            raise UserError(f"{key}= has no value; write {key}=VALUE without blanks around ={null}")
+        found.append(_read(command, key, value, known, several))
+    return found
+
+
+def _whole(command: str, words: Sequence[str]) -> None:
+    """Refuses words that are no `key=value`, and says what they look like."""
+    for i, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        after = words[i + 1] if i + 1 < len(words) else ""
+        if word.startswith("-"):
+            name = re.sub(r"\W+", "_", key.lstrip("-"))
+            given = value if equals else after if "=" not in after else ""
+            shown = command_word(name, given) if given else f"{name}=VALUE"
+            raise UserError(f"{printable(word)}: settings have no dashes; write {shown}")
+        if not key.strip():
+            last = words[i - 1] if i and "=" not in words[i - 1] else "KEY"
+            shown = command_word(last, value or after or "VALUE")
+            raise UserError(f"{printable(word)}: no blanks around =; write {shown}")
+        if equals and (key != key.strip() or value[:1].isspace()):
+            shown = command_word(key.strip(), value.strip() or "VALUE")
+            raise UserError(f"{printable(word)}: no blanks around =; write {shown}")
+        if equals and not value and after and "=" not in after:
+            raise UserError(
+                f"{key}= {printable(after)}: no blanks around =; write {command_word(key, after)}"
+            )
+        if equals:
+            rest = _until_setting(words[i + 1 :])
+            if rest and rest[0] != "=":
+                _in_pieces(command, key, value, rest)
+            continue
+        if after[:1] == "=":
+            value = after[1:] or (words[i + 2] if i + 2 < len(words) else "VALUE")
+            raise UserError(
+                f"{printable(word)} {printable(after)}: no blanks around =; write {command_word(word, value)}"
+            )
+        required = [k.name for k in keys_of(command).values() if k.required]
+        set_already = {w.partition("=")[0] for w in words}
+        open_keys = [k for k in required if k not in set_already]
+        name = word if word in keys_of(command) else (open_keys or ["KEY"])[0]
+        shown = f"{name}=VALUE" if name == word else command_word(name, word)
+        raise UserError(f"{printable(word)}: expected key=value; did you mean {shown}?")
+
+
+def _until_setting(words: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for word in words:
+        if re.match(r"[\w./+~@-]+=", word) or word.startswith("-"):
+            break
+        found.append(word)
+    return found
+
+
+def _in_pieces(command: str, key: str, value: str, rest: Sequence[str]) -> None:
+    """The shell has cut a value at its blanks: one in brackets, or a path."""
+    known = keys_of(command).get(key)
+    whole = " ".join([value, *rest])
+    if value[:1] in "[{" and value[:1]:
+        tight = re.sub(r"\s*([,\[\]{}:])\s*", r"\1", whole)
+        raise UserError(
+            f"{printable(key)}={printable(value)}: the shell has cut this at a blank; leave the blanks out "
+            f"({printable(key)}={printable(tight)}) or quote it: {command_word(key, whole)}"
+        )
+    if known is not None and known.text:
+        raise UserError(
+            f"{printable(rest[0])}: expected key=value; a value with blanks stands in quotes: "
+            f"{command_word(key, whole)}"
+        )
+
+
+def _known(command: str, key: str, keys: Mapping[str, Key]) -> Key | None:
+    """The key; None for a group or part of a mapping. Refuses others with the nearest legal ones."""
+    if key in keys:
+        return keys[key]
+    parts = key.split(".")
+    for n in range(1, len(parts)):
+        above = keys.get(".".join(parts[:n]))
+        if above is not None and above.mapping:
+            return None
+    groups = groups_of(command)
+    sections = {".".join(k.split(".")[:n]) for k in keys for n in range(1, k.count(".") + 1)}
+    if key in groups or key in sections:
+        return None
+    near = nearest(key, [*keys, *groups])
+    hint = f"; did you mean {' or '.join(f'{k}=' for k in near)}?" if near else ""
+    raise UserError(
+        f"{printable(key)}: no such key{hint} (`stemcell-lit {command} --help` lists them)"
+    )
+
+
+def nearest(word: str, legal: Sequence[str], most: int = 3) -> list[str]:
+    """Legal names that a misspelt one may mean, the likeliest first."""
+    last: dict[str, list[str]] = {}
+    for name in legal:
+        last.setdefault(name.rsplit(".", 1)[-1].lower(), []).append(name)
+    found = difflib.get_close_matches(word, legal, most, 0.75)
+    part = word.rsplit(".", 1)[-1].lower()
+    if not found:
+        for short in difflib.get_close_matches(part, list(last), most, 0.8):
+            found += last[short]
+    return list(dict.fromkeys(found))[:most]
+
+
+def _read(command: str, key: str, value: str, known: Key | None, several: bool) -> str:
+    word = f"{key}={value}"
+    if known is not None and known.text:
+        if known.optional and value.lower() == "null":
+            return word
+        if value.lower() == "null":
+            raise UserError(f"{key}=null: this key needs a value; for the name write {key}=./null")
+        if several and _is_sweep(word):
+            if re.match(r"(choice|glob)\(", value):
+                return word
+            _check_sweep_of_text(key, value)
+        return override(key, _text(key, value))
+    if known is not None and known.texts and value[0] == "[" and value[-1] == "]":
+        items = _items(value[1:-1])
+        if items is not None:
+            return override(key, [_text(key, item) for item in items])
+    return _of_grammar(command, key, value, known, several)
+
+
+def _text(key: str, value: str) -> str:
+    """What the value of a plain key means: itself, or what is inside quotes of Hydra's grammar."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        from hydra.core.override_parser.types import QuotedString
+
+        parsed = _parsed(f"key={value}")
+        if parsed is not None and isinstance(parsed._value, QuotedString):
+            return unescaped(parsed._value.text)
+    return value
+
+
+def _items(inside: str) -> list[str] | None:
+    """Items of a list of texts, at its commas outside quotes; None: it holds lists or quotes in an odd place."""
+    if not inside.strip():
+        return []
+    item = r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^,'"\[\]{}\s](?:[^,\[\]{}]*[^,\[\]{}\s])?)\s*"""
+    if not re.fullmatch(rf"{item}(?:,{item})*", inside, re.DOTALL):
+        return None
+    return [m[1] for m in re.finditer(rf"{item}(?:,|\Z)", inside, re.DOTALL)]
+
+
+def _check_sweep_of_text(key: str, value: str) -> None:
+    parts = [p.strip() for p in value.split(",")]
+    if not Path(value).exists() and all(Path(p).exists() for p in parts):
+        raise UserError(
+            f"{key}={printable(value)}: a comma belongs to the name here; for a sweep over several write "
+            f"{command_word(key, f'choice({value})')}"
+        )
+
+
+def _is_sweep(word: str) -> bool:
+    parsed = _parsed(word)
+    return parsed is not None and parsed.is_sweep_override()
+
+
+def _parsed(word: str) -> Any:
+    """Hydra's reading of a word; None where its grammar has none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(word)
+    except (HydraException, RecursionError):
+        return None
+
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+\Z")
+
+
+def _of_grammar(command: str, key: str, value: str, known: Key | None, several: bool) -> str:
+    """A word whose value has Hydra's grammar: checked against the key's type."""
+    word = f"{key}={value}"
+    parsed = _parsed(word)
+    listed = known is not None and known.many
+    if known is not None and known.kind is float and not several and _DECIMAL_COMMA.match(value):
+        point = value.replace(",", ".")
+        raise UserError(f"{word}: numbers have a decimal point; write {key}={point}")
+    if parsed is None:
+        right = ""
+        if value.count("[") != value.count("]") or value.count("{") != value.count("}"):
+            right = "; a bracket is not closed"
+        elif listed:
+            right = f"; write {key}=[a,b] and put items with signs or blanks in quotes: {key}=['a b','c']"
+        elif known is not None:
+            right = f"; expected {known.expected}"
+        raise UserError(f"{printable(word)}: not understood{right}")
+    if parsed.is_sweep_override():
+        if several:
+            return word
+        if listed and "[" not in value:
+            raise UserError(
+                f"{printable(word)}: a list stands in brackets; write {command_word(key, f'[{value}]')}"
+            )
+        once = " or a list in brackets" if listed else ""
+        raise UserError(
+            f"{printable(word)}: expected one value{once}; several make a sweep, `stemcell-lit run -m ...`"
+        )
+    if known is not None:
+        try:
+            content = parsed.value()
+        except Exception as error:  # Hydra's functions, such as int(x), raise what they like
+            raise UserError(f"{printable(word)}: expected {known.expected}") from error
+        known.accept(content, printable(word))
+    elif key in groups_of(command):
+        _check_group(key, parsed.value(), printable(word))
+    return word
+
+
+def _check_group(group: str, value: Any, shown: str) -> None:
+    open_ones = ("experiment", "profile")  # may be left out
+    legal = isinstance(value, str | dict) or (value is None and group in open_ones)
+    if not legal and choices_of(group):
+        raise UserError(f"{shown}: expected one of {', '.join(choices_of(group))}")
+
+
+# what of Hydra's settings names code
+_CODE = re.compile(
+    r"hydra\.(launcher\.(done|returned|task|command)|callbacks|job_logging|hydra_logging)\b"
+    r"|(^|\.)_(target|args|partial|recursive|convert)_$"
+)
+_OURS = "hydra.callbacks.stemcell_return._target_=hydra_plugins.stemcell_lit_launcher.ReturnValue"
+
+
+def _of_hydra(word: str) -> str:
+    """A word for Hydra itself. Names of code are not taken from a user: they would be imported and called."""
+    key, _, value = word.lstrip("+~").partition("=")
+    if word.lstrip("+") != _OURS and (_CODE.search(key) or "_target_" in value):
+        raise UserError(f"{printable(word)}: which code is called cannot be set here; leave it out")
+    return word
