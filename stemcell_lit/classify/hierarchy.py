@@ -146,6 +146,10 @@ class Hierarchy:
                 "write a tree over exactly these classes in conf/hierarchy/"
             )
         for c, allowed in (moves or {}).items():
+            if allowed != "any" and not isinstance(allowed, list):
+                raise UserError(
+                    f"hierarchy.moves={{{c}: {allowed}}}: expected any, or a list of the classes that may follow"
+                )
             strange = [m for m in [c, *([] if allowed == "any" else allowed)] if m not in classes]
             if strange:
                 raise UserError(

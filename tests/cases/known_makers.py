@@ -471,7 +471,7 @@ def few_crops(d: Path) -> None:
 
 def yes_no(d: Path) -> None:
     """Classes called yes, no and 1, and a hierarchy that names them unquoted."""
-    from stemcell_lit.__main__ import conf_dir
+    from stemcell_lit.settings.compose import conf_dir
 
     class_folders(d / "crops", ("yes", "no", "1"), 12)
     shutil.copytree(conf_dir(), d / "conf")

@@ -54,7 +54,7 @@ def next_line(command: str, *keys: str) -> Callable[[Found], str]:
     """The printed `next:` line can be pasted: through the shell and the parser it names the store."""
 
     def check(found: Found) -> str:
-        from stemcell_lit.__main__ import compose
+        from stemcell_lit.settings.compose import compose
 
         lines = [line for line in found.said.splitlines() if line.startswith("next:")]
         if not lines:
@@ -68,7 +68,7 @@ def next_line(command: str, *keys: str) -> Callable[[Found], str]:
 
 def pasted_jobs(jobs: list[Any], out: Path) -> str:
     """What is wrong with the words of planned jobs: each must be parsed to the folder that the user gave."""
-    from stemcell_lit.__main__ import compose
+    from stemcell_lit.settings.compose import compose
 
     for job in jobs:
         words = job.argv[job.argv.index("run") + 1 :]

@@ -46,7 +46,7 @@ def test_what_the_user_gives_stands_above_the_experiment():
     longer = for_cells([*claim, "gan=tiny_long"])
     assert typed_run(longer).gan.images == 384_000 and typed_run(longer).stage.turns
     assert typed_run(for_cells([*claim, "gan=tiny_long", "gan.images=100"])).gan.images == 100
-    with pytest.raises(UserError, match="experiment=nothing: no such file"):
+    with pytest.raises(UserError, match="experiment=nothing: no such choice"):
         for_cells(["experiment=nothing"])
 
 
