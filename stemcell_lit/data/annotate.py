@@ -28,7 +28,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ from stemcell_lit.settings.quoting import command_line
 
 FORMAT = 1
 HOST = "127.0.0.1"  # never another: the page shows unpublished data and takes no password
+LABELS = ("path", "label", "answered")
 META = ("group", "track", "movie", "frame", "time_h", "x", "y")
 KINDS = ("auto", "movie", "crops", "store")
 # Larger images in a folder are frames of a movie; crops are rarely above, frames never below
@@ -104,6 +105,9 @@ class Session:
     def __init__(self, folder: Path, info: dict[str, Any], items: list[Item], answers: list[str]):
         self.folder, self.info, self.items, self.answers = folder, info, items, answers
         self._rows: list[str] = []
+        self._length = (
+            (folder / "labels.csv").stat().st_size
+        )  # of what counts; behind it lies what was refused
         self._columns = ["path", "label", *self._known()]
 
     @property
@@ -131,10 +135,12 @@ class Session:
                 Image.fromarray(pixels).save(new / name)
                 rows.append({**dict.fromkeys(META, ""), **item, "path": name})
             _write_csv(new / "items.csv", ["path", *META], rows)
-            _write_csv(new / "labels.csv", ["path", "label", "answered"], [])
+            _write_csv(new / "labels.csv", LABELS, [])
             (new / "session.json").write_text(
                 json.dumps({"format": FORMAT, **info}, indent=1) + "\n", encoding="utf-8"
             )
+            if (folder / "session.json").exists():
+                raise UserError(f"{folder}: another annotate has just begun it; use its page")
 
     @classmethod
     def open(cls, folder: Path) -> Session:
@@ -151,8 +157,8 @@ class Session:
             if not raw.endswith(b"\n"):
                 raw = raw[: raw.rfind(b"\n") + 1]
                 os.truncate(labels, len(raw))
-            rows = list(csv.DictReader(io.StringIO(raw.decode("utf-8"), newline="")))
-        except (OSError, ValueError) as error:
+            rows = list(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), strict=True))
+        except (OSError, ValueError, csv.Error) as error:
             raise UserError(
                 f"{folder}: not a readable annotation ({error}); give another out=, or restore its files"
             ) from error
@@ -168,39 +174,97 @@ class Session:
                     "restore the file, or begin again with another out="
                 )
         allowed = {*info["classes"], UNSURE}
-        for line, row in enumerate(rows, 2):
+        if not rows or rows[0] != list(LABELS):
+            raise UserError(
+                f"{labels}: begins with {rows[:1]}, expected the line {','.join(LABELS)}; restore it"
+            )
+        for line, row in enumerate(rows[1:], 2):
             expected = items[line - 2]["path"] if line - 2 < len(items) else "no further line"
-            if row.get("path") != expected or row.get("label") not in allowed:
+            fits = len(row) == len(LABELS) and row[0] == expected and row[1] in allowed
+            if not fits or not _is_number(row[2]):
                 raise UserError(
-                    f"{labels}: line {line} holds {row.get('path')}, {row.get('label')}; expected {expected} "
-                    f"and one of {', '.join(sorted(allowed))}; correct the line, or delete it and all after it"
+                    f"{labels}: line {line} holds {', '.join(row)[:200]}; expected {expected}, "
+                    f"one of {', '.join(sorted(allowed))}, and seconds; correct the line, or delete it and all after it"
                 )
-        session = cls(folder, info, items, [row["label"] for row in rows])
+        session = cls(folder, info, items, [row[1] for row in rows[1:]])
         session.export()
         return session
 
     def answer(self, label: str) -> None:
-        """Saves the answer for the patch that is asked; it is on disk when this returns."""
-        path = self.items[len(self.answers)]["path"]
-        with (self.folder / "labels.csv").open("a", encoding="utf-8", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerow([path, label, f"{time.time():.1f}"])
-            stream.flush()
-            os.fsync(stream.fileno())
-        self.answers.append(label)
-        self.export()
+        """Saves the answer for the patch that is asked; it is on disk, and in patches.csv, when this returns.
+
+        Raises:
+            OSError: no space, or the like; the answer does not count, now and when the session is opened again.
+        """
+        count = len(self.answers)
+        line = _csv_line([self.items[count]["path"], label, f"{time.time():.1f}"]).encode("utf-8")
+        handle = self._labels()
+        try:
+            # The line's end comes last, where a blank holds its place: what has no end is no answer, and to set it
+            # needs no space any more.
+            _write(handle, line[:-1] + b" ", self._length)
+            os.fsync(handle)
+            self.answers.append(label)
+            self.export()
+            _write(handle, b"\n", self._length + len(line) - 1)
+            os.fsync(handle)
+        except BaseException:
+            with suppress(OSError):  # else the next answer does it, or opening the session again
+                os.ftruncate(handle, self._length)
+            exported = len(self.answers) > count
+            del self.answers[count:], self._rows[count:]
+            if exported:
+                with suppress(OSError, UserError):
+                    self.export()
+            raise
+        finally:
+            os.close(handle)
+        self._length += len(line)
 
     def undo(self) -> str | None:
-        """Takes the last answer back, also one of an earlier run; returns it, None if there is none."""
+        """Takes the last answer back, also one of an earlier run; returns it, None if there is none.
+
+        Raises:
+            OSError: no space, or the like; the answer still counts.
+        """
         if not self.answers:
             return None
-        labels = self.folder / "labels.csv"
-        raw = labels.read_bytes()
-        with labels.open("rb+") as stream:  # cutting the end off cannot leave half a line
-            stream.truncate(raw.rstrip(b"\n").rfind(b"\n") + 1)
-            os.fsync(stream.fileno())
+        handle = self._labels()
         last = self.answers.pop()
-        self.export()
+        try:
+            self.export()  # first: it may need space, which cutting the end off does not
+            start = os.pread(handle, self._length, 0).rstrip(b"\n").rfind(b"\n") + 1
+            os.ftruncate(handle, start)
+            self._length = start
+            with suppress(OSError):  # it is cut; the next answer brings that to the disk
+                os.fsync(handle)
+        except BaseException:
+            self.answers.append(last)
+            with suppress(OSError, UserError):
+                self.export()
+            raise
+        finally:
+            os.close(handle)
         return last
+
+    def _labels(self) -> int:
+        """labels.csv, open for writing, without what may be left of an answer that was refused.
+
+        Raises:
+            UserError: it is not as this session left it.
+        """
+        file = self.folder / "labels.csv"
+        handle = os.open(file, os.O_RDWR)
+        try:
+            size = os.fstat(handle).st_size
+            if size < self._length:
+                raise UserError(f"{file}: was changed meanwhile; stop, look at it, and start again")
+            if size > self._length:
+                os.ftruncate(handle, self._length)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
 
     def export(self) -> None:
         """Brings patches.csv up to date."""
@@ -235,6 +299,19 @@ class Session:
     def _known(self) -> list[str]:
         """Columns known for all patches; `import` refuses gaps."""
         return [c for c in META if all(item[c] != "" for item in self.items)]
+
+
+def _write(handle: int, data: bytes, at: int) -> None:
+    while data:  # a disk that fills takes a part
+        written = os.pwrite(handle, data, at)
+        data, at = data[written:], at + written
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _csv_line(values: Sequence[str]) -> str:

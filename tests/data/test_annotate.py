@@ -96,12 +96,16 @@ def labels_on_disk(out: Path) -> list[str]:
 def test_every_answer_is_on_disk_before_the_reply(tmp_path, monkeypatch):
     write_crops(tmp_path / "crops")
     synced = []
-    monkeypatch.setattr(annotate_module.os, "fsync", lambda handle: synced.append(handle))
+    labels = tmp_path / "out" / "labels.csv"
+    monkeypatch.setattr(
+        annotate_module.os, "fsync", lambda handle: synced.append(labels.read_text())
+    )
     with opened(crops_config(tmp_path)) as (_, call):
         synced.clear()
         for i, label in enumerate(["dense", "unsure", "spread"]):
             state = call("/answer", {"index": i, "label": label}).json
-            assert state["done"] == i + 1 == len(synced) and state["total"] == 6
+            assert state["done"] == i + 1 and state["total"] == 6
+            assert synced[-1] == labels.read_text() and synced[-1].count("\n") == i + 2
             assert labels_on_disk(tmp_path / "out")[-1] == label
         table = pd.read_csv(tmp_path / "out" / "patches.csv")
         assert table["label"].tolist() == ["dense", "spread"]
