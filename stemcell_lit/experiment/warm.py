@@ -74,12 +74,10 @@ class WarmProcess:
         context.set_forkserver_preload(PRELOADED)
         if not _loaded_with:
             _loaded_with.update({name: env.get(name) for name in _AT_IMPORT})
-        scratch_folder()  # where the server's socket shall lie
-        tied = {}
+        tied = {"TMPDIR": str(scratch_folder())}  # what its imports put there goes with this process
         if threading.current_thread() is threading.main_thread():
-            tied = {
-                LAUNCHER: str(os.getpid())
-            }  # the end of another thread is not the end of the launcher
+            # The end of another thread is not the end of the launcher.
+            tied[LAUNCHER] = str(os.getpid())
         with _environment({**env, **tied}):
             forkserver.ensure_running()
         words = _arguments(argv)
