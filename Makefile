@@ -43,6 +43,7 @@ bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/simulation.py --save
 	$(BIN)/python benchmarks/sweep_kill.py --save
 	$(BIN)/python benchmarks/store.py --save
+	$(BIN)/python benchmarks/faults.py --save
 	$(BIN)/python benchmarks/warm_start.py --save
 	@if [ -n "$(MOVIE)" ]; then $(BIN)/python benchmarks/colonies.py --movie "$(MOVIE)" --save; \
 	else echo "skipped colonies.py: give MOVIE=a folder with frames.tif and foreground.tif"; fi

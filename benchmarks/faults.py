@@ -39,6 +39,8 @@ from PIL import Image
 from stemcell_lit.experiment.launch import default_slots
 from stemcell_lit.experiment.warm import PROGRAM, WarmProcess
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
+MARKS = ("<!-- counts of benchmarks/results/faults.json -->", "<!-- end of counts -->")
 POLL_S = 0.01
 GRACE_S = 5.0  # in which orphans must have gone
 LIMIT_S = 240.0  # a run that takes longer hangs
@@ -58,6 +60,7 @@ class Given:
     env: dict[str, str]
 
     def crops(self) -> Path:
+        """A folder per class."""
         folder = self.root / "crops"
         rng = np.random.default_rng(0)
         for i in range(0 if folder.exists() else PICTURES):
@@ -67,20 +70,30 @@ class Given:
         return folder
 
     def store(self) -> Path:
-        self._once("movies", "simulate", *_simulation(6, 4, 256), "out=movies", "store=store",
-                   "extraction.patches_per_movie=60")  # fmt: skip
+        """Patches of simulated movies."""
+        self._once(
+            "movies",
+            "simulate",
+            *_simulation(6, 4, 256),
+            "out=movies",
+            "store=store",
+            "extraction.patches_per_movie=60",
+        )
         return self.root / "store"
 
     def results(self) -> Path:
+        """A finished cell with a generator."""
         self._once(
             "results", "run", *SMOKE, "method=flat_gan", f"data.store={self.store()}", "out=results"
         )
         return self.root / "results"
 
     def model(self) -> Path:
+        """Its trained classifier."""
         return next(self.results().glob("cells/[!.]*/model"))
 
     def generator(self) -> Path:
+        """The checkpoint of its generator."""
         return next(self.results().glob("artifacts/generator/[!.]*/generator.ckpt"))
 
     def _once(self, name: str, *words: str) -> None:
@@ -149,7 +162,7 @@ COMMANDS = (
             f"checkpoint={g.model()}",
             "out=out",
         ],
-    ),  # fmt: skip
+    ),
     Command(
         "run",
         lambda g: ["run", *SMOKE, "method=flat_gan", f"data.store={g.store()}", "out=out"],
@@ -166,7 +179,7 @@ COMMANDS = (
             "slots=2",
             "out=out",
         ],
-    ),  # fmt: skip
+    ),
     Command(
         "judge",
         lambda g: [
@@ -202,6 +215,7 @@ class Run:
         self.begun = time.monotonic()
 
     def said(self) -> str:
+        """What it printed."""
         return (
             self.log.read_bytes()[self.start :].decode("utf-8", "replace")
             if self.log.exists()
@@ -215,6 +229,7 @@ class Run:
         return code
 
     def kill(self, number: int, group: bool) -> None:
+        """A signal to its process, or to that and all of its process group."""
         try:
             (os.killpg if group else os.kill)(self.process.pid, number)
         except ProcessLookupError:
@@ -329,6 +344,7 @@ class Place:
         _mount("-o", f"remount,size={used + max(4096, size)}", str(self.root))
 
     def read_only(self, yes: bool) -> None:
+        """Nothing can be written any more; or again, with room enough."""
         _mount("-o", f"remount,{'ro' if yes else 'rw,size=1g'}", str(self.root))
 
     def wrong(self) -> list[str]:
@@ -340,6 +356,7 @@ class Place:
         return [f"left over: {name}" for name in left] + changed
 
     def close(self) -> None:
+        """Removes it."""
         if self.mounted:
             subprocess.run(["umount", "-l", str(self.root)], check=False)
         shutil.rmtree(self.root, ignore_errors=True)
@@ -586,6 +603,38 @@ def campaign(
     return outcomes
 
 
+def table(result: dict[str, Any]) -> str:
+    """Survived of injected, a row a command, as Markdown.
+
+    Args:
+        result: of `--save`.
+    """
+    columns: dict[str, tuple[str, ...]] = {"kills": tuple(KILLS)} | {
+        f: (f,) for f in FAULTS[len(KILLS) :]
+    }
+    lines = [f"| command | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for command, counts in result["counts"].items():
+        cells = []
+        for faults in columns.values():
+            some = [counts[f] for f in faults if f in counts]
+            cells.append(
+                f"{sum(c['survived'] for c in some)} of {sum(c['injected'] for c in some)}"
+            )
+        lines.append(f"| {command} | {' | '.join(cells)} |")
+    total = f"Together {result['value']} of {result['injected']} (seed {result['seed']})."
+    return "\n".join([*lines, "", total])
+
+
+def write_table(result: dict[str, Any]) -> None:
+    """Puts the counts into the document, where its marks are."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    DOCUMENT.write_text(
+        f"{before}{MARKS[0]}\n\n{table(result)}\n\n{MARKS[1]}{after}", encoding="utf-8"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -614,7 +663,7 @@ def main() -> None:
         counts.setdefault(o.command, {})[o.fault] = about | (
             {"failed": o.failed} if o.failed else {}
         )
-    report(
+    result = report(
         "faults",
         survived,
         "faults survived",
@@ -626,6 +675,8 @@ def main() -> None:
         seconds=round(time.monotonic() - start),
         counts=counts,
     )
+    if given.save:
+        write_table(result)
     sys.exit(survived != injected)
 
 

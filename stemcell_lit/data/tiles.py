@@ -103,7 +103,9 @@ def import_tiles(
     found: dict[float | None, str] = {}
     for known in dict.fromkeys(movies.values()):
         mine, doubtful = (
-            part if alone else part[part["movie"].map(lambda n: movies.get(n) == known).astype(bool)]
+            part
+            if alone
+            else part[part["movie"].map(lambda n: movies.get(n) == known).astype(bool)]
             for part in (rows, unsure)
         )
         with open_frames(

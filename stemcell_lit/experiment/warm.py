@@ -74,7 +74,9 @@ class WarmProcess:
         context.set_forkserver_preload(PRELOADED)
         if not _loaded_with:
             _loaded_with.update({name: env.get(name) for name in _AT_IMPORT})
-        tied = {"TMPDIR": str(scratch_folder())}  # what its imports put there goes with this process
+        tied = {
+            "TMPDIR": str(scratch_folder())
+        }  # what its imports put there goes with this process
         if threading.current_thread() is threading.main_thread():
             # The end of another thread is not the end of the launcher.
             tied[LAUNCHER] = str(os.getpid())
