@@ -47,11 +47,14 @@ from werkzeug.wrappers import Request, Response
 
 from stemcell_lit.base.files import check_target, whole_or_absent, write_whole
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
-from stemcell_lit.data.crops import SUFFIXES, UNSURE, read_crop
+from stemcell_lit.data.crop_files import SUFFIXES, CropFiles, pictures_below
+from stemcell_lit.data.crops import CropReader, table_in
 from stemcell_lit.data.frames import Frames, Movie, open_frames
 from stemcell_lit.data.labelled import Select, movies_in, stacks_in
-from stemcell_lit.data.naming import TIFF_SUFFIXES, natural_key
+from stemcell_lit.data.labels import UNSURE, checked_classes
+from stemcell_lit.data.naming import natural_key
 from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.tables import read_table
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
 from stemcell_lit.settings.quoting import command_line
@@ -66,21 +69,6 @@ LARGEST_CROP = 256
 SURROUNDINGS = 5  # side of the view around a patch, in patches
 MAX_CLASSES = 9  # one digit each
 RESERVED = "uz"  # keys of unsure and undo
-# What pandas reads as a missing value cannot be a class name in a CSV
-MISSING = {
-    "",
-    "na",
-    "n/a",
-    "nan",
-    "null",
-    "none",
-    "-nan",
-    "#n/a",
-    "#na",
-    "<na>",
-    "-1.#ind",
-    "1.#qnan",
-}
 LONGEST_PAUSE_S = 60.0  # longer ones are a coffee, and say nothing about the rate
 RATE_OVER = 30  # answers
 
@@ -405,7 +393,8 @@ def _begin(out: Path, config: AnnotateCommand) -> None:
     else:
         items = _crop_items(source)
         chosen = rng.permutation(len(items))[: config.limit]
-        patches = [(read_crop(_inside(source, items[i]["path"])), items[i]) for i in chosen]
+        reader = CropReader(source, [i["path"] for i in items], config.channel, config.plane)
+        patches = [(reader.read(items[i]["path"]), items[i]) for i in chosen]
         shapes = {p.shape for p, _ in patches}
         if len(shapes) > 1 or any(h != w for h, w in shapes):
             info["crop_size"] = min(min(shape) for shape in shapes)
@@ -453,18 +442,11 @@ def _checked_classes(classes: Sequence[str] | None) -> list[str]:
         raise UserError(
             "classes= is missing; name the classes to sort into, such as classes=[dense,spread]"
         )
-    names = [name.strip() for name in classes]
+    names = checked_classes(classes)
     if not 2 <= len(names) <= MAX_CLASSES:
         raise UserError(
             f"classes={names}: found {len(names)}, expected 2 to {MAX_CLASSES}, a key each"
         )
-    for name in names:
-        if name.lower() in MISSING or name.lower() == UNSURE or not name.isprintable():
-            raise UserError(
-                f"classes={names}: {name!r} cannot be a class, it means unsure or missing; rename it"
-            )
-        if names.count(name) > 1:
-            raise UserError(f"classes={names}: {name!r} is named twice; name each class once")
     return names
 
 
@@ -474,7 +456,7 @@ def _kind(source: Path) -> str:
         return "movie"
     if (source / "store.json").is_file():
         return "store"
-    if (source / "patches.csv").is_file():
+    if table_in(source) is not None:
         return "crops"
     files = _images(source)
     if not files:
@@ -489,7 +471,7 @@ def _kind(source: Path) -> str:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES + TIFF_SUFFIXES)
+    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
     return sorted(
         (f for f in found if f.is_file() and not f.name.startswith(".")),
         key=lambda f: natural_key(f.name),
@@ -629,36 +611,25 @@ def _crop_items(source: Path) -> list[Item]:
         raise UserError(
             f"{source}: is a file, expected a folder of crops; for a movie give kind=movie"
         )
-    table = source / "patches.csv"
-    if table.is_file():
-        try:
-            rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{table}: not a readable CSV ({error}); correct or remove it"
-            ) from error
-        if "path" not in rows or rows.empty:
-            raise UserError(
-                f"{table}: found columns {list(rows.columns)} and {len(rows)} rows; expected a column path and a "
-                "row a crop; correct the table or remove it"
-            )
-        keep = [c for c in ("path", *META) if c in rows]
-        return [{c: str(row[c]) for c in keep} for row in rows[keep].to_dict("records")]
-    files = _images(source)
-    for folder in sorted(f for f in source.iterdir() if f.is_dir()):
-        files += _images(folder)
-    if not files:
+    table = table_in(source)
+    if table is not None:
+        read = read_table(table, ["path"], META, gaps=True)
+        files = CropFiles(source, table)
+        rows = read.rows.assign(
+            path=[
+                files.find(name, int(line))
+                for name, line in zip(read.rows["path"], read.rows["line"], strict=True)
+            ]
+        )
+        files.say_renamed()
+        rows = read.once(rows, ["path"], "crop").drop(columns="line")
+        return [{str(k): str(v) for k, v in row.items()} for row in rows.to_dict("records")]
+    files_below = pictures_below(source)
+    if not files_below:
         raise UserError(
             f"{source}: no images in it; expected a movie, a patch store, or crops ({' '.join(SUFFIXES)})"
         )
-    return [{"path": f.relative_to(source).as_posix()} for f in files]
-
-
-def _inside(folder: Path, name: str) -> Path:
-    file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{file}: lies outside {folder}; paths must stay inside the source folder")
-    return file
+    return [{"path": f.relative_to(source).as_posix()} for f in files_below]
 
 
 def _shuffled(

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
+from stemcell_lit.data.crop_files import CropFiles, folder_rows
+from stemcell_lit.data.frames import percentile_scaling, read_picture, sample_pixels, to_8_bit
+from stemcell_lit.data.labels import checked_labels
+from stemcell_lit.data.naming import natural_key
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.resample import resample, scale_between
+from stemcell_lit.data.tables import read_table
 from stemcell_lit.errors import UserError
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-UNSURE = "unsure"  # not a class: left out of stores, and counted
-GROUP_COLUMNS = (
-    "group",
-    "track",
-    "movie",
-)  # the first one present keeps related crops on one side of a split
+# the first one present keeps related crops on one side of a split
+GROUP_COLUMNS = ("group", "track", "movie")
+SAMPLED_CROPS = 256  # spread over the data set, they fix the intensity scale of 16 bit and float
 
 
 def import_crops(
@@ -35,11 +36,20 @@ def import_crops(
     hours_per_frame: float | None = None,
     classes: Sequence[str] | None = None,
     patch_um_per_px: float | None = None,
+    channel: str | None = None,
+    plane: int | None = None,
 ) -> PatchStore:
     """Imports labelled crops. The label or folder `unsure` is left out, and counted.
 
+    A track is a track of its movie or group, since trackers number from 1 in each: where a name of a track occurs in
+    several, tracks are called MOVIE/TRACK, GROUP/TRACK or, where the table has both, GROUP/MOVIE/TRACK. So with
+    `movie` and `track` alone the groups are tracks of movies.
+
+    Equal rows count once. Different files of equal pixels share a group, and so do the groups they were in; crops of
+    one gray value throughout tell nothing and are not compared.
+
     Args:
-        source: the folder. Without a table its sub-folders are the classes.
+        source: the folder. Without a table its sub-folders are the classes, and theirs are groups.
         store: the PatchStore to make.
         table: CSV with columns `path` (relative to the CSV) and `label`, perhaps `group`, `track`, `movie`, `frame`,
             `time_h`, `x`, `y`. None: `patches.csv` in the source where there is one.
@@ -50,28 +60,38 @@ def import_crops(
         hours_per_frame: turns `frame` into hours where the table has no `time_h`.
         classes: the classes and their order. None: alphabetical.
         patch_um_per_px: size of a pixel of the patches: crops are resampled to it before they are cut. None: as is.
+        channel: which channel of files that hold several.
+        plane: which focal plane of files that hold several, from 0.
 
     Raises:
-        UserError: nothing to import, an unreadable image, crops of several sizes, a column missing.
+        UserError: nothing to import, an unreadable image, crops of several sizes or types, a table that contradicts
+            itself or can be read in more than one way.
     """
     source = Path(source)
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; expected a folder of labelled crops")
-    if table is None and (source / "patches.csv").is_file():
-        table = source / "patches.csv"
-    if table is not None:
-        rows = read_table(Path(table), ["path", "label", *([group] if group else [])])
-    else:
-        rows = _from_folders(source)
-    group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
-    names, rows, unsure = checked_labels(rows, classes, Path(table) if table else source)
-    base = Path(table).parent if table else source
     if patch_um_per_px is not None and um_per_px is None:
         raise UserError(
             f"extraction.um_per_px={patch_um_per_px}: crops do not tell the size of their pixels; give um_per_px, too"
         )
-    scale = scale_between(um_per_px, patch_um_per_px)
-    pixels = _read_all(base, rows["path"].tolist(), size, scale)
+    found = Path(table) if table is not None else table_in(source)
+    if found is not None:
+        rows, base = _from_table(found, group, hours_per_frame), found.parent
+    else:
+        rows, base = folder_rows(source), source
+        if group is not None and group not in rows:
+            raise UserError(
+                f"group={group}: {source} has no table with that column; expected a patches.csv, or leave it out"
+            )
+    group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
+    names, rows, unsure = checked_labels(rows, classes, found or source)
+    if len(unsure):
+        warnings.warn(
+            f"{found or source}: {len(unsure)} crops are labelled unsure and left out", stacklevel=2
+        )
+    paths = rows["path"].tolist()
+    reader = CropReader(base, paths, channel, plane)
+    pixels = _read_all(reader, base, paths, size, scale_between(um_per_px, patch_um_per_px))
 
     manifest = pd.DataFrame({"label": rows["label"], "source": rows["path"]})
     if group is None:
@@ -79,24 +99,22 @@ def import_crops(
         manifest["group"] = [f"crop-{i}" for i in range(len(rows))]
     else:
         manifest["group"] = [f"{group}-{value}" for value in rows[group]]
-    manifest["track"] = rows["track"].astype(str) if "track" in rows else ""
-    for column in ("y", "x"):
+    manifest["group"] = _joined(manifest, pixels, found or source)
+    manifest["track"] = rows.get("track", "")
+    for column in ("y", "x", "frame", "time_h"):
         if column in rows:
-            manifest[column] = _numbers(rows, column, table)
-    if "frame" in rows:
-        manifest["frame"] = _numbers(rows, "frame", table)
-    if "time_h" in rows:
-        manifest["time_h"] = _numbers(rows, "time_h", table)
-    elif "frame" in rows and hours_per_frame is not None:
-        manifest["time_h"] = _numbers(rows, "frame", table) * hours_per_frame
-    made_by = {
+            manifest[column] = rows[column]
+    made_by: dict[str, Any] = {
         "command": "import",
         "source": source.name,
-        "table": Path(table).name if table else None,
+        "table": found.name if found else None,
         "split_by": group
         or "crop (no group, track or movie is known: related crops may leak between splits)",
         "hours_per_frame": hours_per_frame,
         "unsure": len(unsure),
+        "scaling": list(reader.scaling),
+        "channel": channel,
+        "plane": plane,
     }
     return PatchStore.write(
         store,
@@ -106,143 +124,191 @@ def import_crops(
         um_per_px=um_per_px if patch_um_per_px is None else patch_um_per_px,
         unsure=unsure[["label"]].assign(source=unsure["path"]),
         made_by=made_by,
-        inputs=[source, table],
+        inputs=[source, found],
     )
 
 
-def checked_labels(
-    rows: pd.DataFrame, classes: Sequence[str] | None, where: Path
-) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
-    """Classes in their order, the rows that have one, and those that are labelled `unsure`.
+def table_in(folder: Path) -> Path | None:
+    """The patches.csv of a folder of crops, in any case; None where there is none.
 
     Raises:
-        UserError: a label that is not among the given classes, a class without rows, or no labelled row.
+        UserError: there are several.
     """
-    doubtful = (rows["label"] == UNSURE).to_numpy()
-    sure = rows[~doubtful].reset_index(drop=True)
-    labels = sorted(sure["label"].unique())
-    if not labels:
+    found = [f for f in folder.iterdir() if f.name.casefold() == "patches.csv"]
+    if len(found) > 1:
         raise UserError(
-            f"{where}: all of its {len(rows)} patches are {UNSURE}; expected labelled ones"
+            f"{folder}: found {' and '.join(sorted(f.name for f in found))}, expected one; give table="
         )
-    names = list(classes) if classes else labels
-    if len(set(names)) != len(names) or UNSURE in names:
-        raise UserError(f"classes={names}: expected each class once, and none called {UNSURE}")
-    strange = [name for name in labels if name not in names]
-    if strange:
-        raise UserError(
-            f"{where}: found the label {strange[0]!r}, expected one of classes={names} or {UNSURE}; correct the label, "
-            "remove those patches, or name the class"
-        )
-    absent = [name for name in names if name not in labels]
-    if absent:
-        raise UserError(
-            f"{where}: no patch is labelled {absent[0]!r}; found {labels}; leave it out of classes="
-        )
-    return names, sure, rows[doubtful].reset_index(drop=True)
+    return found[0] if found else None
 
 
-def _from_folders(source: Path) -> pd.DataFrame:
-    rows = [
-        {"path": file.relative_to(source).as_posix(), "label": folder.name}
-        for folder in sorted(p for p in source.iterdir() if p.is_dir())
-        for file in sorted(folder.iterdir(), key=_natural)
-        if file.suffix.lower() in SUFFIXES
+def _from_table(path: Path, group: str | None, hours_per_frame: float | None) -> pd.DataFrame:
+    """What a table says of each crop, typed, each file once."""
+    needed = ["path", "label", *([group] if group else [])]
+    table = read_table(path, needed, [*GROUP_COLUMNS, "frame", "time_h", "x", "y"])
+    rows = table.rows[[c for c in table.rows if c not in ("frame", "time_h", "x", "y")]].copy()
+    files = CropFiles(path.parent, path)
+    rows["path"] = [
+        files.find(name, int(line)) for name, line in zip(rows["path"], rows["line"], strict=True)
     ]
-    if not rows:
-        raise UserError(
-            f"{source}: found neither patches.csv nor a sub-folder with images; expected a folder per class "
-            f"holding {', '.join(SUFFIXES)} files, or a CSV with columns path and label"
-        )
-    return pd.DataFrame(rows)
+    files.say_renamed()
+    for column in ("x", "y"):
+        if column in table.rows:
+            rows[column] = table.numbers(column)
+    if "frame" in table.rows:
+        rows["frame"] = table.whole("frame")
+    if "time_h" in table.rows:
+        rows["time_h"] = table.numbers("time_h", least=0)
+    elif "frame" in rows and hours_per_frame is not None:
+        rows["time_h"] = rows["frame"] * hours_per_frame
+    if "track" in rows:
+        rows["track"] = track_names(rows)
+    return table.once(rows, ["path"], "crop")
 
 
-def read_table(table: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV that has at least these columns, every row of them filled in.
+def track_names(rows: pd.DataFrame) -> list[str]:
+    """Names of tracks that are one over all movies and groups; see `import_crops`.
+
+    Args:
+        rows: text columns `track` and perhaps `movie` and `group`.
+    """
+    within = [c for c in ("group", "movie") if c in rows]
+    if len(rows[["track", *within]].drop_duplicates()) == rows["track"].nunique():
+        return rows["track"].tolist()
+    return ["/".join(names) for names in rows[[*within, "track"]].itertuples(index=False)]
+
+
+class CropReader:
+    """Crops as 8 bit, on one intensity scale for all: 8 bit as stored, others between two percentiles of them all.
+
+    Attributes:
+        scaling: the stored intensities that become 0 and 255.
+
+    Args:
+        base: the folder that the paths start from.
+        paths: all crops of the data set.
+        channel: which of several channels.
+        plane: which of several focal planes.
 
     Raises:
-        UserError: unreadable, a column missing, no rows, or an empty cell.
+        UserError: a crop that is looked at cannot be read, or is of another type than the first.
     """
-    try:
-        text = ("label", "path", "group", "track", "movie")
-        rows = pd.read_csv(table, dtype=dict.fromkeys(text, str))
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{table}: not a readable CSV ({reason}); expected columns {', '.join(columns)}"
-        ) from error
-    missing = [c for c in columns if c not in rows]
-    if missing:
-        raise UserError(
-            f"{table}: column {missing[0]!r} is missing, found {list(rows.columns)}; expected {', '.join(columns)}"
-        )
-    if rows.empty:
-        raise UserError(f"{table}: no rows; expected one per patch")
-    used = [*columns, *(c for c in GROUP_COLUMNS if c in rows)]
-    empty = rows[used].isna().any(axis=1)
-    if empty.any():
-        line = int(np.flatnonzero(empty)[0]) + 2
-        column = next(c for c in used if pd.isna(rows[c].iloc[line - 2]))
-        raise UserError(f"{table}: line {line} has no {column}; fill it in or remove the line")
-    return rows
+
+    def __init__(
+        self,
+        base: Path,
+        paths: Sequence[str],
+        channel: str | None = None,
+        plane: int | None = None,
+    ):
+        self._base, self._first = base, paths[0]
+        self._channel, self._plane = channel, plane
+        self._kind: np.dtype | None = None
+        self.scaling = (0.0, 255.0)
+        if self._raw(paths[0]).dtype != np.uint8:
+            at = np.unique(np.linspace(0, len(paths) - 1, SAMPLED_CROPS).round().astype(int))
+            self.scaling = percentile_scaling([sample_pixels(self._raw(paths[i])) for i in at])
+
+    def read(self, name: str) -> np.ndarray:
+        """uint8 (height, width).
+
+        Raises:
+            UserError: not readable, or of another type than the first crop.
+        """
+        return to_8_bit(self._raw(name), self.scaling)
+
+    def _raw(self, name: str) -> np.ndarray:
+        raw = read_picture(self._base / name, channel=self._channel, plane=self._plane)
+        self._kind = self._kind or raw.dtype
+        if raw.dtype != self._kind:
+            raise UserError(
+                f"{self._base / name}: found {raw.dtype}, expected {self._kind} as in {self._first}; crops of "
+                "different types have no common intensity scale: export all with the same settings"
+            )
+        return raw
 
 
-def _numbers(rows: pd.DataFrame, column: str, table: Any) -> pd.Series:
-    values = pd.to_numeric(rows[column], errors="coerce")
-    if values.isna().any():
-        line = int(np.flatnonzero(values.isna())[0])
-        raise UserError(
-            f"{table}: line {line + 2}, column {column}: found {rows[column].iloc[line]!r}, expected a number"
-        )
-    return values
-
-
-def _read_all(base: Path, paths: Sequence[str], size: int | None, scale: float) -> np.ndarray:
-    root = base.resolve()
+def _read_all(
+    reader: CropReader, base: Path, paths: Sequence[str], size: int | None, scale: float
+) -> np.ndarray:
+    """uint8 (crops, height, width): resampled, cut, and all of one size."""
     pixels: np.ndarray | None = None
     for i, name in enumerate(paths):
         file = base / name
-        if not file.resolve().is_relative_to(root):
-            raise UserError(
-                f"{file}: lies outside {base}; paths must stay inside the source folder"
-            )
-        crop = resample(read_crop(file), scale)
+        crop = resample(reader.read(name), scale)
         if size is not None:
             crop = _centre(crop, size, file)
+        height, width = crop.shape
         if pixels is None:
-            if crop.shape[0] != crop.shape[1]:
+            if height != width:
                 raise UserError(
-                    f"{file}: is {crop.shape[0]} x {crop.shape[1]} px, expected a square; give size=N to cut squares"
+                    f"{file}: is {height} x {width} px, expected a square; give size=N to cut squares"
                 )
-            pixels = np.empty((len(paths), *crop.shape), np.uint8)
+            pixels = np.empty((len(paths), height, width), np.uint8)
         if crop.shape != pixels.shape[1:]:
             raise UserError(
-                f"{file}: is {crop.shape[0]} x {crop.shape[1]} px, the crops before it {pixels.shape[1]} x "
-                f"{pixels.shape[2]}; give size=N to cut all to one size"
+                f"{file}: is {height} x {width} px, the crops before it {pixels.shape[1]} x {pixels.shape[2]}; "
+                "give size=N to cut all to one size"
             )
         pixels[i] = crop
-    if pixels is None:
-        raise UserError(f"{base}: no crops of the wanted classes; see classes=[...]")
+    assert pixels is not None
     return pixels
 
 
-def read_crop(file: Path) -> np.ndarray:
-    """Reads one gray 8-bit image as uint8 (height, width); colours become gray.
+def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str]:
+    """The groups, those with a picture in common made one under the name that sorts first."""
+    groups = manifest["group"].tolist()
+    files, labels = manifest["source"].tolist(), manifest["label"].tolist()
+    first: dict[bytes, int] = {}
+    parent: dict[str, str] = {}
+    pairs: list[tuple[int, int]] = []
+    blank = 0
+    for i, crop in enumerate(pixels):
+        if crop.min() == crop.max():
+            blank += 1
+            continue
+        other = first.setdefault(hashlib.sha256(crop.tobytes()).digest(), i)
+        if other != i:
+            pairs.append((other, i))
+            _unite(parent, groups[other], groups[i])
+    if blank:
+        warnings.warn(
+            f"{where}: {blank} crops are of one gray value throughout; look whether they show anything",
+            stacklevel=3,
+        )
+    if not pairs:
+        return groups
+    a, b = pairs[0]
+    joined = len({*parent})
+    said = f"{len(pairs)} crops have the pixels of another file, such as {files[b]} those of {files[a]}"
+    if joined:
+        said += (
+            f"; {joined} groups are joined by that into {len({_head(parent, g) for g in parent})}"
+        )
+    warnings.warn(f"{where}: {said}", stacklevel=3)
+    if against := next(((a, b) for a, b in pairs if labels[a] != labels[b]), None):
+        a, b = against
+        count = sum(labels[a] != labels[b] for a, b in pairs)
+        warnings.warn(
+            f"{where}: {count} of them are labelled differently, such as {files[a]} {labels[a]!r} and {files[b]} "
+            f"{labels[b]!r}; remove the wrong ones",
+            stacklevel=3,
+        )
+    return [_head(parent, g) for g in groups]
 
-    Raises:
-        UserError: not readable, or more than 8 bits a pixel (its scaling would be a guess per crop).
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode in ("I;16", "I", "F", "I;16B"):
-                raise UserError(
-                    f"{file}: {image.mode} pixels, expected 8 bit; scale the movie as a whole, not crop by crop"
-                )
-            return np.asarray(image.convert("L"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file, named in the table; correct its path") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{file}: not a readable image ({error}); remove or replace it") from error
+
+def _head(parent: dict[str, str], name: str) -> str:
+    while (up := parent.get(name, name)) != name:
+        name = up
+    return name
+
+
+def _unite(parent: dict[str, str], a: str, b: str) -> None:
+    """Makes two groups one; its name is the one that sorts first."""
+    if a != b:
+        a, b = sorted((_head(parent, a), _head(parent, b)), key=natural_key)
+        parent.setdefault(a, a)
+        parent[b] = a
 
 
 def _centre(crop: np.ndarray, size: int, file: Path) -> np.ndarray:
@@ -253,7 +319,3 @@ def _centre(crop: np.ndarray, size: int, file: Path) -> np.ndarray:
         )
     y, x = (height - size) // 2, (width - size) // 2
     return crop[y : y + size, x : x + size]
-
-
-def _natural(path: Path) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

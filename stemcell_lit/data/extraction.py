@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.data.colonies import label_colonies, track
-from stemcell_lit.data.crops import UNSURE
 from stemcell_lit.data.frames import Frames, Movie, open_frames, pair
 from stemcell_lit.data.labelled import LabelledMovie, Select, find_movies, simulated
+from stemcell_lit.data.labels import UNSURE
 from stemcell_lit.data.patches import PatchStore, Views, checked_scales
 from stemcell_lit.data.resample import resample, resample_labels, scale_between, scaled_shape
 from stemcell_lit.errors import UserError

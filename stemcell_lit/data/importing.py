@@ -10,6 +10,7 @@ from stemcell_lit.data.extraction import extract
 from stemcell_lit.data.labelled import Select, has_maps
 from stemcell_lit.data.naming import bare_name
 from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.data.tables import SUFFIXES as TABLES
 from stemcell_lit.data.tiles import import_tiles, is_tiles
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ExtractionConfig, ImportCommand
@@ -40,7 +41,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
         raise UserError(f"blocks={config.blocks}: expected 1 or more")
     given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}
     select = Select(config.channel, config.plane, config.position)
-    csv = table is not None and table.suffix.lower() == ".csv"
+    csv = table is not None and table.suffix.lower() in TABLES
     if (table is not None and not csv) or (table is None and has_maps(source)):
         return extract(
             source,
@@ -87,5 +88,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
         size=config.size,
         patch_um_per_px=config.extraction.um_per_px,
         classes=config.classes,
+        channel=config.channel,
+        plane=config.plane,
         **given,
     )

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.data.colonies import classifier_of, foreground
-from stemcell_lit.data.crops import checked_labels, read_table
 from stemcell_lit.data.extraction import (
     BLOCKS,
     check_extraction,
@@ -20,9 +19,11 @@ from stemcell_lit.data.extraction import (
 )
 from stemcell_lit.data.frames import Frames, Movie, open_frames
 from stemcell_lit.data.labelled import Select, movies_in
+from stemcell_lit.data.labels import checked_labels
 from stemcell_lit.data.naming import bare_name
 from stemcell_lit.data.patches import PatchStore, Views, checked_scales
 from stemcell_lit.data.resample import resample, scaled_shape
+from stemcell_lit.data.tables import column_names, read_table
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import ColoniesConfig, ExtractionConfig
 
@@ -33,12 +34,8 @@ def is_tiles(table: Path) -> bool:
     """Whether a CSV names places in frames rather than files."""
     if not table.is_file():
         raise UserError(f"{table}: no such file; expected a CSV of crops or of tiles")
-    try:
-        with table.open(encoding="utf-8-sig") as stream:
-            header = stream.readline().strip().split(",")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table}: not a readable CSV ({error}); expected UTF-8 text") from error
-    return set(COLUMNS) <= set(header) and "path" not in header
+    names = column_names(table)
+    return set(COLUMNS) <= set(names) and "path" not in names
 
 
 def import_tiles(
@@ -81,20 +78,19 @@ def import_tiles(
     movie, table = Path(movie), Path(table)
     extraction = extraction or ExtractionConfig()
     check_extraction(extraction)
-    rows = read_table(table, COLUMNS)
+    read = read_table(table, COLUMNS, ["coverage", "movie"])
+    rows = read.rows.copy()
     for column in ("frame", "y", "x", "size"):
-        if not pd.api.types.is_integer_dtype(rows[column]):
-            raise UserError(
-                f"{table}: column {column} holds {rows[column].dtype} values, expected whole numbers"
-            )
+        rows[column] = read.whole(column)
     sizes = rows["size"].unique()
     if len(sizes) != 1 or sizes[0] < 8:
         raise UserError(
             f"{table}: tiles of {sorted(sizes.tolist())} px; expected one size, at least 8"
         )
-    if "coverage" in rows and not pd.api.types.is_numeric_dtype(rows["coverage"]):
-        raise UserError(f"{table}: column coverage holds text, expected shares from 0 to 1")
-    rows["line"] = np.arange(len(rows)) + 2
+    if "coverage" in rows:
+        rows["coverage"] = read.numbers("coverage", 0, 1)
+    place = [c for c in ("movie", "frame", "y", "x") if c in rows]
+    rows = read.once(rows, place, "tile")
     names, rows, unsure = checked_labels(rows, classes, table)
     select = select or Select()
     movies = _movies(movie, rows, table, select)
@@ -105,7 +101,7 @@ def import_tiles(
         mine, doubtful = (
             part
             if alone
-            else part[part["movie"].map(lambda n: movies.get(n) == known).astype(bool)]
+            else part[part["movie"].isin([n for n, m in movies.items() if m == known])]
             for part in (rows, unsure)
         )
         with open_frames(

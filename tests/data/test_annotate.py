@@ -21,7 +21,8 @@ from werkzeug.test import Client
 
 from stemcell_lit.data import annotate as annotate_module
 from stemcell_lit.data.annotate import Page, Session, class_keys, open_session
-from stemcell_lit.data.crops import import_crops, read_crop
+from stemcell_lit.data.crops import import_crops
+from stemcell_lit.data.frames import read_picture
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand, ColoniesConfig
 from tests.conftest import make_store
@@ -257,8 +258,8 @@ def test_surroundings_have_the_patch_in_the_middle(tmp_path):
             reply = call(f"/around/{i}.png")
             (tmp_path / "seen.png").write_bytes(reply.data)
             seen, patch = (
-                read_crop(tmp_path / "seen.png"),
-                read_crop(session.folder / session.items[i]["path"]),
+                read_picture(tmp_path / "seen.png"),
+                read_picture(session.folder / session.items[i]["path"]),
             )
             assert seen.shape == (80, 80) and (seen[32:48, 32:48] == patch).all()
         assert call("/around/99.png").status_code == 404
@@ -386,9 +387,10 @@ def test_a_letter_per_class_that_no_other_key_has():
         ({"source": "nowhere"}, "nowhere: no such file or folder"),
         ({"classes": None}, "classes= is missing"),
         ({"classes": ["dense"]}, "expected 2 to 9"),
-        ({"classes": ["dense", "dense"]}, "named twice"),
-        ({"classes": ["dense", "Unsure"]}, "cannot be a class"),
-        ({"classes": ["dense", "NA"]}, "cannot be a class"),
+        ({"classes": ["dense", "dense"]}, "expected each class once"),
+        ({"classes": ["dense", "Unsure "]}, "none called unsure"),
+        ({"classes": ["dense", "Dense"]}, "differ in upper and lower case alone"),
+        ({"classes": ["dense", " "]}, "is empty"),
         ({"kind": "film"}, "expected one of auto"),
         ({"size": 0}, "expected 1 or more"),
         ({"foreground": 0.0}, "expected a share"),

@@ -55,9 +55,9 @@ def test_tables_of_tiles_and_of_files_are_told_apart(movie):
     [
         ({"x": 60}, "line 2: tile at y 0, x 60 of frame 3 with 8 px lies outside m.tif"),
         ({"frame": 9}, "frame 9 is not there"),
-        ({"y": -1}, "lies outside"),
+        ({"y": -1}, "line 2, column y: found '-1', expected a whole number from 0"),
         ({"size": 9}, "expected one size"),
-        ({"y": 0.5}, "expected whole numbers"),
+        ({"y": 0.5}, "found '0.5', expected a whole number"),
         ({"label": None}, "line 2 has no label"),
     ],
 )
