@@ -18,7 +18,7 @@ def faults(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted as Linux does it")
-@pytest.mark.parametrize("command", ["import", "simulate", "annotate"])
+@pytest.mark.parametrize("command", ["import", "annotate"])
 def test_a_disturbed_command_ends_undisturbed_the_second_time(tmp_path, faults, command):
     chosen = [c for c in faults.COMMANDS if c.name == command]
     kinds = ["SIGKILL, the parent", "SIGTERM, the group"]

@@ -98,11 +98,11 @@ def test_every_answer_is_on_disk_before_the_reply(tmp_path, monkeypatch):
     write_crops(tmp_path / "crops")
     synced = []
     labels = tmp_path / "out" / "labels.csv"
-    monkeypatch.setattr(
-        annotate_module.os, "fsync", lambda handle: synced.append(labels.read_text())
-    )
     with opened(crops_config(tmp_path)) as (_, call):
         synced.clear()
+        monkeypatch.setattr(
+            annotate_module.os, "fsync", lambda handle: synced.append(labels.read_text())
+        )
         for i, label in enumerate(["dense", "unsure", "spread"]):
             state = call("/answer", {"index": i, "label": label}).json
             assert state["done"] == i + 1 and state["total"] == 6
