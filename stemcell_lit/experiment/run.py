@@ -28,6 +28,7 @@ from stemcell_lit.experiment.generators import generator_facts, make_generated, 
 from stemcell_lit.experiment.stages import make_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.schema import EvaluateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.settings.bounds import check
 
 PREDICTIONS = "predictions.parquet"
 
@@ -209,7 +210,9 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
     Raises:
         UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
     """
-    copy = OmegaConf.structured(config)
+    # a path is text: OmegaConf would evaluate ${...} in it
+    pathless = replace(config, out="-", artifacts=None, data=replace(config.data, store=None))
+    copy = OmegaConf.structured(pathless)
     for key, value in settings.items():
         if not str(key).startswith(CHOOSABLE):
             raise UserError(
@@ -223,7 +226,9 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
             ) from error
     found = OmegaConf.to_object(copy)
     assert isinstance(found, RunCommand)
-    return found
+    check(found)
+    data = replace(found.data, store=config.data.store)
+    return replace(found, out=config.out, artifacts=config.artifacts, data=data)
 
 
 def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
