@@ -171,10 +171,13 @@ def _sweep(command: str, words: list[str]) -> None:
     import hydra
     from hydra.errors import HydraException
 
+    from stemcell_lit.base.yamls import check_chosen
+
     if command != "run":
         raise UserError(f"-m goes with `run`, not with `{command}`")
     register()
     overrides = read(command, words, several=True)
+    check_chosen(conf_dir(), overrides)
     sys.argv = [f"stemcell-lit {command}", "-m", *overrides]
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)

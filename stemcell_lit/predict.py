@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stemcell_lit.base.files import check_target, whole_or_absent
+from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
@@ -596,12 +597,11 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
     )
     with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
         _write_maps(folder / MAPS, mapper, found, movie)
-        _colonies(tracks, found, model, movie).to_csv(
-            folder / "colonies.csv", index=False, float_format="%.6g"
-        )
+        colonies = to_csv(_colonies(tracks, found, model, movie), "%.6g")
+        (folder / "colonies.csv").write_text(colonies, encoding="utf-8")
         shares = _shares(found, hierarchy.classes, movie, height * width)
         # Enough digits for the shares of a row to sum to 1
-        shares.to_csv(folder / "shares.csv", index=False, float_format="%.9g")
+        (folder / "shares.csv").write_text(to_csv(shares, "%.9g"), encoding="utf-8")
         _plot_shares(shares, hierarchy.classes).savefig(folder / "shares.png", dpi=150)
         _overlay(found, hierarchy.classes, movie).savefig(folder / "overlay.png", dpi=150)
         record = {
@@ -851,9 +851,11 @@ def _rgb(i: int) -> tuple[int, int, int]:
 
 
 def _figure(width: float, height: float) -> Figure:
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -26,6 +26,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stemcell_lit import errors
+from stemcell_lit.base.formats import anything, read_json
 from stemcell_lit.settings.quoting import override, printable
 
 RETURN = "return.json"  # in a job's folder: what its task function returned
@@ -268,7 +269,7 @@ class _Cell:
             return result
         file = self.out / RETURN
         result.return_value = error or (
-            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            read_json(file, anything, "run the job again") if file.is_file() else None
         )
         return result
 

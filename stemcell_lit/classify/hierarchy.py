@@ -14,12 +14,14 @@ Probabilities multiply down the tree to p(class | patch, time). A flat classifie
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.classify import decode
 from stemcell_lit.data.datamodule import ALWAYS, View
 from stemcell_lit.errors import UserError
@@ -123,6 +125,7 @@ class Hierarchy:
         Raises:
             UserError: the tree does not hold each class once per time, or an unknown constraint.
         """
+        _check_texts(config)
         kind = temporal.kind
         if kind == "hierarchy":
             kind = "prior" if flat and config.temporal == "window" else config.temporal
@@ -411,12 +414,110 @@ class Hierarchy:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Hierarchy:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`, of values that have the form `check_fitted`."""
         windows = {
             k: (-np.inf if low is None else low, np.inf if high is None else high)
             for k, (low, high) in plain["windows"].items()
         }
         return cls(**{**plain, "windows": windows})
+
+
+def _tree(value: Any, where: str) -> None:
+    """Form of a tree: groups with a class, a list of classes, or a tree; or by_time with its two sides."""
+    form.mapping(_below)(value, where)
+    if not value:
+        raise form.Wrong(where, "empty", "at least one group")
+    if "by_time" in value:
+        sides = value["by_time"]
+        form.record({"early": _below, "late": _below}, more=False)(sides, f"{where}.by_time")
+        if len(value) > 1:
+            raise form.Wrong(where, f"by_time with {len(value) - 1} groups beside it", "it alone")
+
+
+def _below(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        _tree(value, where)
+    elif isinstance(value, str):
+        form.NAME(value, where)
+    else:
+        form.listing(form.NAME, least=1, most=form.MOST_CLASSES)(value, where)
+
+
+def _followers(value: Any, where: str) -> None:
+    if value != "any":
+        form.listing(form.NAME)(value, where)
+
+
+_NUMBERS = form.listing(form.number())
+_FITTED = form.record(
+    {
+        "classes": form.CLASSES,
+        "tree": _tree,
+        "temporal": form.exactly(*KINDS),
+        "settings": form.mapping(form.anything),
+        "moves": form.maybe(form.mapping(_followers)),
+        "windows": form.mapping(form.listing(form.maybe(form.number()), 2, 2)),
+        "edges": _NUMBERS,
+        "prior": form.matrix(form.number()),
+        "base": _NUMBERS,
+        "transition": form.listing(form.matrix(form.number())),
+        "start": _NUMBERS,
+        "strength": form.number(0, 100),
+        "leaves": form.flag,
+        "hard": form.flag,
+    },
+    more=False,
+)
+
+
+def check_fitted(value: Any, where: str) -> None:
+    """Form of what `Hierarchy.to_dict` gives: every number there, and in the lengths that belong together."""
+    _FITTED(value, where)
+    classes, n = value["classes"], len(value["classes"])
+    try:
+        held = sorted(set(_classes_of(value["tree"])))
+    except UserError as error:
+        raise form.Wrong(f"{where}.tree", str(error), "each class once") from error
+    if held != sorted(classes):
+        raise form.Wrong(f"{where}.tree", f"over {held[:20]}", f"over {classes[:20]}")
+    named = {c for k, v in (value["moves"] or {}).items() for c in [k, *(v if v != "any" else [])]}
+    if named - set(classes):
+        raise form.Wrong(f"{where}.moves", f"of {sorted(named - set(classes))[:5]}", "classes")
+    path, prior = value["temporal"] == "path", bool(value["edges"])
+    lengths = {
+        "base": form.listing(form.number(), n, n),
+        "prior": form.matrix(form.number(), len(value["edges"]) + 1 if prior else 0, n),
+        "start": form.listing(form.number(), n if path else 0, n),
+        "transition": form.listing(form.matrix(form.number(), n, n), int(path), 100),
+    }
+    for name, expected in lengths.items():
+        expected(value[name], f"{where}.{name}")
+    if value["edges"] != sorted(value["edges"]):
+        raise form.Wrong(f"{where}.edges", "not in order", "hours that grow")
+
+
+def _check_texts(config: HierarchyConfig) -> None:
+    """Refuses names of classes and groups that YAML took for something else, such as yes for true.
+
+    Raises:
+        UserError: names the place and the value, and says to quote it.
+    """
+    parts: dict[str, Any] = {"tree": config.tree, "moves": config.moves, "subsets": config.subsets}
+    stack = [(name, value) for name, value in parts.items() if value]
+    while stack:
+        where, value = stack.pop()
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                stack += [(where, key), (f"{where}.{key}", below)]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            stack += [(where, item) for item in value]
+        elif not isinstance(value, str):
+            shown = {True: "true (yes, on)", False: "false (no, off)", None: "nothing"}
+            told = shown[value] if value is None or value is True or value is False else value
+            raise UserError(
+                f"hierarchy={config.name}: {where} holds {told}, which is no text, expected names of classes; quote "
+                "it in the YAML, such as 'yes', '1' or 'null'"
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -451,7 +552,7 @@ def _classes_of(tree: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for below in tree.values():
         found += [below] if isinstance(below, str) else _classes_of(_mapping(below))
-    twice = sorted({c for c in found if found.count(c) > 1})
+    twice = sorted(c for c, n in Counter(found).items() if n > 1)
     if twice:
         raise UserError(
             f"hierarchy: {twice} are in the tree twice; each class belongs to one group of a node"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Beta
 
+from stemcell_lit.base import formats as form
+from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.classify import networks
 from stemcell_lit.data.augment import to_float, turn
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import stage_metrics
+from stemcell_lit.schema import StageConfig
+
+# Bounds of what a file may ask for: they are far above what anybody trains
+_SETTINGS = form.record(
+    {
+        "stage": form.settings(
+            asdict(StageConfig()), {"width": form.whole(1, 4096), "members": form.whole(1, 100)}
+        ),
+        "node": form.text(),
+        "groups": form.mapping(form.listing(form.NAME, least=1), most=form.MOST_CLASSES),
+        "counts": form.listing(form.whole(), most=form.MOST_CLASSES),
+        "image_size": form.whole(1, 65_536),
+        "seed": form.whole(),
+        "channels": form.whole(1, 64),
+    },
+    more=False,
+)
+_SAVED = {"hyper_parameters": _SETTINGS, "state_dict": tensors}
 
 
 def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -278,3 +300,23 @@ class StageModule(pl.LightningModule):
             parts.append(torch.stack(p).mean(0).cpu())
         self.train(training)
         return torch.cat(parts).numpy() if parts else np.empty((0, len(self.groups)), np.float32)
+
+
+def read_stage(
+    file: Path, remedy: str, what: str = "stage", beside: Mapping[str, form.Form] | None = None
+) -> tuple[StageModule, dict[str, Any]]:
+    """A stage from its plain settings and weights, in evaluation mode, and the whole content of the file.
+
+    Args:
+        file: of `trained.save_weights`, or of an encoder.
+        remedy: what to do where it cannot be read.
+        what: it is, for the sentence.
+        beside: what else the file must hold, name -> form.
+
+    Raises:
+        UserError: missing, unreadable, or not of this form.
+    """
+    content = read_tensors(file, form.record({**_SAVED, **(beside or {})}), what, remedy)
+    settings, weights = content["hyper_parameters"], content["state_dict"]
+    stage = build(lambda: StageModule(**settings), weights, file, what, remedy)
+    return stage.eval(), content

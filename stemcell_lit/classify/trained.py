@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
-import torch
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
-from stemcell_lit.classify.hierarchy import Hierarchy
-from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.classify.hierarchy import Hierarchy, check_fitted
+from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.errors import UserError
 
 FORMAT = 3
+_MODEL = form.versioned(
+    FORMAT,
+    form.record(
+        {
+            "image_size": form.whole(1, 65_536),
+            "um_per_px": form.UM_PER_PX,
+            "scales": form.listing(form.whole(1, 1024), 1, 64, unique=True),
+            "stages": form.mapping(form.beside, most=10_000),
+            "hierarchy": check_fitted,
+        }
+    ),
+)
 
 
 @dataclass
@@ -103,26 +116,32 @@ class TrainedHierarchy:
         """
         folder = Path(folder)
         file = folder / "model.json"
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise UserError(
                 f"{file}: no such file; expected the `model` folder of a finished cell, such as "
                 "results/default/cells/NAME/model"
             )
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
-                raise UserError(
-                    f"{file}: format {about['format']}, this version reads {FORMAT}; run the cell again"
-                )
-            stages = {
-                name: load_stage(folder / Path(part).name) for name, part in about["stages"].items()
-            }
-            hierarchy = Hierarchy.from_dict(about["hierarchy"])
-            return cls(hierarchy, stages, about["image_size"], about["um_per_px"], about["scales"])
-        except (KeyError, ValueError, TypeError) as error:
+        again = "run the cell again"
+        about = form.read_json(file, _MODEL, again)
+        hierarchy = Hierarchy.from_dict(about["hierarchy"])
+        nodes = {node.name for node in hierarchy.nodes}
+        if about["stages"] and set(about["stages"]) != nodes:
             raise UserError(
-                f"{file}: not a readable model ({error!r}); run the cell again"
-            ) from error
+                f"{file}: has stages {sorted(about['stages'])[:20]}, its tree has {sorted(nodes)[:20]}; {again}"
+            )
+        stages = {name: load_stage(folder / part) for name, part in about["stages"].items()}
+        size, scales = about["image_size"], about["scales"]
+        for name, stage in stages.items():
+            found = (stage.hparams["image_size"], stage.hparams["channels"])
+            if found != (size, len(scales)):
+                raise UserError(
+                    f"{folder / about['stages'][name]}: a stage for {found[1]} views of {found[0]} px, {file.name} "
+                    f"says {len(scales)} of {size} px; {again}"
+                )
+        try:
+            return cls(hierarchy, stages, size, about["um_per_px"], scales)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}; {again}") from error
 
 
 def save_weights(module: pl.LightningModule, file: Path) -> None:
@@ -137,14 +156,4 @@ def load_stage(file: Path) -> StageModule:
     Raises:
         UserError: missing or unreadable.
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        stage = StageModule(**content["hyper_parameters"])
-        stage.load_state_dict(content["state_dict"])
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; run the cell again") from error
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(
-            f"{file}: not a readable stage ({type(error).__name__}: {error}); run the cell again"
-        ) from error
-    return stage.eval()
+    return read_stage(file, "run the cell again")[0]

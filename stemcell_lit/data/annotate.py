@@ -45,6 +45,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, whole_or_absent, write_whole
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
 from stemcell_lit.data.crop_files import SUFFIXES, CropFiles, pictures_below
@@ -76,6 +77,20 @@ Item = dict[str, str]  # path and META as text, empty where unknown
 
 
 # --- the session ----------------------------------------------------------------------------------
+
+_MOST_ITEMS = 1 << 30  # bytes of items.csv
+_SESSION = form.versioned(
+    FORMAT,
+    form.record(
+        {
+            "classes": form.listing(form.NAME, least=1, most=MAX_CLASSES, unique=True),
+            "source": form.text(),
+            "kind": form.text(),
+            "settings": form.mapping(form.anything),
+        },
+        {"um_per_px": form.UM_PER_PX, "crop_size": form.maybe(form.whole(1, 65_536))},
+    ),
+)
 
 
 class Session:
@@ -138,7 +153,7 @@ class Session:
             UserError: not a session, of another format, or edited so that it no longer fits together.
         """
         try:
-            info = json.loads((folder / "session.json").read_text(encoding="utf-8"))
+            info = form.read_json(folder / "session.json", _SESSION, "give another out=")
             items = _read_csv(folder / "items.csv")
             labels = folder / "labels.csv"
             raw = labels.read_bytes()
@@ -150,11 +165,6 @@ class Session:
             raise UserError(
                 f"{folder}: not a readable annotation ({error}); give another out=, or restore its files"
             ) from error
-        if info.get("format") != FORMAT:
-            raise UserError(
-                f"{folder / 'session.json'}: format {info.get('format')}, this version reads {FORMAT}; "
-                "give another out="
-            )
         for item in items:
             if not (folder / item["path"]).resolve().is_relative_to(folder.resolve() / "crops"):
                 raise UserError(
@@ -316,8 +326,8 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Item]) -> None
 
 
 def _read_csv(path: Path) -> list[Item]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    content = form.read_text(path, _MOST_ITEMS, "give another out=, or restore the file")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
     if any(set(row) != {"path", *META} or None in row.values() for row in rows) or not rows:
         raise ValueError(f"{path.name} lacks a column or holds no rows")
     return rows

@@ -5,12 +5,12 @@ Movies and maps are named by `find_movies`, or by the manifest.json that `simula
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.data.frames import Movie, movies_at
 from stemcell_lit.data.naming import (
     IMAGE_SUFFIXES,
@@ -242,31 +242,33 @@ def _beside(path: Path, ending: str, places: list[Path], listing: Listing) -> Pa
     return None
 
 
+_SIMULATED = form.versioned(
+    FORMAT,
+    form.record(
+        {
+            "classes": form.CLASSES,
+            "um_per_px": form.number(0, above=True),
+            "hours_per_frame": form.number(0, above=True),
+            "movies": form.listing(
+                form.record(
+                    {"name": form.text(), "frames": form.text(), "classes": form.text()},
+                    {"colonies": form.maybe(form.text())},
+                ),
+                least=1,
+            ),
+        },
+        {"origin": form.text()},
+    ),
+)
+
+
 def simulated(source: Path) -> tuple[list[str], list[LabelledMovie], dict[str, Any]]:
     """Classes, movies and origin from a manifest, with every entry that is used checked."""
     file = source / "manifest.json"
     again = "make the folder again with `stemcell-lit simulate`"
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: found no readable JSON ({error}); {again}") from error
-    found_format = manifest.get("format") if isinstance(manifest, dict) else None
-    if found_format != FORMAT:
-        raise UserError(f"{file}: found format {found_format}, expected {FORMAT}; {again}")
-    classes, movies = manifest.get("classes"), manifest.get("movies")
-    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
-        raise UserError(f"{file}: found classes {classes}, expected a list of names; {again}")
-    for key in ("um_per_px", "hours_per_frame"):
-        value = manifest.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UserError(f"{file}: found {key} {value}, expected a number above 0; {again}")
-    if not isinstance(movies, list) or not movies:
-        raise UserError(f"{file}: found no movies, expected a list of them; {again}")
-    found = []
-    for number, movie in enumerate(movies):
-        for key in ("name", "frames", "classes"):
-            if not isinstance(movie, dict) or not isinstance(movie.get(key), str):
-                raise UserError(f"{file}: movie {number} has no {key}, expected text; {again}")
+    manifest = form.read_json(file, _SIMULATED, again)
+    classes, found = manifest["classes"], []
+    for movie in manifest["movies"]:
         paths = {
             key: _inside(source, file, str(movie[key]))
             for key in ("frames", "classes", "colonies")

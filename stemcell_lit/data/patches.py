@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
+from stemcell_lit.base import formats as form
+from stemcell_lit.base.arrays import MOST_ROWS, map_array, read_table
 from stemcell_lit.base.files import restore, whole_or_absent
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.quoting import command_line
@@ -39,6 +42,34 @@ COLUMNS: dict[str, Any] = {
     "source": "",  # the file that it was cut from, relative to the source folder
     "foreground": np.nan,  # share of the patch inside colonies, 0 to 1
     "origin": "real",  # real or generated
+}
+
+_MADE_BY = form.record(
+    {},
+    {
+        "seen_groups": form.listing(form.text()),
+        "generator": form.text(),
+        "origin": form.text(),
+        "split_by": form.text(),
+    },
+)
+_STORE = form.versioned(
+    FORMAT,
+    form.record(
+        {
+            "classes": form.CLASSES,
+            "um_per_px": form.UM_PER_PX,
+            "patches": form.whole(1, MOST_ROWS),
+            "size": form.listing(form.whole(1, 65_536), 2, 2),
+            "content_hash": form.HASH,
+            "made_by": _MADE_BY,
+        },
+        {"scales": form.listing(form.whole(1, 1024), 1, 64, unique=True)},
+    ),
+)
+_KINDS = {
+    name: "text" if isinstance(default, str) else "whole" if isinstance(default, int) else "number"
+    for name, default in COLUMNS.items()
 }
 
 
@@ -96,7 +127,9 @@ class PatchStore:
     def unsure(self) -> pd.DataFrame:
         """What was left out as unsure: a row a place, columns as in the manifest; empty where nothing was."""
         file = self.path / "unsure.parquet"
-        return pd.read_parquet(file) if file.is_file() else self.manifest.iloc[:0]
+        if not os.path.lexists(file):
+            return self.manifest.iloc[:0]
+        return read_table(file, _KINDS, "make the store again")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -184,45 +217,34 @@ class PatchStore:
             UserError: not a store, of another format, or its parts do not fit together.
         """
         path = Path(path)
-        file = path / "store.json"
+        file, again = path / "store.json", "make the store again"
         if not path.exists():
             restore(path)  # a kill may have left it beside its place
-        if not file.is_file():
+        if not os.path.lexists(file):
             found = "no such folder" if not path.exists() else "no store.json in it"
             raise UserError(
                 f"{path}: {found}; expected a patch store. Make one with "
                 f"`{command_line('import', {'source': 'DIR', 'store': path})}`"
             )
-        try:
-            while True:
-                folder = path.stat().st_ino
-                info = json.loads(file.read_text(encoding="utf-8"))
-                pixels = np.load(path / "pixels.npy", mmap_mode="r", allow_pickle=False)
-                manifest = pd.read_parquet(path / "manifest.parquet")
-                if path.stat().st_ino == folder:  # else another took its place: never parts of both
-                    break
-        except (OSError, ValueError, EOFError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{path}: not a readable patch store ({reason}); make it again"
-            ) from error
-        version = info.get("format") if isinstance(info, dict) else None
-        if version != FORMAT:
-            raise UserError(
-                f"{file}: format {version}, this version reads {FORMAT}; make the store again"
-            )
-        missing = {"classes", "um_per_px", "size", "content_hash", "made_by"} - set(info)
-        missing |= set(COLUMNS) - set(manifest)
-        if missing:
-            raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; make the store again")
+        while True:
+            folder = _number(path)
+            try:
+                parts = cls._read(path, file, again)
+            except UserError:
+                if _number(path) == folder:
+                    raise
+                continue
+            if _number(path) == folder:  # else another took its place: never parts of both
+                return cls(path, *parts)
+
+    @staticmethod
+    def _read(path: Path, file: Path, again: str) -> tuple[np.ndarray, pd.DataFrame, dict]:
+        info = form.read_json(file, _STORE, again)
         views = [len(info["scales"])] if "scales" in info else []
-        expected = [len(manifest), *views, *info["size"]]
-        if list(pixels.shape) != expected or pixels.dtype != np.uint8:
-            raise UserError(
-                f"{path}: pixels are {pixels.dtype} {list(pixels.shape)}, its manifest and store.json say uint8 "
-                f"{expected}; make the store again"
-            )
-        return cls(path, pixels, manifest, info)
+        pixels = map_array(path / "pixels.npy", [info["patches"], *views, *info["size"]], again)
+        manifest = read_table(path / "manifest.parquet", _KINDS, again, rows=info["patches"])
+        _check_rows(path / "manifest.parquet", manifest, info["classes"], again)
+        return pixels, manifest, info
 
     def verify(self) -> None:
         """Reads everything and compares it with the content hash.
@@ -312,6 +334,35 @@ def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
     return np.rint(blocks.mean((-3, -1), dtype=np.float32)).astype(np.uint8)
 
 
+def _number(path: Path) -> int:
+    """Of a folder: another one that takes its place has another; 0 where none is there."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def _check_rows(file: Path, manifest: pd.DataFrame, classes: Sequence[str], again: str) -> None:
+    """Refuses rows that no patch can have.
+
+    Raises:
+        UserError: names the file, the row, the column and what stands there.
+    """
+    legal = {
+        "label": manifest["label"].isin(list(classes)),
+        "origin": manifest["origin"].isin(["real", "generated"]),
+        **{c: ~np.isinf(manifest[c]) for c, kind in _KINDS.items() if kind == "number"},
+    }
+    told = {"label": "one of the classes in store.json", "origin": "real or generated"}
+    for column, good in legal.items():
+        wrong = np.flatnonzero(~good.to_numpy(bool))
+        if len(wrong):
+            raise UserError(
+                f"{file}: row {wrong[0]} has {column} {form.shown(manifest[column].iloc[wrong[0]])}, expected "
+                f"{told.get(column, 'a finite number')}; {again}"
+            )
+
+
 def _complete(manifest: pd.DataFrame) -> pd.DataFrame:
     """All columns in their order and types, defaults where they are missing."""
     manifest = manifest.reset_index(drop=True)
@@ -319,6 +370,10 @@ def _complete(manifest: pd.DataFrame) -> pd.DataFrame:
         if column not in manifest:
             manifest[column] = default
         kind = str if isinstance(default, str) else np.int64 if type(default) is int else np.float64
+        if (
+            kind is str
+        ):  # an empty place in a table is text without letters, not the lack of a number
+            manifest[column] = manifest[column].fillna(default)
         manifest[column] = manifest[column].astype(kind)
     return manifest[[*COLUMNS, *(c for c in manifest if c not in COLUMNS)]]
 

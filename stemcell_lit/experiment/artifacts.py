@@ -33,7 +33,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.forms import ARTIFACT, LOG_LINE
 
 FORMAT = 1  # of the store; a part of every hash, so that a new format never reads an old artifact
 
@@ -210,7 +212,8 @@ class ArtifactStore:
         Raises:
             UserError: one of them cannot be read.
         """
-        found = [_read(p.parent) for p in self.root.glob(f"[!.]*/[!.]*/{_ABOUT}")]
+        folders = self.root.glob("[!.]*/[!.]*/")
+        found = [_read(p) for p in folders if os.path.lexists(p / _ABOUT)]
         return sorted(found, key=lambda a: (a.time, a.kind, a.hash))
 
     def show(self, hash: str) -> Artifact:
@@ -270,9 +273,18 @@ class ArtifactStore:
         Each has event (made, reused or failed), kind, hash, pid, host, seconds and time.
         """
         file = self.root / "log.jsonl"
-        if not file.is_file():
+        if not os.path.lexists(file):
             return []
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found = []
+        for number, line in enumerate(form.read_text(file, 1 << 30, "delete it").splitlines(), 1):
+            try:
+                found.append(form.parse_json(line))
+                LOG_LINE(found[-1], "")
+            except ValueError as error:
+                raise UserError(
+                    f"{file}: line {number} tells of no artifact ({error}); delete the line"
+                ) from error
+        return found
 
     def _make(
         self,
@@ -405,19 +417,14 @@ class Ranks:
 
 
 def _read(folder: Path) -> Artifact:
-    try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        return Artifact(
-            about["kind"],
-            about["hash"],
-            folder,
-            about["key"],
-            about["time"],
-            about["seconds"],
-            about["files"],
+    about = form.read_json(folder / _ABOUT, ARTIFACT, _remedy(folder))
+    if (about["kind"], about["hash"]) != (folder.parent.name, folder.name):
+        raise UserError(
+            f"{folder / _ABOUT}: is of {about['kind']}/{about['hash']}, expected "
+            f"{folder.parent.name}/{folder.name}; {_remedy(folder)}"
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / _ABOUT}: not readable ({error}); {_remedy(folder)}") from error
+    names = ("key", "time", "seconds", "files")
+    return Artifact(about["kind"], about["hash"], folder, *(about[name] for name in names))
 
 
 def _remedy(folder: Path) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from hydra.utils import get_method
 from rich.console import Console
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.launch import (
@@ -34,6 +35,9 @@ from stemcell_lit.experiment.launch import (
     read_tail,
     signals,
 )
+
+# overrides of a job -> its number
+_BOOK = form.mapping(form.text(40, r"\d+(_\d+)?", "the number of a job of Slurm"))
 
 POLL_S = 2.0  # between two calls of squeue, which a busy cluster's controller has to answer
 
@@ -246,7 +250,11 @@ def _submit(
     book = (
         Path(str(folder).replace("%j", "")) / "jobs.json"
     )  # overrides of a job -> Slurm's number for it
-    known: dict[str, str] = json.loads(book.read_text("utf-8")) if book.is_file() else {}
+    known: dict[str, str] = (
+        form.read_json(book, _BOOK, "delete it, and what waits in the queue with `scancel`")
+        if os.path.lexists(book)
+        else {}
+    )
     listed = _squeue(list(known.values())) or {} if known else {}
     known = {overrides: id for overrides, id in known.items() if id in listed}
     new = [job for job in jobs if _key(job) not in known]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.names import safe_name
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
 from stemcell_lit.experiment.results import Results
 from stemcell_lit.gan.module import GANModule, draw_grid
 from stemcell_lit.gan.quality import Quality, Reference, nearest_training, quality
@@ -21,6 +24,8 @@ from stemcell_lit.gan.watch import samples
 from stemcell_lit.schema import QualityConfig
 
 QUALITY = "quality.json"
+_AGAIN = "train the generator again"
+_GRID_BYTES = 64 << 20
 _SHOWN = 12  # patches in a row of a grid
 _FINAL = 1  # stream of the latents, other ones than the choice of the snapshot saw
 
@@ -104,11 +109,11 @@ def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
     if generator is None:
         return None
     folder = Path(generator["path"])
-    about = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
-    store = json.loads((Path(generator["generated"]) / "store.json").read_text(encoding="utf-8"))
+    about = form.read_json(folder / "generator.json", form.mapping(form.anything), _AGAIN)
+    store = PatchStore.open(generator["generated"]).info
     found: dict[str, Any] = {}
     if (folder / QUALITY).is_file():
-        every = json.loads((folder / QUALITY).read_text(encoding="utf-8"))["quality"]
+        every = read_quality(folder)["quality"]
         found = {metric: of[""] for metric, of in every.items() if "" in of}
     return {
         **{k: about.get(k) for k in ("images", "images_trained", "metric", "alarm")},
@@ -121,8 +126,8 @@ def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
 # --- the report ---------------------------------------------------------------------------------
 
 
-def generator_section(results: Results) -> str:
-    """The report's section on generators, HTML; empty where none was used.
+def generator_section(results: Results) -> dict[str, Any] | None:
+    """What the report's section on generators shows; None where none was used. The page escapes it.
 
     Args:
         results: reads generator_quality of each cell and the grids of one fold.
@@ -133,59 +138,41 @@ def generator_section(results: Results) -> str:
             path = cell.info["generator"]["path"]
             used.setdefault(path, (cell.fold, cell.info["generator_quality"]))
     if not used:
-        return ""
-    lines = [
-        "<section><h2>Is the generator any good?</h2>",
-        '<p class="soft">Generated patches against real ones of training groups that the generator did not see. In '
-        "brackets what real training patches score against the same ones, at the same number: the floor. KID and what "
-        "follows up to coverage are measured on an encoder trained on the training patches of that fold alone. "
-        "Nearest training ratio: how far generated patches are from their nearest training patch, over how far unseen "
-        "real ones are; towards 0 is learned by heart. No test patch is used here.</p>",
-        '<div class="scroll"><table><tr><th>fold</th><th>images</th>',
-        *(f"<th>{escape(title)}</th>" for title, _, _ in METRICS.values()),
-        "</tr>",
-    ]
-    for fold, about in sorted(used.values(), key=lambda u: u[0]):
-        several = f" of {n} generators" if (n := about.get("generators", 1)) > 1 else ""
-        lines.append(f"<tr><td>{fold}</td><td>{about.get('images')}{several}</td>")
-        for metric, (_, _, digits) in METRICS.items():
-            value = find(about["quality"], metric)
-            lines.append(f"<td>{cell_text(value, digits)}</td>")
-        lines.append("</tr>")
-    lines.append("</table></div>")
-    for fold, about in sorted(used.values(), key=lambda u: u[0]):
-        if about.get("alarm"):
-            lines.append(
-                f'<p class="note">Fold {fold}: {escape(about["alarm"])}. The best snapshot before was used.</p>'
-            )
-        for name, missing in (about.get("missing") or {}).items():
-            lines.append(
-                f'<p class="note">Fold {fold}: {missing} patches of {escape(name)} could not be selected.</p>'
-            )
-        if about.get("filters"):
-            rates = ", ".join(
-                f"{escape(c)} {100 * r['all']:.0f} %" for c, r in about["acceptance"].items()
-            )
-            filters = escape(", ".join(about["filters"]))
-            lines.append(
-                f'<p class="soft">Fold {fold}, kept by {filters}: {rates} of the patches drawn.</p>'
-            )
+        return None
+    in_order = sorted(used.values(), key=lambda u: u[0])
     path, (fold, _) = min(used.items(), key=lambda u: u[1][0])
-    folder = Path(results.out) / path / "grids"
-    grids = {name: folder / grid_file(name) for name in results.classes}
-    grids = {name: file for name, file in grids.items() if file.is_file()}
-    if grids:
-        lines.append(
-            f"<h3>Fold {fold}: real, generated, nearest training patch</h3>"
-            '<p class="soft">Drawn at random and not chosen.</p>'
-        )
-    for known, file in grids.items():
-        data = base64.b64encode(file.read_bytes()).decode("ascii")
-        name = escape(known)
-        lines.append(
-            f'<figure><figcaption>{name}</figcaption><img src="data:image/png;base64,{data}" alt="{name}"></figure>'
-        )
-    return "\n".join([*lines, "</section>"])
+    return {
+        "titles": [title for title, _, _ in METRICS.values()],
+        "rows": [
+            {
+                "fold": of,
+                "images": about.get("images"),
+                "generators": about.get("generators", 1),
+                "scores": [
+                    cell_text(find(about["quality"], metric), digits)
+                    for metric, (_, _, digits) in METRICS.items()
+                ],
+                "alarm": about.get("alarm"),
+                "missing": about.get("missing") or {},
+                "filters": about.get("filters") or [],
+                "kept": {
+                    c: rates.get("all", 0.0) for c, rates in (about.get("acceptance") or {}).items()
+                },
+            }
+            for of, about in in_order
+        ],
+        "grids_fold": fold,
+        "grids": [
+            {
+                "name": name,
+                "data": base64.b64encode(
+                    form.read_bytes(file, _GRID_BYTES, "make the generator again")
+                ).decode("ascii"),
+            }
+            for name in results.classes
+            if (file := Path(results.out) / path / "grids" / grid_file(name)).is_file()
+        ],
+    }
 
 
 def find(found: Mapping[str, Any], metric: str) -> Any:
@@ -208,8 +195,9 @@ def read_quality(folder: Path) -> dict[str, Any]:
         UserError: none there, since nothing was set aside for validation.
     """
     file = folder / QUALITY
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(
             f"{file}: no such file; a generator is judged on validation groups, give split.validation_share above 0"
         )
-    return json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = form.read_json(file, QUALITY_FORM, _AGAIN)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.datamodule import PatchDataModule, View
@@ -245,6 +247,28 @@ def _make_ensemble(cell: Cell, board: Any) -> Path:
     return cell.artifacts.get_or_make("generator", key, make, together=True)
 
 
+_FACTS = form.versioned(
+    FORMAT,
+    form.record(
+        {
+            "hash": form.HASH,
+            "classes": form.CLASSES,
+            "seen_groups": form.listing(form.text()),
+            "um_per_px": form.UM_PER_PX,
+            "images": form.whole(),
+            "images_trained": form.whole(),
+            "curve": form.CURVE,
+        },
+        {
+            "modes": form.maybe(form.mapping(form.listing(form.number(0, 1), most=1000))),
+            "members": form.listing(form.HASH, least=1, most=1000),
+            "metric": form.maybe(form.text()),
+            "alarm": form.maybe(form.text()),
+        },
+    ),
+)
+
+
 def _write_facts(folder: Path, about: Mapping[str, Any]) -> None:
     text = json.dumps(finite(about), indent=1, allow_nan=False)
     (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
@@ -261,12 +285,21 @@ def _load(checkpoint: Path, about: Mapping[str, Any]) -> GANModule | Ensemble:
     if "members" not in about:
         return load_generator(checkpoint)
     files = _checkpoints(checkpoint.parent, len(about["members"]))
-    return Ensemble([load_generator(f) for f in files])
+    try:
+        return Ensemble([load_generator(f) for f in files])
+    except ValueError as error:
+        raise UserError(f"{checkpoint.parent}: {error}; train them again") from error
 
 
 def generator_facts(folder: Path) -> dict[str, Any]:
-    """What generator.json says of the generator in a folder."""
-    facts: dict[str, Any] = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+    """What generator.json says of the generator in a folder.
+
+    Raises:
+        UserError: none there, or not one that can be read.
+    """
+    facts: dict[str, Any] = form.read_json(
+        folder / "generator.json", _FACTS, "`stemcell-lit train task=gan` makes it again"
+    )
     return facts
 
 
@@ -334,11 +367,11 @@ def generate(config: GenerateCommand) -> PatchStore:
     check_target(config.store, "store", inputs=[checkpoint])
     about = checkpoint.with_name("generator.json")
     for file in (checkpoint, about):
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise UserError(
                 f"{file}: no such file; `stemcell-lit train task=gan` makes and names one"
             )
-    facts = json.loads(about.read_text(encoding="utf-8"))
+    facts = generator_facts(checkpoint.parent)
     return _synthesize(
         checkpoint,
         facts,
@@ -360,6 +393,11 @@ def _synthesize(
     batch_size: int = 256,
 ) -> PatchStore:
     module = _load(checkpoint, about)
+    if module.classes != about["classes"]:
+        raise UserError(
+            f"{checkpoint}: a generator of {module.classes[:20]}, generator.json says {about['classes'][:20]}; train "
+            "it again"
+        )
     file = checkpoint.with_name(ENCODER)
     encoder = Encoder.load(file) if select.filters and file.is_file() else None
     return synthesize(

@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
+from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.names import safe_name
+from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores_of
 from stemcell_lit.experiment.artifacts import first_rank
 from stemcell_lit.experiment.cell import Cell, part_of, prepare
+from stemcell_lit.experiment.forms import ACCURACY, FACTS
 from stemcell_lit.experiment.gallery import (
     METRICS,
     class_grid,
@@ -311,7 +315,7 @@ def real_accuracy(entry: Entry) -> dict[str, Confusions]:
             _write_json(folder / "accuracy.json", found)
 
         folder = cell.artifacts.get_or_make("judged-real", key, make)
-        result[name] = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
+        result[name] = _read(folder / "accuracy.json", ACCURACY)
     return result
 
 
@@ -342,6 +346,10 @@ def _accuracy(
 def _grids(reference: Reference, made: Sequence[np.ndarray], folder: Path) -> None:
     for name, patches in zip(reference.classes, made, strict=True):
         class_grid(reference, name, patches, folder / grid_file(name))
+
+
+def _read(file: Path, expected: form.Form) -> Any:
+    return form.read_json(file, expected, f"delete {file.parent} and judge again")
 
 
 def _write_json(file: Path, content: Any) -> None:
@@ -419,7 +427,7 @@ def table_of(
                         **dict(zip(("value", "std", "floor", "floor_std"), means, strict=True)),
                     }
                 )
-        found_c = [json.loads((f / "accuracy.json").read_text(encoding="utf-8")) for _, f in mine]
+        found_c = [_read(f / "accuracy.json", ACCURACY) for _, f in mine]
         for part, label in PARTS.items():
             for metric, (value, std) in accuracy(found_c, part, classes).items():
                 floor = real[REAL[0]][part][metric]
@@ -470,7 +478,8 @@ def markdown(
     lines = [
         "# Generators side by side",
         "",
-        f"{first.cell.store.path}, {first.key['generator']['size']} px, folds {', '.join(map(str, folds))}; "
+        f"{in_markdown(first.cell.store.path)}, "
+        f"{first.key['generator']['size']} px, folds {', '.join(map(str, folds))}; "
         f"{several}{config.gan.images:,} images each; accuracy by {many} of {config.stage.images:,} "
         f"images, on {', '.join(sorted({str(e.per_class) for e in entries}))} generated patches a class.",
         "",
@@ -484,7 +493,7 @@ def markdown(
         cells = [
             _text(_pick(table, name, PARTS["val"], m, ""), d) for m, (_, _, d) in METRICS.items()
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "Classification accuracy score: macro TPR and F1 in % of a classifier trained on generated patches alone, "
@@ -500,35 +509,42 @@ def markdown(
             for label in PARTS.values()
             for metric in ("tpr", "f1")
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "KID by class (floor):", "", "| generator | " + " | ".join(classes) + " |"]
+        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "KID by class (floor):",
+        "",
+        "| generator | " + " | ".join(map(in_markdown, classes)) + " |",
+    ]
     lines.append("|" + " --- |" * (1 + len(classes)))
     for name in names:
         cells = [_text(_pick(table, name, PARTS["val"], "kid", c), 3) for c in classes]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "TPR in % by class on validation groups:",
         "",
-        "| trained on | " + " | ".join(classes) + " |",
+        "| trained on | " + " | ".join(map(in_markdown, classes)) + " |",
     ]
     lines.append("|" + " --- |" * (1 + len(classes)))
     for name in (*REAL, *names):
         cells = [_percent(_pick(table, name, PARTS["val"], "accuracy/tpr", c)) for c in classes]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
     notes = []
     for e, fact in zip(entries, facts, strict=True):
-        where = f"{e.name}, fold {e.fold}"
+        where = f"{in_markdown(e.name)}, fold {e.fold}"
         notes.append(
             f"- {where}: snapshot of {fact['images']:,} of {fact['images_trained']:,} images, by {fact['metric']}"
         )
         if fact["alarm"]:
-            notes.append(f"- {where}: **{fact['alarm']}**")
+            notes.append(f"- {where}: **{in_markdown(fact['alarm'])}**")
         if fact["filters"]:
-            shares = ", ".join(f"{c} {100 * a['all']:.0f} %" for c, a in fact["acceptance"].items())
+            shares = ", ".join(
+                f"{in_markdown(c)} {100 * a['all']:.0f} %" for c, a in fact["acceptance"].items()
+            )
             notes.append(f"- {where}: kept by {', '.join(fact['filters'])}: {shares}")
         if fact["missing"]:
-            notes.append(f"- {where}: could not be filled: {fact['missing']}")
+            notes.append(f"- {where}: could not be filled: {in_markdown(fact['missing'])}")
     return "\n".join([*lines, "", *notes, ""])
 
 
@@ -564,9 +580,9 @@ def write(
     if not first_rank():
         return
     table = table_of(entries, folders, floors)
-    facts = [json.loads((f / "facts.json").read_text(encoding="utf-8")) for f in folders]
+    facts = [_read(f / "facts.json", FACTS) for f in folders]
     text = markdown(table, entries, facts)
-    write_whole(out / "table.csv", table.to_csv(index=False))
+    write_whole(out / "table.csv", to_csv(table))
     write_whole(out / "table.md", text)
     content = {
         "format": FORMAT,
@@ -581,7 +597,7 @@ def write(
                 "seeds": list(e.seeds),
                 "facts": fact,
                 "quality": read_quality(folder)["quality"],
-                "accuracy": json.loads((folder / "accuracy.json").read_text(encoding="utf-8")),
+                "accuracy": _read(folder / "accuracy.json", ACCURACY),
             }
             for e, folder, fact in zip(entries, folders, facts, strict=True)
         ],

@@ -32,6 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.processes import scratch_folder
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.warm import WarmProcess, can_start_warm
@@ -375,6 +376,9 @@ class _Running:
                 os.killpg(process.pid, number)
 
 
+_PROGRESS = form.record({"images": form.whole(), "per_s": form.number(0)})
+
+
 def write_progress(file: str | Path, seen: int, rate: float) -> None:
     """Notes images seen and their rate; a reader sees the old note or the new one."""
     part = Path(f"{file}.part")
@@ -387,8 +391,8 @@ def read_rate(file: Path) -> float | None:
     try:
         if time.time() - file.stat().st_mtime > STALE_S:
             return None
-        return float(json.loads(file.read_text(encoding="utf-8"))["per_s"])
-    except (OSError, ValueError, KeyError):
+        return float(form.read_json(file, _PROGRESS, "it is written anew", 4096)["per_s"])
+    except (OSError, UserError):
         return None  # it does not train
 
 

@@ -31,6 +31,7 @@ PALETTE = (
 # of all pictures
 STYLE: Any = {
     "font.size": 10,
+    "text.parse_math": False,  # a class may be called $x
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from rich.markup import escape
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
+from stemcell_lit.base.markdown import in_markdown
+from stemcell_lit.base.spreadsheets import read_csv, to_csv
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion
 from stemcell_lit.evaluate.statistics import (
@@ -109,8 +111,8 @@ def make_report(
     with whole_or_absent(results.out / "figures", "figures") as folder:
         for name, image in figures.items():
             (folder / f"{name}.png").write_bytes(image)
-    write_whole(results.out / "table.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_whole(results.out / "parts.csv", parts.to_csv(index=False, float_format="%.6g"))
+    write_whole(results.out / "table.csv", to_csv(table, "%.6g"))
+    write_whole(results.out / "parts.csv", to_csv(parts, "%.6g"))
     write_whole(results.out / "table.md", _markdown(results, table, parts))
     write_whole(results.out / "report.html", page)
     return results.out / "report.html"
@@ -133,11 +135,13 @@ def read_table(out: str | Path) -> pd.DataFrame:
         UserError: there is none.
     """
     file = Path(out) / "table.csv"
-    if not file.is_file():
-        raise UserError(
-            f"{file}: no such file; make it with `{command_line('report', {'out': out})}`"
-        )
-    return pd.read_csv(file, keep_default_na=False, na_values=_NA)
+    if not os.path.lexists(file):
+        raise UserError(f"{file}: no such file; {_again(out)}")
+    return read_csv(file, ["method", "metric", "class", *_NUMBERS, "verdict"], _again(out), _NA)
+
+
+def _again(out: str | Path) -> str:
+    return f"make it with `{command_line('report', {'out': out})}`"
 
 
 _NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p")
@@ -156,7 +160,7 @@ def print_table(out: str | Path) -> None:
     console = Console()
     for which in [c for c in dict.fromkeys(table["class"]) if re.match(r"(macro/.*)?$", c)]:
         _print_macro(console, table, which)
-    parts = pd.read_csv(Path(out) / "parts.csv", keep_default_na=False, na_values=_NA)
+    parts = read_csv(Path(out) / "parts.csv", ["part"], _again(out), _NA)
     if len(parts):
         _print_parts(console, parts)
     # a path is printed whole, for it is to be copied
@@ -225,7 +229,7 @@ def _markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str
         "| method | metric | mean | interval | difference | interval | p | verdict |",
         "| --- | --- | ---: | --- | ---: | --- | ---: | --- |",
     ]
-    lines += [_markdown_row(row, row["method"]) for row in macro.to_dict("records")]
+    lines += [_markdown_row(row, in_markdown(row["method"])) for row in macro.to_dict("records")]
     if len(parts):
         lines += [
             "",
@@ -235,7 +239,10 @@ def _markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str
             "| --- | --- | --- | --- | ---: | --- | ---: | --- |",
         ]
     for row in parts.to_dict("records"):
-        names = f"{row['part']} | {row['where']} | {row['method']} - {row['other']}"
+        part, where, method, other = (
+            in_markdown(row[c]) for c in ("part", "where", "method", "other")
+        )
+        names = f"{part} | {where} | {method} - {other}"
         lines.append(f"| {names} | {TITLES[row['metric']]} {_difference(row)}")
     lines += [
         "",
@@ -246,7 +253,8 @@ def _markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str
     ]
     each = table[table["class"] != ""]
     lines += [
-        _markdown_row(row, f"{row['method']} | {row['class']}") for row in each.to_dict("records")
+        _markdown_row(row, f"{in_markdown(row['method'])} | {in_markdown(row['class'])}")
+        for row in each.to_dict("records")
     ]
     return "\n".join(lines) + "\n"
 
@@ -263,7 +271,7 @@ def _difference(row: Mapping[Any, Any]) -> str:
     word = row["verdict"].rsplit(": ", 1)[-1]
     return (
         f"| {_points(row['delta'])} | {_range(row['delta_low'], row['delta_high'], True)} "
-        f"| {_p(row['p'])} | {word} |"
+        f"| {_p(row['p'])} | {in_markdown(word)} |"
     )
 
 
@@ -343,7 +351,7 @@ def _page(
         folds=_fold_rows(results),
         images=images,
         facts=facts,
-        generator_section=Markup(generator_section(results)),
+        generators=generator_section(results),
         claim=CLAIM,
         alpha=ALPHA,
         resamples=resamples,

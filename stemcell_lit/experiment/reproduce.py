@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
@@ -55,6 +56,7 @@ def for_cells(overrides: list[str]) -> list[str]:
                     f"experiment={value}: no such choice; expected one of {', '.join(choices_of('experiment'))}"
                 )
             file = conf_dir() / "experiment" / f"{name}.yaml"
+            check_chosen(conf_dir(), [f"experiment={name}"])
             flat = flatten(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
             settings += [
                 override(k, v)

@@ -5,7 +5,7 @@ Everything is read from `cells/*/result.json` and their `predictions.parquet`.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stemcell_lit.base import formats as form
+from stemcell_lit.base.arrays import read_table
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import group_counts
+from stemcell_lit.experiment.forms import RESULT
 from stemcell_lit.settings.quoting import command_line, override, shell_word
 
 Row = Mapping[str, Any]  # of the table
 
-FORMAT = 1  # of result.json
 CLAIM = 0.02  # the paper's gain in TPR and F1
 FULL = "temporal_gan"  # the paper's whole method
 
@@ -91,17 +93,21 @@ class Result:
     def predictions(self) -> pd.DataFrame:
         """A row per test patch: patch (row of the store), group, label, predicted, p/<class>."""
         file = self.folder / "predictions.parquet"
-        needed = ["patch", "group", "label", "predicted", *(f"p/{name}" for name in self.classes)]
-        try:
-            table = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
+        needed = {"patch": "whole", **dict.fromkeys(("group", "label", "predicted"), "text")}
+        needed |= {f"p/{name}": "number" for name in self.classes}
+        again = f"remove {self.folder} and run that cell again"
+        table = read_table(file, needed, again)
+        for column in ("label", "predicted"):
+            strange = sorted(set(table[column]) - set(self.classes))
+            if strange:
+                raise UserError(
+                    f"{file}: column {column} holds {form.shown(strange[0])}, expected one of {self.classes[:20]}; "
+                    f"{again}"
+                )
+        p = table[[name for name in needed if name.startswith("p/")]].to_numpy(np.float64)
+        if not bool(np.all((p >= 0) & (p <= 1 + 1e-4))) or bool((table["patch"] < 0).any()):
             raise UserError(
-                f"{file}: not readable ({error}); remove {self.folder} and run that cell again"
-            ) from error
-        missing = [column for column in needed if column not in table]
-        if missing:
-            raise UserError(
-                f"{file}: lacks the columns {missing}; remove {self.folder} and run that cell again"
+                f"{file}: expected probabilities from 0 to 1 and numbers of patches from 0; {again}"
             )
         return table
 
@@ -263,19 +269,9 @@ def collect(out: str | Path) -> list[Result]:
 
 def _read(file: Path) -> dict[str, Any]:
     again = f"remove {file.parent} and run that cell again"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(f"{file}: no such file, the cell is not finished; {again}")
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable ({error}); {again}") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        found = info.get("format") if isinstance(info, dict) else "no object"
-        raise UserError(f"{file}: format {found}, this version reads {FORMAT}; {again}")
-    needed = ("method", "fold", "seed", "classes", "data", "split", "config")
-    missing = [key for key in needed if key not in info]
-    if missing:
-        raise UserError(f"{file}: lacks {missing}; {again}")
+    info: dict[str, Any] = form.read_json(file, RESULT, again)
     return info
 
 

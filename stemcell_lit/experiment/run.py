@@ -16,6 +16,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
@@ -24,6 +25,7 @@ from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import gallery, tracking
 from stemcell_lit.experiment.artifacts import finite
 from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, facts_of, prepare
+from stemcell_lit.experiment.forms import VALIDATION
 from stemcell_lit.experiment.generators import generator_facts, make_generated, make_generator
 from stemcell_lit.experiment.stages import make_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
@@ -259,7 +261,8 @@ def validation_f1(folder: Path) -> float | None:
     file = folder / RESULT
     if not file.is_file():
         return None
-    found = (json.loads(file.read_text(encoding="utf-8")).get("validation") or {}).get("macro/f1")
+    info = form.read_json(file, VALIDATION, f"remove {folder} and run that cell again")
+    found = (info.get("validation") or {}).get("macro/f1")
     return None if found is None else float(found)
 
 

@@ -28,6 +28,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from stemcell_lit.base.files import check_files, write_whole
+from stemcell_lit.base.spreadsheets import to_csv
+from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
 
@@ -138,7 +140,7 @@ def search(
         raise UserError(
             f"{len(failed)} trials failed, the same command tries others: {'; '.join(failed)}"
         )
-    best: dict[str, Any] = yaml.safe_load((folder / "best.yaml").read_text(encoding="utf-8"))
+    best: dict[str, Any] = read_yaml(folder / "best.yaml", "run again")
     told = " ".join(f"{k}={v}" for k, v in best["settings"].items())
     print(f"best of {trials} trials by macro F1 on validation patches, {best['value']:.4f}: {told}")
     return best
@@ -231,7 +233,7 @@ def _write(study: Study, folder: Path) -> None:
         {"number": t.number, "state": t.state.name.lower(), "value": t.value, **t.params}
         for t in study.trials
     ]
-    write_whole(folder / "trials.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_whole(folder / "trials.csv", to_csv(pd.DataFrame(rows)))
     if study.get_trials(states=[TrialState.COMPLETE]):
         best = study.best_trial
         content = {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import read_whole
 from stemcell_lit.base.files import write_whole
 from stemcell_lit.classify.hierarchy import Node
@@ -24,6 +25,7 @@ from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import Ranks, finite, first_rank
 from stemcell_lit.experiment.cell import Cell, rows_hash
+from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
 
 
@@ -79,7 +81,7 @@ def make_stage(
                 fit(module, data, config.trainer, place, title, phase.images, board)
                 about = {"images": module.images_seen, "curve": module.curve}
                 if phase.name and first_rank():
-                    write_whole(place / "phase.json", json.dumps(about))
+                    write_whole(place / "phase.json", json.dumps(finite(about)))
                     save_weights(module, place / "phase.ckpt")
             curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
             seen, before = seen + about["images"], module
@@ -102,7 +104,7 @@ def make_stage(
         (folder / "stage.json").write_text(json.dumps(finite(about)) + "\n", encoding="utf-8")
 
     folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
-    about = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    about = form.read_json(folder / "stage.json", STAGE, f"delete {folder} and run again")
     return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
 
 
@@ -113,11 +115,9 @@ def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | N
     if ranks.first and file.is_file():
         try:
             read_whole(file)
-            text = (place / "phase.json").read_text(encoding="utf-8")
-            about = json.loads(text)
-            about["images"] + len(about["curve"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            text = None
+            about = form.read_json(place / "phase.json", PHASE, f"delete {place}")
+            text = json.dumps(about)
+        except (OSError, ValueError, UserError) as error:
             print(f"{file}: broken ({error}); {title} begins again", file=sys.stderr)
             file.unlink()
     text = ranks.share(text)

@@ -15,19 +15,23 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
+from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.names import safe_name
+from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import points
+from stemcell_lit.experiment.forms import SWEEP
 from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png
 from stemcell_lit.experiment.report import check_report, make_report, print_table, read_table
 from stemcell_lit.experiment.results import TITLES, as_override, collect
@@ -105,17 +109,12 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
         UserError: results are missing, broken or do not belong together.
     """
     file = out / "sweep.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         make_report(out, baseline=baseline, resamples=resamples, seed=seed)
         print_table(out)
         return
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        if plain.pop("format") != FORMAT:
-            raise ValueError("another format")
-        sweep = SweepConfig(**plain)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: not readable ({error}); run the sweep again") from error
+    plain = form.read_json(file, SWEEP, "run the sweep again")
+    sweep = SweepConfig(**{k: v for k, v in plain.items() if k != "format"})
     check_reports(out, sweep)
     tables = tables_of(out, sweep)
     for table in tables:
@@ -136,7 +135,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     page = _page(out, macro, tables, sweep, baseline, picture)
     with whole_or_absent(out / "figures", "figures") as folder:
         (folder / "sweep.png").write_bytes(picture)
-    write_whole(out / "sweep.csv", macro.to_csv(index=False, float_format="%.6g"))
+    write_whole(out / "sweep.csv", to_csv(macro, "%.6g"))
     write_whole(out / "sweep.md", _markdown(macro, sweep))
     write_whole(out / "report.html", page)
     print(out / "report.html")
@@ -231,10 +230,11 @@ def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:
     lines = ["Macro scores in %, difference to the baseline at the same value in points.", ""]
     for metric, title in TITLES.items():
         values, methods, told = _cells(macro, metric)
-        lines += [f"| {title}, {sweep.key} | " + " | ".join(methods) + " |"]
+        lines += [f"| {title}, {sweep.key} | " + " | ".join(map(in_markdown, methods)) + " |"]
         lines += ["| --- |" + " --- |" * len(methods)]
         lines += [
-            f"| {v} | " + " | ".join(told.get((v, m), "–") for m in methods) + " |" for v in values
+            f"| {in_markdown(v)} | " + " | ".join(told.get((v, m), "–") for m in methods) + " |"
+            for v in values
         ]
         lines.append("")
     return "\n".join(lines)
@@ -258,7 +258,7 @@ def _page(
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("sweep.html.j2").render(
-        title=escape(out.name),
+        title=out.name,
         sweep=sweep,
         baseline=baseline,
         leaky=sweep.key == "split.kind",

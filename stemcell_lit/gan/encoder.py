@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
-from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.base.weights import tensors
+from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
 from stemcell_lit.errors import UserError
@@ -91,6 +94,25 @@ def train_classifier(
                 seen += len(rows)
     module.images_seen = seen
     return module.eval().cpu()
+
+
+def _training_form(value: Any, where: str) -> None:
+    form.record(dict.fromkeys(("features", "label", "entropy"), form.present), more=False)(
+        value, where
+    )
+    tensors(value, where)
+
+
+def _shift_form(value: Any, where: str) -> None:
+    tensors({"shift": value}, where)
+
+
+_BESIDE = {
+    "name": form.text(64),
+    "shift": _shift_form,
+    "scale": form.number(0, above=True),
+    "training": _training_form,
+}
 
 
 class Encoder:
@@ -204,20 +226,21 @@ class Encoder:
         Raises:
             UserError: missing or unreadable.
         """
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            module = StageModule(**content["hyper_parameters"])
-            module.load_state_dict(content["state_dict"])
-            training = {k: v.numpy() for k, v in content["training"].items()}
-            return cls(module, content["name"], content["shift"], content["scale"], training)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{file}: no such file; expected the encoder of a generator's training patches"
-            ) from error
-        except Exception as error:  # torch raises many kinds for a broken file
-            raise UserError(
-                f"{file}: not a readable encoder ({type(error).__name__}: {error}); make it again"
-            ) from error
+        module, content = read_stage(file, "make it again", "encoder", _BESIDE)
+        training = {k: v.numpy().copy() for k, v in content["training"].items()}
+        rows = {len(v) for v in training.values()}
+        head = list(module.network.children())[-1]  # type: ignore[union-attr]
+        width = head.in_features if isinstance(head, nn.Linear) else 0
+        shift, label = content["shift"], training["label"]
+        if (
+            len(rows) != 1
+            or shift.shape not in ((), (width,))
+            or training["features"].shape[1:] != (width,)
+            or label.dtype.kind != "i"
+            or (len(label) and not 0 <= label.min() <= label.max() < len(module.groups))
+        ):
+            raise UserError(f"{file}: its training patches do not fit its network; make it again")
+        return cls(module, content["name"], shift.clone(), content["scale"], training)
 
 
 def encoder_key(data: str, rows_hash: str, size: int, images: int, threads: int) -> dict[str, Any]:

@@ -219,13 +219,15 @@ class GANModule(pl.LightningModule):
         edges = torch.full((len(classes), count - 1), torch.inf)
         for i, shares in enumerate(modes):
             edges[i, : len(shares) - 1] = torch.tensor(shares).cumsum(0)[:-1]
-        sizes = torch.tensor([len(shares) for shares in modes])
+        sizes = torch.tensor(
+            [len(shares) for shares in modes], device="cpu"
+        )  # known under "meta", too
         self.edges: Tensor
         self.first: Tensor
         self.class_of: Tensor
         self.register_buffer("edges", edges, persistent=False)
         self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
-        of = torch.arange(len(classes)).repeat_interleave(sizes)
+        of = torch.arange(len(classes), device="cpu").repeat_interleave(sizes)
         self.register_buffer("class_of", of, persistent=False)
         self.inputs = int(cast(int, self.generator.inputs))  # numbers that make an image
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,14 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from stemcell_lit.base import formats as form
+from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule, seed_of
 from stemcell_lit.gan.quality import ball_radius, entropy
-from stemcell_lit.schema import SelectConfig
+from stemcell_lit.schema import GANConfig, SelectConfig
 
 FILTERS = ("confidence", "distance", "entropy", "critic")
 
@@ -28,6 +31,54 @@ _LEAST_SHARE = (
 )  # matching a histogram keeps at least about so many: a rare bin must not starve the rest
 
 Accept = Callable[[np.ndarray], np.ndarray]
+
+_WIDTH = form.whole(1, 65_536)
+
+
+def _pairs(value: Any, where: str) -> None:
+    """Form of a generator's settings; a pair of networks for each class is made for few classes alone."""
+    form.record(
+        {
+            "gan": form.settings(
+                asdict(GANConfig()),
+                {
+                    "latent": _WIDTH,
+                    "embedding": _WIDTH,
+                    "channels": form.listing(_WIDTH, most=12),
+                    "critic_channels": form.listing(_WIDTH, most=12),
+                    "shared_levels": form.whole(0, 12),
+                    "modes": form.whole(1, 1000),
+                },
+            ),
+            "classes": form.CLASSES,
+            "image_size": form.whole(1, 4096),
+            "seed": form.whole(),
+        },
+        {
+            "modes": form.maybe(
+                form.listing(form.listing(form.number(0, 1), 1, 1000), most=form.MOST_CLASSES)
+            )
+        },
+        more=False,
+    )(value, where)
+    if value["gan"].get("condition") == "separate" and len(value["classes"]) > 200:
+        raise form.Wrong(where, f"of {len(value['classes'])} pairs of networks", "at most 200")
+
+
+_CHECKPOINT = form.record(
+    {
+        "hyper_parameters": _pairs,
+        "state_dict": tensors,
+        "gan_state": form.record(
+            {
+                "images_seen": form.whole(),
+                "batches_seen": form.whole(),
+                "low_checks": form.listing(form.whole(), most=form.MOST_CLASSES),
+                "stale": form.flag,
+            }
+        ),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -302,14 +353,13 @@ def load_generator(checkpoint: str | Path) -> GANModule:
     Raises:
         UserError: no such file, or not a checkpoint of a `GANModule`.
     """
-    if not Path(checkpoint).is_file():
-        raise UserError(
-            f"{checkpoint}: no such file; expected the checkpoint of a trained generator"
-        )
-    try:
-        module = GANModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{checkpoint}: not the checkpoint of a generator ({error})") from error
+    file, again = Path(checkpoint), "expected the checkpoint of a trained generator; train it again"
+    content = read_tensors(file, _CHECKPOINT, "generator", again)
+    settings, state = content["hyper_parameters"], content["gan_state"]
+    module = build(lambda: GANModule(**settings), content["state_dict"], file, "generator", again)
+    if len(state["low_checks"]) != len(module.classes):
+        raise UserError(f"{file}: gan_state is not of {len(module.classes)} classes; {again}")
+    module.on_load_checkpoint(content)
     return module.eval()
 
 

@@ -53,10 +53,12 @@ def compose(command: str, words: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    from stemcell_lit.base.yamls import check_chosen
     from stemcell_lit.settings.words import read
 
     register()
     overrides = read(command, words)
+    check_chosen(conf_dir(), overrides)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose(command, overrides=overrides)

@@ -22,7 +22,6 @@ WRONG: dict[str, str] = {
     "25 units row": "refused wrongly",
     "36 paths of Windows": "refused wrongly",
     "33 numbers": "refused wrongly",
-    "29 yes, no": "refused wrongly",
     "17 a class in one group": "silent",
     "37 few crops": "refused wrongly",
     "18 paths": "refused wrongly",

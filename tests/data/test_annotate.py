@@ -433,7 +433,7 @@ def test_a_folder_begun_otherwise_or_edited_is_refused(tmp_path):
     labels.write_text(labels.read_text().replace("dense", "cat"))
     refused("line 2 holds")
     (tmp_path / "out" / "session.json").write_text("{")
-    refused("not a readable annotation")
+    refused("not readable as JSON")
 
 
 def test_a_taken_port_is_named(tmp_path):

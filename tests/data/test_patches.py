@@ -89,7 +89,7 @@ def test_other_folders_are_no_stores(tmp_path):
 def test_pickled_pixels_are_never_loaded(tmp_path):
     store = make_store(tmp_path / "s")
     np.save(tmp_path / "s" / "pixels.npy", np.array([object()] * len(store)), allow_pickle=True)
-    with pytest.raises(UserError, match="not a readable"):
+    with pytest.raises(UserError, match="holds object"):
         PatchStore.open(tmp_path / "s")
 
 

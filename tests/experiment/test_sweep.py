@@ -121,7 +121,7 @@ def test_reports_of_a_sweep_are_made_again_from_its_folder(swept):
     assert (swept / "sweep.csv").read_text() == before
     kept = (swept / "sweep.json").read_text()
     (swept / "sweep.json").write_text("{}")
-    with pytest.raises(UserError, match=r"sweep\.json: not readable"):
+    with pytest.raises(UserError, match=r"sweep\.json: the file is without format"):
         make_reports(swept)
     (swept / "sweep.json").write_text(kept)
 

@@ -233,5 +233,5 @@ def test_a_file_that_is_no_generator_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_generator(tmp_path / "none.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="not the checkpoint of a generator"):
+    with pytest.raises(UserError, match="not a readable generator"):
         load_generator(tmp_path / "other.ckpt")

@@ -1,0 +1,163 @@
+"""The door of checkpoints and other files of tensors: read without running code, believed only where they agree.
+
+`torch.load(weights_only=True)` runs no code of a file, but takes its word for the size of every tensor: one that claims
+more numbers than the file holds reads behind its end. Mapped into memory a storage cannot be longer than the file, so
+that torch itself refuses such a tensor.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from stemcell_lit.base.formats import MOST_DEPTH, Form, Wrong, is_regular, shown
+from stemcell_lit.errors import UserError
+
+MOST_BYTES = 16 << 30
+MOST_ENTRIES = 100_000  # tensors in a file
+MOST_PLAIN = 64 << 20  # bytes of what is no tensor
+MOST_VALUES = 1_000_000
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, Any]:
+    """The content of a file that `torch.save` wrote: plain values and tensors on the CPU.
+
+    Tensors lie in the file, mapped; copy what outlives the reading.
+
+    Args:
+        file: in torch's zip format.
+        form: of the content, a mapping; see `tensors` for parts that hold tensors.
+        what: it is, for the sentence: `stage`, `generator`.
+        remedy: what to do where it does not fit.
+
+    Raises:
+        UserError: no regular file, no such file of tensors, code in it, or not of this form.
+    """
+    if not is_regular(file):
+        found = "is no regular file" if os.path.lexists(file) else "no such file"
+        raise UserError(f"{file}: {found}; {remedy}")
+    try:
+        _stored(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(content, dict):
+            raise Wrong("", shown(content), "a mapping")
+        _walk(content)
+        form(content, "")
+    except Wrong as error:
+        raise UserError(f"{file}: not a readable {what}: {error}; {remedy}") from error
+    except (Exception, RecursionError) as error:  # torch raises many kinds for a broken file
+        raise UserError(f"{file}: not a readable {what} ({_told(error)}); {remedy}") from error
+    return content
+
+
+def _stored(file: Path) -> None:
+    """Refuses files whose parts are packed, or larger than the file: torch writes them plain."""
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {MOST_BYTES:,}")
+    with zipfile.ZipFile(file) as opened:
+        parts = opened.infolist()
+    if len(parts) > MOST_ENTRIES:
+        raise ValueError(f"{len(parts):,} parts, expected at most {MOST_ENTRIES:,}")
+    for part in parts:
+        if part.compress_type != zipfile.ZIP_STORED or part.file_size > size:
+            raise ValueError(f"part {part.filename[:60]} is packed or cut short")
+        if part.filename.endswith("data.pkl") and part.file_size > MOST_PLAIN:
+            raise ValueError(f"{part.file_size:,} bytes beside the tensors")
+
+
+def _walk(content: Any) -> None:
+    """Refuses what is neither plain nor a dense tensor, and values that multiply by being named again and again."""
+    left, stack = MOST_VALUES, [(content, 0)]
+    while stack:
+        item, depth = stack.pop()
+        left -= 1
+        if left < 0 or depth > MOST_DEPTH:
+            raise Wrong("", f"of more than {MOST_VALUES:,} values or {MOST_DEPTH} levels", "less")
+        if isinstance(item, Mapping):
+            stack += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple | set):
+            stack += [(part, depth + 1) for part in item]
+        elif isinstance(item, torch.Tensor):
+            if item.layout != torch.strided or item.is_quantized:
+                raise Wrong("a tensor", str(item.layout), "a dense one")
+        elif not isinstance(item, str | int | float | bool | None | bytes | torch.dtype):
+            raise Wrong(
+                "", f"with a value of type {type(item).__name__}", "plain values and tensors"
+            )
+
+
+def tensors(value: Any, where: str) -> None:
+    """Form: names with finite dense tensors."""
+    if not isinstance(value, Mapping):
+        raise Wrong(where, shown(value), "a mapping of tensors")
+    for name, item in value.items():
+        if not isinstance(name, str) or not isinstance(item, torch.Tensor):
+            raise Wrong(where, f"with {shown(name)}: {shown(item)}", "names with tensors")
+        if item.numel() * item.element_size() > item.untyped_storage().nbytes():
+            raise Wrong(
+                f"{where}.{name}"[:120],
+                f"of {item.numel():,} numbers in a file of fewer",
+                "all of them",
+            )
+        if item.is_floating_point() and not bool(torch.isfinite(item).all()):
+            raise Wrong(f"{where}.{name}"[:120], "with NaN or infinite numbers", "finite ones")
+
+
+def build(
+    make: Callable[[], M], state: Mapping[str, torch.Tensor], file: Path, what: str, remedy: str
+) -> M:
+    """A module with the weights of a file.
+
+    It is made on no device first: its weights are compared with those of the file before memory is given to them.
+
+    Args:
+        make: builds the module from the settings in the file.
+        state: of `read_tensors`.
+        file: for the sentence.
+        what: it is.
+        remedy: what to do.
+
+    Raises:
+        UserError: settings that make no module, or weights of another one.
+    """
+    try:
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in make().state_dict().items()}
+        found = {k: tuple(v.shape) for k, v in state.items()}
+        if expected != found:
+            raise Wrong("state_dict", _difference(expected, found), "the weights of its settings")
+        module = make()
+        module.load_state_dict(dict(state))
+    except Wrong as error:
+        raise UserError(f"{file}: not a readable {what}: {error}; {remedy}") from error
+    except (
+        Exception,
+        RecursionError,
+    ) as error:  # settings of the right types can still make no network
+        raise UserError(f"{file}: not a readable {what} ({_told(error)}); {remedy}") from error
+    return module
+
+
+def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    for name in sorted({*expected, *found}, key=str):
+        if name not in found:
+            return f"without {name}"
+        if name not in expected:
+            return f"with {str(name)[:80]}, which is foreign"
+        if expected[name] != found[name]:
+            return f"with {name} of shape {list(found[name])} instead of {list(expected[name])}"
+    raise AssertionError("no difference")
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")
