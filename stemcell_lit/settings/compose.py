@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def choices_of(group: str) -> list[str]:
     return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
 
 
+@functools.cache  # a third of a second, and `reproduce` composes every method
 def register() -> None:
     """Makes the typed schemas known to Hydra."""
     from hydra.core.config_store import ConfigStore
@@ -70,6 +72,8 @@ def compose(command: str, words: Sequence[str]) -> Any:
 
 def told(error: BaseException) -> str:
     """What Hydra and OmegaConf say of settings that do not fit, in a line."""
+    from omegaconf.errors import KeyValidationError
+
     if isinstance(error, RecursionError):
         return "a setting refers to itself"
     causes = [str(error) or type(error).__name__, str(error.__cause__ or "")]
@@ -83,6 +87,8 @@ def told(error: BaseException) -> str:
         "Set the env",
     )
     text = " ".join(dict.fromkeys(x for x in lines if x and not x.startswith(noise)))
+    if "KeyValidationError" in text or isinstance(error.__cause__, KeyValidationError):
+        text += "; YAML takes 1, yes and no for a number or a truth: quote such a name ('1')"
     return text.replace(
         "is not in struct", "is not a name there; new ones stand in a file of conf/"
     )

@@ -442,7 +442,7 @@ def nested(d: Path) -> None:
 def odd_paths(d: Path) -> None:
     """Folders as labs name them."""
     for name in PATHS:
-        class_folders(d / name, ("früh", "spät & reif"), 6)
+        class_folders(d / name, ("früh", "spät & reif"), 24)
 
 
 PATHS = ("Exp 3 (day=2), Zürich µ #1", "epoch=3")
@@ -473,7 +473,7 @@ def yes_no(d: Path) -> None:
     """Classes called yes, no and 1, and a hierarchy that names them unquoted."""
     from stemcell_lit.settings.compose import conf_dir
 
-    class_folders(d / "crops", ("yes", "no", "1"), 12)
+    class_folders(d / "crops", ("yes", "no", "1"), 24)
     shutil.copytree(conf_dir(), d / "conf")
     text = "name: mine\ntree:\n  1: 1\n  sure: [yes, no]\nmoves:\n  yes: [no]\n  no: []\n  1: any\n"
     (d / "conf" / "hierarchy" / "mine.yaml").write_text(text)

@@ -277,7 +277,7 @@ TABLES: tuple[Case, ...] = (
     case(
         "29 yes, no",
         make.yes_no,
-        (f"{IMPORT} source=in/crops", reads(counted({"1": 12, "no": 12, "yes": 12}))),
+        (f"{IMPORT} source=in/crops", reads(counted({"1": 24, "no": 24, "yes": 24}))),
         (
             f"{PLAN} hierarchy=mine methods=[flat,hierarchy] out=OUT",
             either(planned(), refused("quote")),
@@ -304,17 +304,17 @@ TABLES: tuple[Case, ...] = (
         *(
             (
                 f"{IMPORT} source=in/{name}".replace(" ", "\t").replace("\t", " ", 2),
-                reads(counted({"früh": 6, "spät & reif": 6}), next_line("reproduce")),
+                reads(counted({"früh": 24, "spät & reif": 24}), next_line("reproduce")),
             )
             for name in make.PATHS
         ),
         (
             f"{IMPORT} source='in/{make.PATHS[0]}'".replace(" ", "\t").replace("\t", " ", 2),
-            reads(counted({"früh": 6, "spät & reif": 6})),
+            reads(counted({"früh": 24, "spät & reif": 24})),
         ),
         (
             "import source=in/epoch=3 store=OUT=(1),\t#2",
-            reads(counted({"früh": 6, "spät & reif": 6}), next_line("reproduce")),
+            reads(counted({"früh": 24, "spät & reif": 24}), next_line("reproduce")),
         ),
         (
             f"{PLAN} hierarchy=flat methods=[flat] out='OUT/epoch=3'",

@@ -24,7 +24,6 @@ WRONG: dict[str, str] = {
     "33 numbers": "refused wrongly",
     "17 a class in one group": "silent",
     "37 few crops": "refused wrongly",
-    "18 paths": "refused wrongly",
     "float crops, big-endian": "refused wrongly",
     "RGB PNG of 16 bits": "silent",
     "white is zero, 16 bit": "refused wrongly",
