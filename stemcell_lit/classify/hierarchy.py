@@ -133,6 +133,8 @@ class Hierarchy:
             raise UserError(f"temporal.kind={kind}: expected one of {', '.join(KINDS)}")
         tree = {} if flat else _plain(config.tree)
         moves = None if config.moves is None else _plain(config.moves)
+        for key, part in (("tree", tree), ("moves", moves or {})):
+            _check_names(part, f"hierarchy={config.name}: {key}")
         made = cls(
             list(classes),
             tree or {c: c for c in classes},
@@ -526,6 +528,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(v) for v in value]
     return value
+
+
+def _check_names(part: Any, where: str) -> None:
+    """Refuses what YAML took for a number or a truth: the names of classes are text."""
+    if isinstance(part, Mapping):
+        for name, below in part.items():
+            _check_names(below, f"{where}.{name}")
+    elif isinstance(part, list):
+        for below in part:
+            _check_names(below, where)
+    elif not isinstance(part, str):
+        raise UserError(
+            f"{where} holds {part!r}, expected names; YAML takes yes, no and 1 for a truth or a number, so quote the "
+            "names of such classes ('yes')"
+        )
 
 
 def _mapping(below: Any) -> dict[str, Any]:

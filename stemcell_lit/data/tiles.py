@@ -60,8 +60,9 @@ def import_tiles(
     Args:
         movie: a time-lapse that `open_frames` reads, or a folder of them, which the table tells apart.
         table: CSV with `frame` (as the names of the files number it, else from 0), `y`, `x` (upper left corner, px),
-            `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground), `movie` (its name, or
-            a file name with or without suffix). The label `unsure` is left out, and counted.
+            `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground), `time_h`
+            (hours; before what the movie tells), `movie` (its name, or a file name with or without suffix). The label
+            `unsure` is left out, and counted.
         store: the PatchStore to make.
         um_per_px: size of a pixel in micrometres; None: the movie's own, where it says.
         hours_per_frame: None: the movie's own.
@@ -78,7 +79,7 @@ def import_tiles(
     movie, table = Path(movie), Path(table)
     extraction = extraction or ExtractionConfig()
     check_extraction(extraction)
-    read = read_table(table, COLUMNS, ["coverage", "movie"])
+    read = read_table(table, COLUMNS, ["coverage", "movie", "time_h"])
     rows = read.rows.copy()
     for column in ("frame", "y", "x", "size"):
         rows[column] = read.whole(column)
@@ -89,6 +90,16 @@ def import_tiles(
         )
     if "coverage" in rows:
         rows["coverage"] = read.numbers("coverage", 0, 1)
+    if "time_h" in rows:
+        rows["time_h"] = read.numbers("time_h", 0)
+        of_frame = [c for c in ("movie", "frame") if c in rows]
+        other = rows.groupby(of_frame)["time_h"].transform("first") != rows["time_h"]
+        if other.any():
+            r = rows[other].iloc[0]
+            raise UserError(
+                f"{table}: line {r['line']}: found time_h {r['time_h']:g} of frame {r['frame']}, and another above; "
+                "expected one time a frame; correct it"
+            )
     place = [c for c in ("movie", "frame", "y", "x") if c in rows]
     rows = read.once(rows, place, "tile")
     names, rows, unsure = checked_labels(rows, classes, table)
@@ -251,7 +262,11 @@ def _manifest(
         "group": [f"columns-{b}" for b in (rows["x"] + half) * blocks // width] if alone else name,
         "track": [f"{prefix}y{y}-x{x}" for y, x in zip(rows["y"], rows["x"], strict=True)],
         "frame": rows["frame"],
-        "time_h": np.nan if frames.hours is None else frames.hours[at],
+        "time_h": rows["time_h"]
+        if "time_h" in rows
+        else np.nan
+        if frames.hours is None
+        else frames.hours[at],
         "y": rows["y"] + rows["size"] / 2,
         "x": rows["x"] + rows["size"] / 2,
         "source": frames.path.name,

@@ -198,7 +198,6 @@ def holds(folder: Path, **words) -> None:
     assert snapshot(folder, out) == before
 
 
-@pytest.mark.xfail(reason="a name with a digit such as ² that int() does not know", strict=True)
 @pytest.mark.filterwarnings("ignore")
 @QUICK
 @given(tree=TREES, classes=st.sampled_from([None, ["one", "two"]]))

@@ -256,3 +256,16 @@ def test_every_tree_that_comes_along_builds_over_its_classes(name):
 def test_what_does_not_fit_is_named(make, says):
     with pytest.raises(UserError, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"tree": {"sure": [True, False], "one": "1"}},
+        {"tree": {"sure": ["yes", "no"], "one": 1}},
+        {"tree": {"all": ["yes", "no", "1"]}, "moves": {"yes": [False]}},
+    ],
+)
+def test_names_that_yaml_takes_for_something_else_are_to_be_quoted(tree):
+    with pytest.raises(UserError, match="quote"):
+        build(classes=["yes", "no", "1"], tree={"moves": None, **tree})

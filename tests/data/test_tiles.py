@@ -70,3 +70,18 @@ def test_a_wrong_tile_is_named_and_nothing_is_written(movie, change, says):
     with pytest.raises(UserError, match=says):
         import_tiles(folder / "m.tif", folder / "tiles.csv", folder / "s")
     assert not (folder / "s").exists()
+
+
+def test_hours_of_the_table_hold_and_a_frame_has_one(movie):
+    folder, _, rows = movie
+    hours = rows.assign(time_h=rows["frame"].map({0: 0.0, 3: 26.5}))
+    hours.to_csv(folder / "hours.csv", index=False)
+    m = import_tiles(
+        folder / "m.tif", folder / "hours.csv", folder / "s", hours_per_frame=1
+    ).manifest
+    assert dict(zip(m["frame"], m["time_h"], strict=True)) == {0: 0.0, 3: 26.5}
+    hours.loc[5, "time_h"] = 7
+    hours.to_csv(folder / "hours.csv", index=False)
+    with pytest.raises(UserError, match="line 7.*one time a frame"):
+        import_tiles(folder / "m.tif", folder / "hours.csv", folder / "two")
+    assert not (folder / "two").exists()
