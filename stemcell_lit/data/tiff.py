@@ -78,8 +78,11 @@ class TiffReader:
         with _tifffile_complaints() as complaints:
             tiff = self._open()
             try:
-                self._read_layout(tiff, plane, position, first)
-                complaints += self._broken_chain(tiff) + self._beyond_the_end(tiff)
+                # first: tifffile would follow a chain that runs in a circle for ever
+                complaints += self._broken_chain(tiff)
+                if not complaints:
+                    self._read_layout(tiff, plane, position, first)
+                    complaints += self._beyond_the_end(tiff)
             except UserError:
                 self.close()
                 raise
@@ -315,11 +318,13 @@ class TiffReader:
 
         offset = number(8 if form.is_bigtiff else 4, form.offsetformat, form.offsetsize)
         seen: set[int] = set()
+        taken = 0
         while offset:
             end = offset + form.tagnosize
             if offset not in seen and end <= size:
                 end += number(offset, form.tagnoformat, form.tagnosize) * form.tagsize
-            if offset in seen or end + form.offsetsize > size:
+            taken += end + form.offsetsize - offset  # more than the file holds: they overlap
+            if offset in seen or end + form.offsetsize > size or taken > size:
                 return [f"the description of page {len(seen)} is missing"]
             seen.add(offset)
             offset = number(end, form.offsetformat, form.offsetsize)

@@ -215,6 +215,19 @@ def test_absent_strips_of_a_later_frame_are_refused(tmp_path):
             frames.read(1)
 
 
+def test_pages_in_a_circle_are_refused_and_not_followed_for_ever(tmp_path):
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.stack([GRAY, GRAY]), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(file) as tiff:
+        second = tiff.pages[1].offset
+        after = second + 2 + 12 * len(tiff.pages[1].tags)
+    content = bytearray(file.read_bytes())
+    content[after : after + 4] = struct.pack("<I", second)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="the description of page 2 is missing"):
+        open_frames(file)
+
+
 # --- what is no picture at all
 
 
