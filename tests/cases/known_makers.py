@@ -70,8 +70,9 @@ def generator(folder: Path) -> None:
     }
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, folder / "generator.ckpt")
-    facts = {"hash": "0" * 64, "classes": ["dark", "bright"], "seen_groups": ["a"]}
-    (folder / "generator.json").write_text(json.dumps({**facts, "um_per_px": None}))
+    facts = {"format": 1, "hash": "0" * 64, "classes": ["dark", "bright"], "seen_groups": ["a"]}
+    trained = {"images": 24, "images_trained": 0, "curve": [], "um_per_px": None}
+    (folder / "generator.json").write_text(json.dumps({**facts, **trained}))
 
 
 def targets(d: Path) -> None:
