@@ -75,6 +75,7 @@ OTHER = {
     "temporal.quantile": 0.1,
     "hierarchy.temporal": "window",
     "hierarchy.moves": {"debris": ["debris"]},
+    "hierarchy.subsets": {"some": ["debris", "dense"]},
     "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
     "method.network": None,  # another kind of method, without stages to compare
     "trainer.devices": 2,
@@ -145,7 +146,9 @@ class Recorder(ArtifactStore):
         self.hashes[kind] = folder.name
         if kind == "generator":
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "generator.json").write_text(json.dumps({"hash": folder.name}))
+            about = {"format": 1, "hash": folder.name, "classes": ["a", "b"], "seen_groups": []}
+            about |= {"um_per_px": None, "images": 1, "images_trained": 1, "curve": []}
+            (folder / "generator.json").write_text(json.dumps(about))
         if kind in ("stage", "simulation"):
             raise self.Stop
         return folder
