@@ -42,6 +42,19 @@ class Split:
         return set(self.groups(store, part))
 
 
+class CannotSplit(UserError):
+    """A split that the data do not allow.
+
+    Attributes:
+        what: the sentence without its remedy.
+        kind: what it is about, `fold`, `folds` or `validation`, by which a remedy is looked for.
+    """
+
+    def __init__(self, what: str, remedy: str, kind: str = "folds"):
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.kind = what, kind
+
+
 FEW_GROUPS = 20  # below, five folds would leave a handful of groups to each test part
 
 
@@ -56,15 +69,18 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     """One fold of a stratified k-fold over groups (movies, fields, tracks).
 
     Every row is tested in exactly one fold. Inside the training groups, `validation_share` of the patches is set
-    aside, again by group; `labelled_fraction` then keeps part of the remaining groups, the same classes present.
+    aside, again by group, never the last training group of a class; `labelled_fraction` then keeps part of the
+    remaining groups, the same classes present.
 
     Raises:
-        UserError: fewer groups than folds, or a fold that does not exist.
+        UserError: fewer groups than folds, a fold that does not exist, or no group that can validate.
     """
     folds = fold_count(store, config)
     if not 0 <= config.fold < folds:
-        raise UserError(
-            f"split.fold={config.fold}: expected 0 to {folds - 1} (split.folds={folds})"
+        raise CannotSplit(
+            f"split.fold={config.fold}: expected 0 to {folds - 1} (split.folds={folds})",
+            "give one of these",
+            "fold",
         )
     if config.kind not in ("grouped", "leaky"):
         raise UserError(f"split.kind={config.kind}: expected grouped or leaky")
@@ -81,13 +97,7 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     rest, test = _fold(labels, groups, folds, config.fold, config.seed, store)
     train, val = rest, rest[:0]
     if config.validation_share > 0:
-        inner_folds = max(2, round(1 / config.validation_share))
-        inner_folds = min(inner_folds, len(set(groups[rest])))
-        if inner_folds < 2:
-            raise UserError(
-                f"{store.path}: one training group in fold {config.fold}; give split.validation_share=0"
-            )
-        inner, held = _fold(labels[rest], groups[rest], inner_folds, 0, config.seed, store)
+        inner, held = _validation(labels[rest], groups[rest], config, store)
         train, val = rest[inner], rest[held]
     hidden = train[:0]
     if config.labelled_fraction < 1:
@@ -96,29 +106,72 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     return Split(np.sort(train), np.sort(val), np.sort(test), config.kind, np.sort(hidden))
 
 
+def _validation(
+    labels: np.ndarray, groups: np.ndarray, config: SplitConfig, store: PatchStore
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a fold's training patches train and which validate, as positions.
+
+    The splitter knows nothing of a class that one or two groups hold. Of its parts the first is taken that leaves every
+    class a training group; where none does, the part of which most remains when such groups are given back.
+    """
+    folds = max(2, round(1 / config.validation_share))
+    # A part needs a group and, stratified, a member of the largest class.
+    folds = min(folds, len(set(groups)), int(np.unique(labels, return_counts=True)[1].max()))
+    where = f"{store.path}: fold {config.fold}"
+    if folds < 2:
+        only = "one training group" if len(set(groups)) < 2 else "one training patch a class"
+        raise CannotSplit(f"{where} has {only}", "give split.validation_share=0", "validation")
+    parts = _folds(labels, groups, folds, config.seed, store)
+    classes = set(labels)
+    for inner, held in parts:
+        if set(labels[inner]) == classes:
+            return inner, held
+    best = (parts[0][0], parts[0][1][:0])
+    for inner, held in parts:
+        lost = list(classes - set(labels[inner]))
+        back = np.isin(groups[held], groups[held][np.isin(labels[held], lost)])
+        if (~back).sum() > len(best[1]):
+            best = np.union1d(inner, held[back]), held[~back]
+    if not len(best[1]):
+        raise CannotSplit(
+            f"{where}: each of its training groups is the last of a class, none can validate",
+            "give split.validation_share=0",
+            "validation",
+        )
+    return best
+
+
 def _fold(
     labels: np.ndarray, groups: np.ndarray, folds: int, fold: int, seed: int, store: PatchStore
 ) -> tuple[np.ndarray, np.ndarray]:
     found = len(set(groups))
     if found < folds:
-        raise UserError(
-            f"{store.path}: {found} groups cannot make {folds} folds; give split.folds={max(found, 2)} or less, "
-            "or import with another group column"
+        raise CannotSplit(
+            f"{store.path}: {found} {'group' if found == 1 else 'groups'} cannot make {folds} folds",
+            f"give split.folds={max(found, 2)} or less, or import with another group column",
         )
+    return _folds(labels, groups, folds, seed, store)[fold]
+
+
+def _folds(
+    labels: np.ndarray, groups: np.ndarray, folds: int, seed: int, store: PatchStore
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Every fold as (training, held out) positions."""
     # Where each row is a group of its own, grouping is no constraint, and the plain splitter is much quicker.
-    single = found == len(groups)
+    single = len(set(groups)) == len(groups)
     kind = StratifiedKFold if single else StratifiedGroupKFold
     with warnings.catch_warnings():
         # A class with fewer members than folds is missing from some folds: the report shows it per class.
         warnings.filterwarnings("ignore", message="The least populated class")
         try:
             splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
-            parts = list(splitter.split(np.zeros(len(labels)), labels, None if single else groups))
+            return list(splitter.split(np.zeros(len(labels)), labels, None if single else groups))
         except ValueError as error:
-            raise UserError(
-                f"{store.path}: cannot make {folds} folds ({error}); give a smaller split.folds"
+            most = int(np.unique(labels, return_counts=True)[1].max())
+            raise CannotSplit(
+                f"{store.path}: {most} patches of the largest class cannot make {folds} folds",
+                f"give split.folds={max(2, most)} or less",
             ) from error
-    return parts[fold]
 
 
 def _labelled(

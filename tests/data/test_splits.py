@@ -1,9 +1,14 @@
+import dataclasses
+import hashlib
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stemcell_lit.data.splits import fold_count, make_split
+from stemcell_lit.data.splits import CannotSplit, fold_count, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import SplitConfig
 from tests.conftest import make_store
@@ -84,3 +89,77 @@ def test_folds_follow_the_number_of_groups(many, tmp_path):
 def test_impossible_splits_say_why(many, config, says):
     with pytest.raises(UserError, match=says):
         make_split(many, config)
+
+
+def arrays(labels, groups):
+    """What `make_split` knows of a store."""
+    manifest = pd.DataFrame({"group": groups})
+    return SimpleNamespace(path="s", labels=np.asarray(labels), manifest=manifest)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    folds=st.integers(2, 4),
+    share=st.sampled_from([0.15, 0.4]),
+    kind=st.sampled_from(["grouped", "leaky"]),
+)
+def test_validation_never_takes_the_last_training_group_of_a_class(seed, folds, share, kind):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(8, 60))
+    groups = np.array([f"g{i}" for i in rng.integers(0, 9, count)])
+    labels = rng.choice(3, count, p=rng.dirichlet(np.full(3, 0.6)))
+    for fold in range(folds):
+        config = SplitConfig(
+            kind=kind, folds=folds, fold=fold, seed=seed % 5, validation_share=share
+        )
+        try:
+            split = make_split(arrays(labels, groups), config)
+        except CannotSplit:
+            continue
+        rest = np.union1d(split.train, split.val)
+        assert set(labels[split.train]) == set(labels[rest])
+        assert not np.intersect1d(split.train, split.val).size
+        if kind == "grouped":
+            assert not set(groups[split.train]) & set(groups[split.val])
+
+
+def test_a_split_that_was_valid_is_the_same_as_ever():
+    """Names of results and generators stand for these rows; they were written down before the last group was kept."""
+    rng = np.random.default_rng(4)
+    groups = np.array([f"g{i:02d}" for i in rng.integers(0, 12, 90)])
+    store = arrays(rng.choice(3, 90, p=[0.6, 0.3, 0.1]), groups)
+    told = ""
+    for fold in range(3):
+        for fraction in (0.3, 1.0):
+            config = SplitConfig(folds=3, fold=fold, labelled_fraction=fraction)
+            split = make_split(store, config)
+            told += f"{split.train.tolist()}{split.val.tolist()}{split.test.tolist()}"
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "47e2e27d50af8710"
+
+
+def test_few_patches_a_class_still_leave_some_to_validate():
+    """Nine crops a class in three folds: a seventh of six cannot be drawn from each class, a sixth can."""
+    store = arrays(np.repeat([0, 1], 9), [f"crop-{i}" for i in range(18)])
+    for fold in range(3):
+        split = make_split(store, SplitConfig(folds=3, fold=fold))
+        assert np.bincount(store.labels[split.train]).tolist() == [5, 5]
+        assert np.bincount(store.labels[split.val]).tolist() == [1, 1]
+
+
+def test_where_every_training_group_is_the_last_of_a_class_none_validates():
+    store = arrays([0, 0, 1, 1, 0, 1], ["a", "a", "b", "b", "c", "c"])
+    config = SplitConfig(folds=3, seed=0)
+    for fold in range(3):
+        one = dataclasses.replace(config, fold=fold)
+        test = set(
+            store.manifest["group"].iloc[
+                make_split(store, dataclasses.replace(one, validation_share=0)).test
+            ]
+        )
+        if test == {"c"}:
+            with pytest.raises(CannotSplit, match="give split.validation_share=0"):
+                make_split(store, one)
+            break
+    else:
+        raise AssertionError("no fold tests c alone")
