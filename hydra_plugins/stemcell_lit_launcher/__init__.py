@@ -42,6 +42,9 @@ class StemcellLocalConf:
     accelerator: str = "auto"  # auto | cpu | gpu
     fail_fast: bool = False  # the first failure ends the sweep
     done: str | None = None  # function of a job's config, by dotted name: its result is there
+    plan: str | None = (
+        None  # likewise, of all jobs' configs: refuses what cannot work before any starts
+    )
     returned: str | None = None  # likewise: what its job returned; None: as it says itself
     command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
@@ -53,6 +56,9 @@ class StemcellSlurmConf:
     _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
     task: str = "stemcell_lit.__main__.run_cell"  # function of a job's overrides, by dotted name
     done: str | None = None  # function of a job's config, by dotted name: its result is there
+    plan: str | None = (
+        None  # likewise, of all jobs' configs: refuses what cannot work before any starts
+    )
     returned: str | None = None  # function of a finished job's config: what a sweeper hears of it
     fail_fast: bool = False  # the first failure cancels the sweep
     accelerator: str = "auto"  # cpu: no GPUs are asked for
@@ -97,11 +103,12 @@ class StemcellLocalLauncher(Launcher):
         accelerator: str,
         fail_fast: bool,
         done: str | None,
+        plan: str | None,
         returned: str | None,
         command: Sequence[str] | None,
     ):
         self.slots, self.devices, self.accelerator = slots, devices, accelerator
-        self.fail_fast, self.done, self.returned = fail_fast, done, returned
+        self.fail_fast, self.done, self.returned, self.plan = fail_fast, done, returned, plan
         self.command = list(command) if command else None
 
     def setup(
@@ -125,6 +132,7 @@ class StemcellLocalLauncher(Launcher):
             _refuse(error)
         done = get_method(self.done) if self.done else None
         cells = _cells(self, job_overrides, initial_job_idx, done)
+        _plan(self.plan, cells)
         try:
             outcomes = run_jobs(
                 [cell.job() for cell in cells],
@@ -145,6 +153,7 @@ class StemcellSlurmLauncher(Launcher):
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         self.settings: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
         self.returned = self.settings.pop("returned", None)
+        self.plan = self.settings.pop("plan", None)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -175,6 +184,7 @@ class StemcellSlurmLauncher(Launcher):
             given.pop("tasks_per_node"),
         )
         cells = _cells(self, job_overrides, initial_job_idx, done)
+        _plan(self.plan, cells, here=False)
         title = str(self.config.hydra.job.name)
         try:
             outcomes = run_on_slurm(
@@ -200,6 +210,18 @@ def _refuse(error: Exception) -> None:
     """What the user gave cannot be used: a sentence and status 2, as without a sweep."""
     print(f"stemcell-lit run: {printable(error)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _plan(function: str | None, cells: "Sequence[_Cell]", **where: bool) -> None:
+    """Has all jobs planned by the function of this dotted name; ends where they cannot work."""
+    from stemcell_lit.errors import UserError
+
+    if function is None:
+        return
+    try:
+        get_method(function)([cell.config for cell in cells], **where)
+    except UserError as error:
+        _refuse(error)
 
 
 def _results(cells: "Sequence[_Cell]", outcomes: Sequence[Any]) -> Sequence[JobReturn]:

@@ -56,6 +56,9 @@ class StemcellOptunaSweeper(Sweeper):
         self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        self.launcher.plan = (
+            None  # settings that cannot work are a failed trial, not the search's end
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Searches over the arguments with several values; the others hold for every trial."""

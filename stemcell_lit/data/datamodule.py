@@ -100,12 +100,7 @@ class PatchDataModule(pl.LightningDataModule):
     ):
         super().__init__()
         mix = mix or MixConfig()
-        if augment not in POLICIES:
-            raise UserError(f"data.augment={augment}: expected one of {', '.join(POLICIES)}")
-        if sampler not in ("shuffle", "balanced"):
-            raise UserError(f"stage.sampler={sampler}: expected shuffle or balanced")
-        if pixels not in ("resident", "workers"):
-            raise UserError(f"data.pixels={pixels}: expected resident or workers")
+        check_ways(augment, sampler, pixels)
         self.targets = list(view.groups)
         self.batch_size, self.seed, self.sampler = batch_size, seed, sampler
         self.policy = POLICIES[augment]
@@ -341,6 +336,20 @@ class _Collate:
             "label": torch.stack([label for _, label in items]),
             "images": len(items) * self.world,
         }
+
+
+def check_ways(augment: str, sampler: str, pixels: str) -> None:
+    """Refuses names that stand for no way to serve patches.
+
+    Raises:
+        UserError: one of them.
+    """
+    if augment not in POLICIES:
+        raise UserError(f"data.augment={augment}: expected one of {', '.join(POLICIES)}")
+    if sampler not in ("shuffle", "balanced"):
+        raise UserError(f"stage.sampler={sampler}: expected shuffle or balanced")
+    if pixels not in ("resident", "workers"):
+        raise UserError(f"data.pixels={pixels}: expected resident or workers")
 
 
 def check_no_leak(store: PatchStore, split: Split, generated: PatchStore) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.classify.hierarchy import Hierarchy
@@ -15,10 +18,12 @@ from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.schema import RunCommand
+from stemcell_lit.settings.bounds import check
 
 FORMAT = 1  # of result.json
 MEANING = 3  # of a cell's settings: raised where the same ones give another result
 RESULT = "result.json"
+CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,15 @@ def prepare(config: RunCommand) -> Cell:
     Raises:
         UserError: settings or data that do not fit together.
     """
-    _check_batches(config)
-    artifacts = ArtifactStore(config.artifacts or Path(config.out) / "artifacts")
+    check_batches(config)
+    artifacts = artifacts_of(config)
     store = open_store(config, artifacts)
     split = make_split(store, config.split)
     hierarchy = Hierarchy.build(
         store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
     )
     cell = Cell(config, store, split, artifacts, hierarchy)
-    _check_pseudo(cell)
+    check_pseudo(cell)
     return cell
 
 
@@ -111,20 +116,62 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
     from stemcell_lit.data.extraction import extract
     from stemcell_lit.data.simulate import simulate
 
-    simulation, extraction = config.data.simulation, config.data.extraction
-
     def make(folder: Path) -> None:
-        simulate(simulation, folder / "movies")
-        extract(folder / "movies", folder / "store", extraction)
+        simulate(config.data.simulation, folder / "movies")
+        extract(folder / "movies", folder / "store", config.data.extraction)
 
-    key = {
-        "simulation": {k: v for k, v in asdict(simulation).items() if k != "threads"},
-        "extraction": asdict(extraction),
+    return PatchStore.open(
+        artifacts.get_or_make("simulation", simulation_key(config), make) / "store"
+    )
+
+
+def simulation_key(config: RunCommand) -> dict[str, Any]:
+    """What determines the embedded default's patches."""
+    simulation = asdict(config.data.simulation)
+    return {
+        "simulation": {k: v for k, v in simulation.items() if k != "threads"},
+        "extraction": asdict(config.data.extraction),
     }
-    return PatchStore.open(artifacts.get_or_make("simulation", key, make) / "store")
 
 
-def _check_batches(config: RunCommand) -> None:
+def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand:
+    """A copy of the configuration with some keys set, such as {"stage.lr": 0.001}.
+
+    Raises:
+        UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
+    """
+    # a path is text: OmegaConf would evaluate ${...} in it
+    pathless = replace(config, out="-", artifacts=None, data=replace(config.data, store=None))
+    copy = OmegaConf.structured(pathless)
+    for key, value in settings.items():
+        if not str(key).startswith(CHOOSABLE):
+            raise UserError(
+                f"method.choices: {key} cannot be chosen; expected keys of {', '.join(CHOOSABLE)}"
+            )
+        try:
+            OmegaConf.update(copy, key, value, force_add=False)
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"method.choices: {key}={value}: {str(error).splitlines()[0]}"
+            ) from error
+    found = OmegaConf.to_object(copy)
+    assert isinstance(found, RunCommand)
+    check(found)
+    data = replace(found.data, store=config.data.store)
+    return replace(found, out=config.out, artifacts=config.artifacts, data=data)
+
+
+def needs_generator(config: RunCommand) -> bool:
+    """Whether a cell trains on generated patches."""
+    return config.mix.recipe != "real" and config.method.network
+
+
+def artifacts_of(config: RunCommand) -> ArtifactStore:
+    """Where a cell's generators, generated patches and stages are shared."""
+    return ArtifactStore(config.artifacts or Path(config.out) / "artifacts")
+
+
+def check_batches(config: RunCommand) -> None:
     """Refuses a batch that the devices cannot share equally."""
     sizes = {"stage": config.stage.batch_size}
     if config.mix.recipe != "real":
@@ -137,7 +184,8 @@ def _check_batches(config: RunCommand) -> None:
             )
 
 
-def _check_pseudo(cell: Cell) -> None:
+def check_pseudo(cell: Cell) -> None:
+    """Refuses pseudo-labels where no patch is without a label, or a tree asks for them."""
     if not cell.config.stage.pseudo_rounds:
         return
     if cell.config.method.tree:

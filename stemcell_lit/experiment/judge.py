@@ -24,11 +24,10 @@ from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores_of
 from stemcell_lit.experiment.artifacts import first_rank
-from stemcell_lit.experiment.cell import Cell, part_of, prepare
+from stemcell_lit.experiment.cell import Cell, part_of
 from stemcell_lit.experiment.forms import ACCURACY, FACTS
 from stemcell_lit.experiment.gallery import (
     METRICS,
@@ -47,6 +46,7 @@ from stemcell_lit.experiment.generators import (
     reference_of,
 )
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
+from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.training import quiet, use_cpu, versions
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
@@ -138,7 +138,7 @@ def judge(
     use_cpu(config.trainer)
     check_files(config.out, ["table.csv", "table.md", "judge.json"])
     check_target(Path(config.out) / "grids", "grids")
-    entries = plan(config, overrides, typed_run)
+    entries = entries_of(config, overrides, typed_run)
     missing = [e for e in entries if not e.done]
     if len(missing) > 1:
         outcomes = run_jobs(
@@ -158,7 +158,7 @@ def judge(
     return 0
 
 
-def plan(
+def entries_of(
     config: JudgeCommand, overrides: list[str], typed_run: Callable[[list[str]], RunCommand]
 ) -> list[Entry]:
     """Every generator x selection x fold, with one budget for all.
@@ -185,24 +185,21 @@ def plan(
     ]
     given = any(key == "gan.images" for key, _ in split(overrides))
     images = config.images or (config.gan.images if given else None)
-    entries: list[Entry] = []
-    store: PatchStore | None = None
+    names: list[tuple[str, str, int]] = []
+    configs: list[RunCommand] = []
     for gan in config.gans:
         for select in config.selects:
             one = typed_run([*base, override("gan", gan), override("select", select)])
             images = images or one.gan.images  # the first's, where none is given
             one = replace(one, gan=replace(one.gan, images=images))
             for fold in config.folds:
-                cell = prepare(replace(one, split=replace(one.split, fold=fold)))
-                if store is None:
-                    store = cell.store
-                    count = fold_count(store, config.split)
-                    if max(config.folds) >= count:
-                        raise UserError(f"folds={config.folds}: expected some of 0 to {count - 1}")
-                labels = cell.store.labels[cell.split.train]
-                per_class = config.per_class or int(np.bincount(labels).max())
-                name = gan if select == "none" else f"{gan}+{select}"
-                entries.append(Entry(name, gan, select, fold, cell, tuple(config.seeds), per_class))
+                names.append((gan, select, fold))
+                configs.append(replace(one, split=replace(one.split, fold=fold)))
+    entries: list[Entry] = []
+    for (gan, select, fold), (cell,) in zip(names, plan(configs, generator=True), strict=True):
+        per_class = config.per_class or int(np.bincount(cell.store.labels[cell.split.train]).max())
+        name = gan if select == "none" else f"{gan}+{select}"
+        entries.append(Entry(name, gan, select, fold, cell, tuple(config.seeds), per_class))
     return entries
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
-from stemcell_lit.experiment.cell import Cell, prepare
+from stemcell_lit.experiment.cell import RESULT, Cell, needs_generator
 from stemcell_lit.experiment.generators import generator_key
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.results import flatten
+from stemcell_lit.experiment.plan import plan
+from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
 from stemcell_lit.experiment.sweep import check_reports, make_reports, tables_of, write_sweep
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.schema import ReproduceCommand, RunCommand
@@ -92,39 +93,45 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     base = for_cells(overrides)
     if config.artifacts is None:
         base.append(override("artifacts", Path(config.out) / "artifacts"))
-    # The data first: it is the same for all cells, and nothing is worse than 40 jobs that fail for one reason.
-    first = prepare(
-        typed_run([*base, override("out", config.out), override("method", config.baseline)])
-    )
+    slots = config.slots or default_slots(config.trainer.accelerator, config.trainer.devices)
     methods = list(config.methods)
-    if "time_only" in methods and not np.isfinite(first.store.manifest["time_h"]).any():
-        methods.remove("time_only")
-        print("time_only is left out: no patch has a time")
-    tables = tables_of(Path(config.out), config.sweep)
-    check_reports(Path(config.out), config.sweep)
-    jobs: list[Job] = []
-    cells: list[Cell] = []
     plain = {
         m: typed_run([*base, override("out", config.out), override("method", m)]) for m in methods
     }
+    tables = tables_of(Path(config.out), config.sweep)
+    settings: list[dict[str, list[str]]] = []
     for table in tables:
-        settings = {}
-        for method in methods:
-            # a dose of generated patches is none to a method that has none
-            real = not needs_generator(plain[method])
-            own = [o for o in table.overrides if not (real and o.startswith("mix."))]
-            where = [override("out", table.out), override("method", method)]
-            settings[method] = [*base, *where, *own]
-        configs = {m: typed_run(settings[m]) for m in methods} if config.sweep.key else plain
-        table_folds = fold_count(first.store, configs[config.baseline].split)
+        # a dose of generated patches is none to a method that has none
+        own = {
+            m: [o for o in table.overrides if needs_generator(plain[m]) or not o.startswith("mix.")]
+            for m in methods
+        }
+        where = override("out", table.out)
+        settings.append({m: [*base, where, override("method", m), *own[m]] for m in methods})
+    configs = [
+        {m: typed_run(words) if config.sweep.key else plain[m] for m, words in of_table.items()}
+        for of_table in settings
+    ]
+    # Everything is planned before anything runs: nothing is worse than 40 jobs that fail for one reason.
+    keys = [(t, m) for t in range(len(tables)) for m in methods]
+    planned = plan([configs[t][m] for t, m in keys], every_fold=True, baseline=config.baseline)
+    by_fold = dict(zip(keys, planned, strict=True))
+    store = planned[0][0].store
+    if "time_only" in methods and not np.isfinite(store.manifest["time_h"]).any():
+        methods.remove("time_only")
+        print("time_only is left out: no patch has a time")
+    check_reports(Path(config.out), config.sweep)
+    jobs: list[Job] = []
+    cells: list[Cell] = []
+    for t, table in enumerate(tables):
+        of_table: list[Cell] = []
         for seed in config.seeds:
-            for fold in range(table_folds):
+            for fold in range(len(by_fold[t, config.baseline])):
                 for method in methods:
-                    argv = [*settings[method], f"split.fold={fold}", f"seed={seed}"]
-                    of_method = configs[method]
-                    split = replace(of_method.split, fold=fold)
-                    cell = prepare(replace(of_method, split=split, seed=seed))
-                    cells.append(cell)
+                    argv = [*settings[t][method], f"split.fold={fold}", f"seed={seed}"]
+                    alike = by_fold[t, method][fold]
+                    cell = replace(alike, config=replace(alike.config, seed=seed))
+                    of_table.append(cell)
                     name = f"{table.name}/{cell.name}" if table.name else cell.name
                     jobs.append(
                         Job(
@@ -134,14 +141,17 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
                             done=partial(_finished, cell),
                         )
                     )
-    folds = fold_count(first.store, config.split)
+        _check_results(table.out, of_table, config.baseline)
+        cells += of_table
+    _check_kind(Path(config.out), config.sweep.key)
+    folds = fold_count(store, config.split)
     factors = [f"{len(methods)} methods", f"{folds} folds", f"{len(config.seeds)} seeds"]
     if config.sweep.key:
         factors.append(f"{len(tables)} values of {config.sweep.key}")
-    print(f"{first.store}\n{' x '.join(factors)} = {len(jobs)} cells", flush=True)
+    print(f"{store}\n{' x '.join(factors)} = {len(jobs)} cells", flush=True)
     outcomes = run_jobs(
         _generators_first(jobs, cells),
-        slots=config.slots or default_slots(config.trainer.accelerator, config.trainer.devices),
+        slots=slots,
         devices_per_job=config.trainer.devices,
         fail_fast=config.fail_fast,
         title="reproduce",
@@ -158,9 +168,57 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     return 0
 
 
-def needs_generator(config: RunCommand) -> bool:
-    """Whether a cell trains on generated patches."""
-    return config.mix.recipe != "real" and config.method.network
+def _check_results(out: Path, cells: list[Cell], baseline: str) -> None:
+    """Refuses a folder whose results cannot stand in one table with those to come, before any of these is made."""
+    there = [
+        Result(p, read_result(p / RESULT), "")
+        for p in sorted((out / "cells").glob("*"))
+        if p.is_dir() and p.name[0] != "."
+    ]
+    to_come = [
+        Result(
+            cell.folder,
+            {
+                "method": cell.config.method.name,
+                "fold": cell.config.split.fold,
+                "seed": cell.config.seed,
+                "classes": cell.store.classes,
+                "data": {"content_hash": cell.store.content_hash},
+                "split": {"kind": cell.split.kind},
+                "config": asdict(cell.config),
+            },
+            "",
+        )
+        for cell in cells
+        if not cell.finished
+    ]
+    if not there or not to_come:
+        return
+    try:
+        comparable(together([*there, *to_come]), baseline)
+    except UserError as error:
+        raise UserError(
+            f"{out}: its results are of other settings or data than those to come, and one table cannot hold both "
+            f"({error}); give out={_free(out)}"
+        ) from error
+
+
+def _check_kind(out: Path, key: str | None) -> None:
+    """Refuses a table in the folder of a sweep, or the other way round: one report would hide the other."""
+    file = out / "sweep.json"
+    if file.is_file() and key is None:
+        raise UserError(f"{out}: holds a sweep, see {file}; give out={_free(out)} for a table")
+    if key is not None and not file.is_file() and any((out / "cells").glob("[!.]*")):
+        raise UserError(
+            f"{out}: holds a table without a sweep; give out={_free(out)} for the sweep over {key}"
+        )
+
+
+def _free(out: Path) -> Path:
+    number = 2
+    while (place := out.with_name(f"{out.name}-{number}")).exists():
+        number += 1
+    return place
 
 
 def _finished(cell: Cell) -> bool:

@@ -216,10 +216,7 @@ class Results:
 
 
 def collect(out: str | Path) -> list[Result]:
-    """Every finished cell in a folder of results.
-
-    Cells of one method with other settings (a sweep over them) become methods of their own, named
-    by what tells them apart, such as `flat_gan [mix.amount=1000]`.
+    """Every finished cell in a folder of results, see `together`.
 
     Args:
         out: the folder of results; cells lie in its `cells/`.
@@ -237,7 +234,19 @@ def collect(out: str | Path) -> list[Result]:
             f"{out}: no results in {out / 'cells'}; make them with "
             f"`{command_line('reproduce', {'out': out})}`, or one with `{command_line('run', {'out': out})}`"
         )
-    cells = [Result(folder, _read(folder / "result.json"), "") for folder in folders]
+    cells = [Result(folder, read_result(folder / "result.json"), "") for folder in folders]
+    return together(cells)
+
+
+def together(cells: Sequence[Result]) -> list[Result]:
+    """Cells of one table, named and in order.
+
+    Cells of one method with other settings (a sweep over them) become methods of their own, named
+    by what tells them apart, such as `flat_gan [mix.amount=1000]`.
+
+    Raises:
+        UserError: cells on different data, or two of the same method, fold and seed.
+    """
     first = cells[0]
     for cell in cells[1:]:
         for name, found in (
@@ -267,7 +276,12 @@ def collect(out: str | Path) -> list[Result]:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_result(file: Path) -> dict[str, Any]:
+    """The content of a cell's result.json.
+
+    Raises:
+        UserError: not there, not readable, or of another format.
+    """
     again = f"remove {file.parent} and run that cell again"
     if not os.path.lexists(file):
         raise UserError(f"{file}: no such file, the cell is not finished; {again}")

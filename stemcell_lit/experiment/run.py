@@ -6,15 +6,12 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, whole_or_absent
@@ -24,13 +21,13 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import gallery, tracking
 from stemcell_lit.experiment.artifacts import finite
-from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, facts_of, prepare
+from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, facts_of, prepare, with_settings
 from stemcell_lit.experiment.forms import VALIDATION
 from stemcell_lit.experiment.generators import generator_facts, make_generated, make_generator
+from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.stages import make_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.schema import EvaluateCommand, RunCommand, TrainCommand, typed
-from stemcell_lit.settings.bounds import check
 
 PREDICTIONS = "predictions.parquet"
 
@@ -45,7 +42,7 @@ def run(config: RunCommand) -> Path:
     """
     quiet()
     first = join_ranks(config.trainer)
-    cell = prepare(config)
+    ((cell,),) = plan([config])
     if cell.finished:
         return cell.folder
     inputs = [config.data.store]
@@ -168,8 +165,6 @@ def _with_test_confusion(
 
 # --- choosing on validation patches -----------------------------------------------------------------------------------
 
-CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
-
 
 def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     """The cell with the settings of its method that do best on the fold's validation patches.
@@ -204,33 +199,6 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
         "tried": tried,
         "taken": taken,
     }
-
-
-def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand:
-    """A copy of the configuration with some keys set, such as {"stage.lr": 0.001}.
-
-    Raises:
-        UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
-    """
-    # a path is text: OmegaConf would evaluate ${...} in it
-    pathless = replace(config, out="-", artifacts=None, data=replace(config.data, store=None))
-    copy = OmegaConf.structured(pathless)
-    for key, value in settings.items():
-        if not str(key).startswith(CHOOSABLE):
-            raise UserError(
-                f"method.choices: {key} cannot be chosen; expected keys of {', '.join(CHOOSABLE)}"
-            )
-        try:
-            OmegaConf.update(copy, key, value, force_add=False)
-        except OmegaConfBaseException as error:
-            raise UserError(
-                f"method.choices: {key}={value}: {str(error).splitlines()[0]}"
-            ) from error
-    found = OmegaConf.to_object(copy)
-    assert isinstance(found, RunCommand)
-    check(found)
-    data = replace(found.data, store=config.data.store)
-    return replace(found, out=config.out, artifacts=config.artifacts, data=data)
 
 
 def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
@@ -281,13 +249,13 @@ def train(config: TrainCommand) -> Path:
         UserError: an unknown task or node.
     """
     quiet()
+    if config.task not in ("gan", "stage"):
+        raise UserError(f"task={config.task}: expected gan or stage")
     join_ranks(config.trainer)
-    cell = prepare(config)
+    ((cell,),) = plan([config], generator=config.task == "gan")
     use_cpu(config.trainer)
     if config.task == "gan":
         return make_generator(cell) / "generator.ckpt"
-    if config.task != "stage":
-        raise UserError(f"task={config.task}: expected gan or stage")
     hierarchy = cell.hierarchy.fit(**facts_of(cell, cell.split.train))
     node = next((n for n in hierarchy.nodes if n.name == config.node), None)
     if node is None:

@@ -39,7 +39,7 @@ def make_stage(
     config, store = cell.config, cell.store
     key = stage_key(cell, node, generated)
     stage = key["stage"]
-    phases = _phases(stage)
+    phases = phases_of(stage)
 
     def make(folder: Path) -> None:
         before: StageModule | None = None
@@ -170,7 +170,7 @@ class Phase:
     pseudo: bool = False
 
 
-def _phases(stage: Mapping[str, Any]) -> list[Phase]:
+def phases_of(stage: Mapping[str, Any]) -> list[Phase]:
     """The parts of a stage's training; their budgets sum to the stage's.
 
     Raises:

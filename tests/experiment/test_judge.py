@@ -14,7 +14,7 @@ from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.gallery import METRICS, find, generator_section
 from stemcell_lit.experiment.generators import generate, make_generator
-from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, judge, judged, plan
+from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, entries_of, judge, judged
 from stemcell_lit.experiment.run import run
 from stemcell_lit.gan.module import GANDiverged, seed_of
 from stemcell_lit.gan.synthesis import Ensemble, load_generator
@@ -114,7 +114,7 @@ def test_selection_is_judged_on_what_it_keeps(folder):
     config, given = settings(
         folder, "gans=[smoke]", "selects=[none,confidence]", "select.confidence=0.2", "seeds=[0]"
     )
-    entries = plan(config, given, typed_run)
+    entries = entries_of(config, given, typed_run)
     assert [e.name for e in entries] == ["smoke", "smoke+confidence"]
     assert entries[1].cell.config.select.confidence == 0.2
     folders = [judged(e) for e in entries]
@@ -152,7 +152,7 @@ def test_the_floor_of_accuracy_is_the_same_classifier_on_real_patches(folder, ta
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["folds=[0,7]"], "expected some of 0 to 1"),
+        (["folds=[0,7]"], "split.fold=7: expected 0 to 1"),
         (["gans=[]"], "at least one of each"),
         (["gans=[magic]"], "magic"),
         (["split.validation_share=0"], "expected a share above 0"),

@@ -151,12 +151,10 @@ def test_a_warning_before_the_time_limit_queues_the_job_again(slurm, store, tmp_
     assert texts.count("Starting with JobEnvironment") == 2  # queued again once
 
 
-def test_a_job_that_fails_is_named_and_the_others_finish(slurm, store, tmp_path):
+def test_a_sweep_that_cannot_work_is_refused_before_any_job(slurm, store, tmp_path):
     code, said = sweep(slurm, store, tmp_path / "out", "method=time_only", "split.fold=0,9")
-    assert code == 1
-    assert "1 of 2 jobs failed: split.fold=9" in said and "1 done, 1 failed" in said
-    assert "UserError: " in said and "split.fold=9" in said
-    assert len(results(tmp_path / "out")) == 1
+    assert code == 2 and "split.fold=9: expected 0 to" in said
+    assert not (tmp_path / "out/multirun/.slurm").exists() and not results(tmp_path / "out")
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_waits_for_them(slurm, store, tmp_path):
