@@ -297,7 +297,9 @@ class Planner:
                         "training patches then",
                         method,
                     )
-            seen = int((np.isin(names, sum(map(list, node.targets.values()), [])) & inside).sum())
+            seen = int(
+                (np.isin(names, [c for m in node.targets.values() for c in m]) & inside).sum()
+            )
             if seen < config.trainer.devices:
                 yield Problem(
                     "settings",
