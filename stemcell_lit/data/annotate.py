@@ -476,7 +476,7 @@ def _kind(source: Path) -> str:
     try:
         with Image.open(files[0]) as image:
             return "crops" if max(image.size) <= LARGEST_CROP else "movie"
-    except OSError:  # a kind of TIFF that only frames are stored in
+    except Exception:  # not for Pillow: a kind of TIFF of frames, or damaged, which opening it says
         return "movie"
 
 
