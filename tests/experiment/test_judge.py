@@ -184,6 +184,7 @@ def test_a_cell_tells_the_quality_of_its_generator_and_the_report_shows_it(folde
     class Results:
         out = folder / "cells"
         cells = collect(folder / "cells")
+        classes = cells[0].classes
 
     shown = generator_section(Results)
     assert len(shown["rows"]) == 1 and shown["rows"][0]["filters"] == ["confidence"]
