@@ -61,7 +61,9 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
                 raise ValueError(f"version {version} of the format")
             found, fortran, kind = readers[version](stream, max_header_size=10_000)
             begin, size = stream.tell(), os.fstat(stream.fileno()).st_size
-    except Exception as error:  # numpy hands the header to the reader of Python, which raises many kinds
+    except (
+        Exception
+    ) as error:  # numpy hands the header to the reader of Python, which raises many kinds
         raise UserError(f"{file}: not a readable array ({_told(error)}); {remedy}") from error
     expected = tuple(int(n) for n in shape)
     if kind != np.dtype(np.uint8) or fortran or tuple(found) != expected:

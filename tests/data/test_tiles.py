@@ -50,6 +50,17 @@ def test_tables_of_tiles_and_of_files_are_told_apart(movie):
         is_tiles(folder / "none.csv")
 
 
+def test_hours_of_the_table_are_kept_and_equal_rows_count_once(movie):
+    folder, _, rows = movie
+    rows["time_h"] = rows["frame"] * 0.25 + 1
+    pd.concat([rows, rows.iloc[:3]]).to_csv(folder / "tiles.csv", index=False)
+    with pytest.warns(UserWarning, match="3 rows repeat an earlier one"):
+        store = import_tiles(
+            folder / "m.tif", folder / "tiles.csv", folder / "s", hours_per_frame=9
+        )
+    assert store.manifest["time_h"].tolist() == rows["time_h"].tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
