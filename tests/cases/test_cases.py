@@ -7,10 +7,7 @@ from tests.cases.known_pictures import PICTURES
 from tests.cases.known_tables import TABLES
 from tests.cases.new_inputs import NEW
 
-WRONG: dict[str, str] = {
-    "17 a class in one group": "silent",
-    "37 few crops": "refused wrongly",
-}  # name of a case -> how it is still wrong
+WRONG: dict[str, str] = {}  # name of a case -> how it is still wrong
 
 
 def marked(table):
