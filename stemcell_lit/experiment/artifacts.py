@@ -34,6 +34,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base import swap
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import ARTIFACT, LOG_LINE
 
@@ -257,6 +258,12 @@ class ArtifactStore:
             name = folder.name.removeprefix(".").removesuffix(".partial")
             try:
                 with FileLock(_lock_file(folder.with_name(name)), timeout=0):
+                    strange = _strange_in(folder)
+                    if strange:
+                        raise UserError(
+                            f"{folder}: holds {strange}, which is no part of the artifact and would be lost; nothing "
+                            "was deleted in it; move it away first"
+                        )
                     if not dry_run:
                         doomed = folder.with_name(f".{name}.gone")  # whole or absent, here too
                         shutil.rmtree(doomed, ignore_errors=True)
@@ -322,7 +329,9 @@ class ArtifactStore:
                 "files": files,
             }
             (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            swap.sync_tree(partial)  # a power cut must not leave its name with empty files
             partial.replace(folder)
+            swap.sync_path(folder.parent)
         except BaseException:  # an interrupt too
             self._log("failed", folder, time.monotonic() - start)
             if not resumable:
@@ -425,6 +434,18 @@ def _read(folder: Path) -> Artifact:
         )
     names = ("key", "time", "seconds", "files")
     return Artifact(about["kind"], about["hash"], folder, *(about[name] for name in names))
+
+
+def _strange_in(folder: Path) -> str | None:
+    """A file or link in a finished artifact that was not made with it; None: there is none."""
+    if folder.name.startswith("."):  # unfinished: all of it is what a making wrote there
+        return None
+    known = {_ABOUT, *_read(folder).files}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_symlink() or not path.is_dir()) and name not in known:
+            return name
+    return None
 
 
 def _remedy(folder: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -445,12 +446,34 @@ def rebuild(out: str | Path, logger: LoggerConfig) -> int:
     except UserError as error:
         warnings.warn(f"{error}; the runs have no pictures of patches", stacklevel=2)
     for cell in cells:
-        for old in (out / "wandb").glob(f"offline-run-*-{cell.info['hash']}"):
-            shutil.rmtree(old)
-        shutil.rmtree(staging(out, cell.info["hash"]), ignore_errors=True)
+        _forget(out, str(cell.info["hash"]))
         with wandb_run(cell.info, logger, out, anew=True) as board:
             log_result(board, cell.info, cell.predictions, out, store)
     return len(cells)
+
+
+def _forget(out: Path, hash: str) -> None:
+    """Deletes what W&B keeps of a run.
+
+    Raises:
+        UserError: a hash that is none, or something else lies there.
+    """
+    if not re.fullmatch(
+        r"[0-9A-Za-z]{1,64}", hash
+    ):  # it comes from a file, and is part of a path here
+        raise UserError(
+            f"{out}: a result has the hash {hash!r}; expected hex digits; run its cell again"
+        )
+    for old in (out / "wandb").glob(f"offline-run-*-{hash}"):
+        files = {f"run-{hash}.wandb", f"run-{hash}.wandb.synced"}
+        strange = [p for p in old.iterdir() if p.name not in files | {"files", "logs", "tmp"}]
+        if old.is_symlink() or strange:
+            found = strange[0].name if strange else "a link"
+            raise UserError(
+                f"{old}: holds {found}, which is not W&B's and would be lost; move it away"
+            )
+        shutil.rmtree(old)
+    shutil.rmtree(staging(out, hash), ignore_errors=True)
 
 
 def _try(action: Callable[[], Any]) -> bool:
