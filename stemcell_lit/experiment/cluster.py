@@ -35,6 +35,7 @@ from stemcell_lit.experiment.launch import (
     read_tail,
     signals,
 )
+from stemcell_lit.experiment.pending import fitted, never, nodes_of, sentence, told
 
 # overrides of a job -> its number
 _BOOK = form.mapping(form.text(40, r"\d+(_\d+)?", "the number of a job of Slurm"))
@@ -106,17 +107,35 @@ def run_on_slurm(
     todo = [job for job in jobs if job.name not in outcomes]
     parallel = min(int(parameters.get("array_parallelism", len(jobs))), max(1, len(jobs)))
     view = View(console or Console(stderr=True), title, len(jobs), parallel, outcomes)
+    parameters = fitted(parameters, nodes_of(parameters.get("partition"))) if todo else parameters
     waiting = _submit(todo, function, folder, parameters, max_num_timeout) if todo else {}
     running: dict[int, _Submitted] = {}
     failed = False
     with signals() as received, view.shown(running):
         states: dict[str, str] | None = None
-        asked = 0.0
+        hopeless: set[str] = set()  # at the last look
+        said, asked = "", 0.0
         while waiting and not received and not (failed and fail_fast):
             if time.monotonic() - asked > POLL_S:
                 asked = time.monotonic()
                 found = _squeue([s.id for s in waiting.values()])
-                states = states if found is None else found
+                if found is not None:
+                    states = {id: state for id, (state, _) in found.items()}
+                    reasons = {
+                        i: why
+                        for s in waiting.values()
+                        for i, (state, why) in found.items()
+                        if i == s.id and state == "PENDING"
+                    }
+                    told_now = told(reasons.values())
+                    if told_now != said:
+                        said = told_now
+                        view.note(said)
+                    # Twice in a row: Slurm may give a reason in passing while its nodes come up.
+                    now = {i for i, why in reasons.items() if never(why)}
+                    if now & hopeless:
+                        _give_up(now & hopeless, reasons, waiting)
+                    hopeless = now
             for number, job in enumerate(jobs):
                 submitted = waiting.get(job.name)
                 if submitted is None or states is None:
@@ -149,6 +168,23 @@ def run_on_slurm(
         )
         raise KeyboardInterrupt
     return result
+
+
+def _give_up(
+    hopeless: set[str], reasons: Mapping[str, str], waiting: Mapping[str, _Submitted]
+) -> None:
+    """Cancels jobs that Slurm can never start; others of the sweep stay, and the same command waits for them.
+
+    Raises:
+        UserError: always; why, and what to change.
+    """
+    subprocess.run(["scancel", *sorted(hopeless)], check=False)
+    why = sentence(reasons[min(hopeless)])
+    left = len(waiting) - len(hopeless)
+    rest = f"; {left} others stay with Slurm, the same command waits for them" if left else ""
+    raise UserError(
+        f"Slurm can never start {len(hopeless)} of the jobs, they were cancelled ({why}){rest}"
+    )
 
 
 class _Submitted:
@@ -281,15 +317,15 @@ def _key(job: Job) -> str:
     return " ".join(map(str, job.argv))
 
 
-def _squeue(ids: Sequence[str]) -> dict[str, str] | None:
-    """Number -> state of those that Slurm lists; None: it does not answer."""
+def _squeue(ids: Sequence[str]) -> dict[str, tuple[str, str]] | None:
+    """Number -> state and reason of those that Slurm lists; None: it does not answer."""
     arrays = ",".join(sorted({i.split("_")[0] for i in ids}))
-    command = ["squeue", "--noheader", "--array", f"--jobs={arrays}", "--format=%i %T"]
+    command = ["squeue", "--noheader", "--array", f"--jobs={arrays}", "--format=%i|%T|%r"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "Invalid job id" not in done.stderr:
         return None
-    pairs = [line.split() for line in done.stdout.splitlines()]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    parts = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
+    return {p[0]: (p[1], p[2]) for p in parts if len(p) == 3}
 
 
 def _how_it_ended(id: str) -> str:

@@ -468,6 +468,7 @@ class View:
     begun: float = field(default_factory=time.monotonic)
     live: Live | None = None
     drawn: float = 0.0
+    waits: str = ""  # why jobs wait
 
     @contextmanager
     def shown(self, running: Mapping[int, RunningJob]) -> Iterator[None]:
@@ -488,6 +489,12 @@ class View:
         if self.live is not None and time.monotonic() - self.drawn > 0.5:
             self.live.update(self._table(), refresh=True)
             self.drawn = time.monotonic()
+
+    def note(self, waits: str) -> None:
+        """Says why jobs wait: below the table, or as a line; empty: none does."""
+        self.waits = waits
+        if self.live is None and waits:
+            self.console.print(waits, markup=False, highlight=False, soft_wrap=True)
 
     def ended(self, outcome: JobOutcome, elapsed: Sequence[float]) -> None:
         """Says that a job has ended; `elapsed`: seconds of those that run."""
@@ -546,6 +553,7 @@ class View:
             f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"
             + (f", {total:,.0f} images/s" if total else "")
             + ("" if left is None else f", about {_clock(left)} left")
+            + (f"\n{self.waits}" if self.waits else "")
         )
         table = Table(
             "slot",

@@ -157,6 +157,30 @@ def test_a_sweep_that_cannot_work_is_refused_before_any_job(slurm, store, tmp_pa
     assert not (tmp_path / "out/multirun/.slurm").exists() and not results(tmp_path / "out")
 
 
+def test_more_cores_than_the_node_has_are_told_at_once_with_what_fits(slurm, store, tmp_path):
+    settings = ["method=time_only", "hydra.launcher.cpus_per_task=4"]
+    code, said = sweep(slurm, store, tmp_path / "out", *settings)
+    assert code == 2 and "hydra.launcher.cpus_per_task=2" in said and "Traceback" not in said
+    assert not slurm.ask("squeue", "-h").strip()
+    default = ["hydra.launcher.cpus_per_task=null", "hydra.launcher.mem_gb=null"]
+    code, said = sweep(slurm, store, tmp_path / "out", "method=time_only", *default)
+    assert code == 0 and len(results(tmp_path / "out")) == 1, said
+
+
+def test_a_job_that_slurm_can_never_start_is_told_and_cancelled(slurm, store, tmp_path):
+    """As where `sinfo` is not there to ask before; four cores of two wait for ever."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sinfo").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/sinfo").chmod(0o755)
+    words = command(store, tmp_path / "out", "method=time_only", "hydra.launcher.cpus_per_task=4")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    program = Program(*words, env={**slurm.env, "PYTHONPATH": str(ROOT), "PATH": path})
+    code, said = program.wait(200), program.said
+    assert code == 2 and "Traceback" not in said, said
+    assert "can never start 1 of the jobs" in said or "Slurm refuses the jobs" in said
+    assert "hydra.launcher." in said and not slurm.ask("squeue", "-h").strip()
+
+
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_waits_for_them(slurm, store, tmp_path):
     settings = ["method=time_only", "split.fold=0,1"]
     book = tmp_path / "out/multirun/.slurm/jobs.json"
