@@ -373,9 +373,7 @@ class ImportCommand:
     )
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
-    position: str | None = (
-        None  # which stage position alone: its name, or its number from 0; None: all
-    )
+    position: str | None = None  # one stage position, by its name or number in the files; None: all
     classes: list[str] | None = None  # names of a class map's values; order; None: alphabetical
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
@@ -402,9 +400,7 @@ class AnnotateCommand:
     )
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
-    position: str | None = (
-        None  # which stage position alone: its name, or its number from 0; None: all
-    )
+    position: str | None = None  # one stage position, by its name or number in the files; None: all
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
     seed: int = random_seed()  # of places and order
     port: int = number(0, least=0, most=65_535)  # of the page on 127.0.0.1; 0: any free one
@@ -555,7 +551,7 @@ class PredictCommand:
     )
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
-    position: str | None = None  # of several stage positions: its name, or its number from 0
+    position: str | None = None  # of several stage positions, by its name or number in the file
     start_h: float = 0.0  # hours since the culture began, at the first frame
     every: int = number(1, least=1)  # map each n-th frame
     stride: int = number(16, least=1)  # px of the movie between windows

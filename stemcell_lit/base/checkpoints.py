@@ -103,7 +103,7 @@ def read_whole(file: Path) -> dict[str, Any]:
             wrong = parts.testzip()
         if wrong:
             raise ValueError(f"{wrong} in it has changed")
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except ValueError:
         raise
     except zipfile.BadZipFile as error:
