@@ -165,8 +165,8 @@ def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
     assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
     failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
     code, said = call(*args, *failing, "--fail-fast", cwd=tmp_path)
-    assert code == 1 and "expected 0 to 1" in said
-    assert not (tmp_path / "other" / "cells").exists()  # the first failure ended the sweep
+    assert code == 2 and "expected 0 to 1" in said
+    assert not (tmp_path / "other" / "cells").exists()  # planned first: not even the good fold ran
 
 
 def test_the_wheel_carries_the_configuration(tmp_path):
