@@ -407,8 +407,10 @@ class Hierarchy:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; infinite window ends become None."""
+        """Plain JSON values; infinite window ends, and log p of what cannot follow, become None."""
         plain = asdict(self)
+        plain["start"] = _plain_logs(self.start)
+        plain["transition"] = _plain_logs(self.transition)
         plain["windows"] = {
             k: [None if not np.isfinite(v) else v for v in pair] for k, pair in self.windows.items()
         }
@@ -421,7 +423,20 @@ class Hierarchy:
             k: (-np.inf if low is None else low, np.inf if high is None else high)
             for k, (low, high) in plain["windows"].items()
         }
-        return cls(**{**plain, "windows": windows})
+        logs = {name: _logs(plain[name]) for name in ("start", "transition")}
+        return cls(**{**plain, "windows": windows, **logs})
+
+
+def _plain_logs(values: list[Any]) -> list[Any]:
+    """Nested lists of log p with None for the log of 0, which JSON has not."""
+    return [
+        _plain_logs(v) if isinstance(v, list) else None if v == -np.inf else v for v in values
+    ]
+
+
+def _logs(values: list[Any]) -> list[Any]:
+    """The inverse of `_plain_logs`."""
+    return [_logs(v) if isinstance(v, list) else -np.inf if v is None else v for v in values]
 
 
 def _tree(value: Any, where: str) -> None:
@@ -462,8 +477,8 @@ _FITTED = form.record(
         "edges": _NUMBERS,
         "prior": form.matrix(form.number()),
         "base": _NUMBERS,
-        "transition": form.listing(form.matrix(form.number())),
-        "start": _NUMBERS,
+        "transition": form.listing(form.matrix(form.maybe(form.number()))),
+        "start": form.listing(form.maybe(form.number())),
         "strength": form.number(0, 100),
         "leaves": form.flag,
         "hard": form.flag,
@@ -489,8 +504,8 @@ def check_fitted(value: Any, where: str) -> None:
     lengths = {
         "base": form.listing(form.number(), n, n),
         "prior": form.matrix(form.number(), len(value["edges"]) + 1 if prior else 0, n),
-        "start": form.listing(form.number(), n if path else 0, n),
-        "transition": form.listing(form.matrix(form.number(), n, n), int(path), 100),
+        "start": form.listing(form.maybe(form.number()), n if path else 0, n),
+        "transition": form.listing(form.matrix(form.maybe(form.number()), n, n), int(path), 100),
     }
     for name, expected in lengths.items():
         expected(value[name], f"{where}.{name}")

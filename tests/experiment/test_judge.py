@@ -153,7 +153,7 @@ def test_the_floor_of_accuracy_is_the_same_classifier_on_real_patches(folder, ta
     ("overrides", "says"),
     [
         (["folds=[0,7]"], "split.fold=7: expected 0 to 1"),
-        (["gans=[]"], "at least one of each"),
+        (["gans=[]"], "expected at least one"),
         (["gans=[magic]"], "magic"),
         (["split.validation_share=0"], "expected a share above 0"),
         (["trainer.devices=2"], "one device"),
@@ -251,7 +251,7 @@ def test_an_alarm_of_one_of_several_generators_is_told(folder, monkeypatch):
 
 
 def test_no_generators_at_all_are_refused(folder):
-    with pytest.raises(UserError, match="generators=0: expected 1 or more"):
+    with pytest.raises(UserError, match="generators=0: expected 1 to 1,024"):
         make_generator(prepare(config(folder, "method=flat_gan", "generators=0")))
 
 
