@@ -142,7 +142,7 @@ COMMANDS = (
     ),
     Command(
         "report",
-        lambda g: ["report", "out=out", "resamples=50"],
+        lambda g: ["report", "out=out", "baseline=flat_gan", "resamples=50"],
         prepare=lambda g, out: shutil.copytree(g.results(), out),
         cheap=True,
     ),

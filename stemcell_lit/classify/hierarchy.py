@@ -429,9 +429,7 @@ class Hierarchy:
 
 def _plain_logs(values: list[Any]) -> list[Any]:
     """Nested lists of log p with None for the log of 0, which JSON has not."""
-    return [
-        _plain_logs(v) if isinstance(v, list) else None if v == -np.inf else v for v in values
-    ]
+    return [_plain_logs(v) if isinstance(v, list) else None if v == -np.inf else v for v in values]
 
 
 def _logs(values: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
-from stemcell_lit.schema import HierarchyConfig, RunCommand, SelectConfig, TemporalConfig
+from stemcell_lit.schema import HierarchyConfig, MixConfig, RunCommand, SelectConfig, TemporalConfig
 from stemcell_lit.settings.compose import conf_dir
 
 # An override as it is typed, and what it does to a configuration; None: the cell is left out.
@@ -53,6 +53,11 @@ def changes_of(
                 f"data.patch_size={size}",
                 lambda c, size=size: replace(c, data=replace(c.data, patch_size=size)),  # type: ignore[misc]
             )
+    if kind == "scales" and table is None:
+        yield (
+            "method=flat mix=real (or another without generated patches: flat_sampler, temporal, time_only)",
+            lambda c: replace(c, mix=MixConfig()),
+        )
     if kind == "select":
         yield "select=none", lambda c: replace(c, select=SelectConfig())
     if kind == "tune":

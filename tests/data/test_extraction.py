@@ -179,9 +179,13 @@ def _unknown_class(path):
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("manifest.json", _truncate, "found no readable JSON"),
-        ("manifest.json", lambda p: p.write_text("[]"), "found format None, expected 1"),
-        ("manifest.json", lambda p: p.write_text('{"format": 2}'), "found format 2, expected 1"),
+        ("manifest.json", _truncate, "not readable as JSON"),
+        ("manifest.json", lambda p: p.write_text("[]"), "expected a mapping"),
+        (
+            "manifest.json",
+            lambda p: p.write_text('{"format": 2}'),
+            "format 2, this version reads 1",
+        ),
         ("movie_00.tif", lambda p: p.unlink(), "no such file"),
         ("movie_00.tif", lambda p: p.write_bytes(b"not a TIFF"), "not a whole TIFF file"),
         ("movie_00.tif", _truncate, "truncated or damaged"),

@@ -387,7 +387,10 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
             "model.json: no such file",
         ),
         (lambda f: prepare(config(f, "hierarchy=mitosis", "method=temporal")), "its tree holds"),
-        (lambda f: run(config(f, "logger.wandb=loud", out="loud")), r"offline \| online \| disabled"),
+        (
+            lambda f: run(config(f, "logger.wandb=loud", out="loud")),
+            r"offline \| online \| disabled",
+        ),
         (
             lambda f: choose(prepare(config(f, "tune=true", "method.choices=[{seed: 3}]"))),
             "seed cannot be chosen",
