@@ -11,10 +11,12 @@ others. `exact=true` cuts every window out.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import sys
 import time
+import uuid
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -503,6 +505,13 @@ class _Found:
     panels: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)
     differences: list[np.ndarray] = field(default_factory=list)
 
+    def digest(self) -> str:
+        """SHA-256 (hex) of the maps."""
+        digest = hashlib.sha256()
+        for mask, windows in zip(self.masks, self.windows, strict=True):
+            digest.update(mask + windows.tobytes())
+        return digest.hexdigest()
+
 
 class _Movie:
     """The frames that are mapped, and where cells are in them."""
@@ -777,6 +786,8 @@ def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> Non
     names = {"0": "background", **{str(i + 1): c for i, c in enumerate(classes)}}
     metadata: dict[str, Any] = {
         "axes": "TYX",
+        # the same maps give the same file: tifffile would name it by the clock
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, found.digest())}",
         "Name": "classes",
         "Description": "; ".join(f"{k} {v}" for k, v in names.items()),
         "MapAnnotation": {"Namespace": "stemcell_lit/classes", **names},

@@ -286,6 +286,13 @@ def test_a_path_decides_the_classes_of_colonies(tmp_path, checkpoint):
     assert (tifffile.imread(out / "classes.ome.tif")[2] == 1).all()
 
 
+def test_the_same_maps_give_the_same_file(tmp_path, checkpoint):
+    make_model().save(checkpoint)
+    movie = movie_of(tmp_path / "movie.ome.tif", noise(2, 96, 128))
+    one, other = (run(movie, checkpoint, tmp_path / name) / "classes.ome.tif" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_prior_speaks_by_the_time_of_the_frame(tmp_path):
     model, frame = make_model(temporal="prior"), np.full((64, 64), 178, np.uint8)
     mapper = Mapper(model, frame.shape, 1.0)

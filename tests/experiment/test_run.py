@@ -379,11 +379,11 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
     ("make", "says"),
     [
         (
-            lambda f: generate(GenerateCommand(str(f / "no.ckpt"), str(f / "new"))),
+            lambda f: generate(GenerateCommand(str(f / "no.ckpt"), str(f / "none"))),
             "no.ckpt: no such file",
         ),
         (
-            lambda f: evaluate_store(EvaluateCommand(str(f), str(f / "store"), str(f / "new"))),
+            lambda f: evaluate_store(EvaluateCommand(str(f), str(f / "store"), str(f / "none"))),
             "model.json: no such file",
         ),
         (lambda f: prepare(config(f, "hierarchy=mitosis", "method=temporal")), "its tree holds"),
