@@ -10,7 +10,7 @@ from stemcell_lit.data.arranging import arrange
 from stemcell_lit.data.naming import TIFF_SUFFIXES, images_in, not_read
 from stemcell_lit.data.pictures import image_layout, image_values
 from stemcell_lit.data.tiff import TiffReader
-from stemcell_lit.data.units import Units, one_pixel_size
+from stemcell_lit.data.units import Units, lengths, one_pixel_size
 from stemcell_lit.errors import UserError
 
 
@@ -56,8 +56,8 @@ class FolderReader:
                 self.notices += notices
             elif (shape, dtype, color) != start:
                 raise UserError(
-                    f"{file}: found {dtype} {_size(shape)}{' colour' * color}, expected "
-                    f"{start[1]} {_size(start[0])}{' colour' * start[2]} as in {self.files[0].name}; "
+                    f"{file}: found {dtype} {lengths(shape)}{' colour' * color}, expected "
+                    f"{start[1]} {lengths(start[0])}{' colour' * start[2]} as in {self.files[0].name}; "
                     "export all frames with the same settings"
                 )
         assert start is not None
@@ -138,7 +138,3 @@ def _file_type(file: Path) -> str:
     return (
         "tiff" if suffix in TIFF_SUFFIXES else "jpeg" if suffix in (".jpg", ".jpeg") else suffix[1:]
     )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)

@@ -25,7 +25,7 @@ from stemcell_lit.data.folder import FolderReader
 from stemcell_lit.data.naming import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
 from stemcell_lit.data.pictures import image_values
 from stemcell_lit.data.tiff import TiffReader
-from stemcell_lit.data.units import Units
+from stemcell_lit.data.units import Units, lengths
 from stemcell_lit.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -420,8 +420,8 @@ class Frames:
         frame = _read_checked(self._reader, index)
         if frame.shape != self.shape[1:] or frame.dtype != self.dtype:
             raise UserError(
-                f"{self._reader.where(index)}: found {frame.dtype} {_size(frame.shape)}, expected {self.dtype} "
-                f"{_size(self.shape[1:])} as in the rest of the movie; export all frames with the "
+                f"{self._reader.where(index)}: found {frame.dtype} {lengths(frame.shape)}, expected {self.dtype} "
+                f"{lengths(self.shape[1:])} as in the rest of the movie; export all frames with the "
                 "same settings"
             )
         return frame
@@ -475,7 +475,3 @@ def _check_finite(frame: np.ndarray, where: str) -> None:
             f"{where}: {bad} of {frame.size} pixels are NaN or infinite; expected finite "
             "intensities; fill or crop them, or leave this frame out"
         )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)

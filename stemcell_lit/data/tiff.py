@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 
 from stemcell_lit.data.pictures import page_layout, page_values
-from stemcell_lit.data.units import Units, tiff_units
+from stemcell_lit.data.units import Units, lengths, tiff_units
 from stemcell_lit.errors import UserError
 
 _AXES = {
@@ -160,7 +160,7 @@ class TiffReader:
             raise UserError(
                 f"{self.path}: a TIFF file without images; expected a time-lapse; export it again"
             )
-        kinds = sorted({f"{s.keyframe.dtype} {_size(s.keyframe.shape)}" for s in series})
+        kinds = sorted({f"{s.keyframe.dtype} {lengths(s.keyframe.shape)}" for s in series})
         if len(kinds) > 1:
             raise UserError(
                 f"{self.path}: pages of different shapes or types ({', '.join(kinds)}); expected "
@@ -367,10 +367,6 @@ def _plain_slices(tiff: tifffile.TiffFile) -> bool:
     """Whether slices may be times: Fiji calls every plain stack so, unless it was given a step along z."""
     meta = (tiff.imagej_metadata if tiff.is_imagej else None) or {"hyperstack": True}
     return not meta.get("spacing") and not meta.get("hyperstack")
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in shape)
 
 
 @contextmanager

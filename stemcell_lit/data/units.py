@@ -62,6 +62,11 @@ class Units:
     notices: list[str] = field(default_factory=list)
 
 
+def lengths(shape: tuple[int, ...]) -> str:
+    """A shape in words: `480 x 640`."""
+    return " x ".join(str(n) for n in shape)
+
+
 def tiff_units(tiff: tifffile.TiffFile, image: int, frames: int, channel: int, plane: int) -> Units:
     """Pixel size and times of one movie in a TIFF file.
 
