@@ -1,0 +1,148 @@
+"""What determines a result has the hashes that it always had: work that was done is found again.
+
+A hash that changes on purpose is changed here, and the commit says why. Names in the package may change freely; the
+dumps below do not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.experiment.artifacts import key_hash
+from stemcell_lit.experiment.cell import prepare, rows_hash, simulation_key
+from stemcell_lit.experiment.generators import generator_key
+from stemcell_lit.experiment.stages import stage_key
+from stemcell_lit.gan.encoder import encoder_key
+from stemcell_lit.schema import typed
+from stemcell_lit.settings.compose import compose
+
+CLASSES = ["debris", "dense", "spread", "differentiated"]
+
+CONTENT = "cd008ea11e7b64638a4295c2fd9218cdd4153507a8ff4c9ee3123928900d14e4"
+SIMULATION = "900b27fcd97b6066"
+SIMULATION_SMOKE = "c1fcb923c7b72f9b"
+
+# settings -> hash of the trial, of its generator, of its encoder, of the first stage and of the last
+GOLDEN = {
+    ("method=flat",): (
+        "de0f7baa8f72af5d",
+        "c78b6267c016213a",
+        "dbf392d5fe16b093",
+        "649561706eda981c",
+        "c30339c4b87c91f3",
+    ),
+    ("method=flat_gan",): (
+        "7bdbc97f882dceb6",
+        "c78b6267c016213a",
+        "dbf392d5fe16b093",
+        "649561706eda981c",
+        "4060506fce62a2a4",
+    ),
+    ("method=flat_gan", "gan=tiny_long", "generators=2", "generator_seed=3"): (
+        "a6f8005421319478",
+        "065ca5b844c2a858",
+        "dbf392d5fe16b093",
+        "649561706eda981c",
+        "4060506fce62a2a4",
+    ),
+    ("method=hierarchy_gan", "seed=1", "split.fold=2", "tune=false"): (
+        "89a583478760a6a8",
+        "d5099d5c4b167fcd",
+        "36cf6d8ce2be7669",
+        "eec8ce2dbf9d2487",
+        "5388829f25133ea0",
+    ),
+    ("method=temporal", "temporal.kind=prior", "stage.images=960"): (
+        "ae409a560c145fd7",
+        "c78b6267c016213a",
+        "dbf392d5fe16b093",
+        "091677c1c2c42095",
+        "05e3ea4a74a28cf5",
+    ),
+    ("method=flat_sampler", "data.augment=strong", "data.patch_size=null"): (
+        "958ce066bb7a3c21",
+        "5a5f99e64c73930e",
+        "b767cccd64655dcb",
+        "a117e40c3891eb09",
+        "75d0d2b12db042a3",
+    ),
+    ("method=time_only",): (
+        "5061053d8b199450",
+        "c78b6267c016213a",
+        "dbf392d5fe16b093",
+        "649561706eda981c",
+        "c30339c4b87c91f3",
+    ),
+    ("profile=smoke", "method=flat_pseudo", "split.labelled_fraction=0.5"): (
+        "90779a9b022cfb30",
+        "e2c6f4420c58d96f",
+        "af0b1a9627e59ce0",
+        "489679f55ba927ea",
+        "5b8076fa579969bc",
+    ),
+    ("stage=vgg", "method=flat_crt", "trainer.threads=2"): (
+        "bff0b33055be5004",
+        "88a5358827d3b4c1",
+        "e36ce522fe19374c",
+        "c552a6e071a044b9",
+        "61f753462cf7805c",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Whole numbers alone: the same on every machine."""
+    rng = np.random.default_rng(0)
+    n = 600
+    labels = np.arange(n) % 4
+    movie, frame = np.arange(n) // 60, np.arange(n) % 60 // 10
+    manifest = pd.DataFrame(
+        {
+            "label": [CLASSES[i] for i in labels],
+            "group": [f"movie_{m:02d}" for m in movie],
+            "track": [f"movie_{m:02d}/c{c}" for m, c in zip(movie, labels, strict=True)],
+            "frame": frame,
+            "time_h": frame * 12.0,
+            "y": 0.0,
+            "x": 0.0,
+        }
+    )
+    pixels = rng.integers(0, 256, (n, 48, 48)).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("golden") / "store"
+    made = {"command": "test"}
+    return PatchStore.write(folder, pixels, manifest, classes=CLASSES, um_per_px=1.0, made_by=made)
+
+
+def settings(store, *words):
+    return typed(compose("run", [*words, f"data.store={store.path}", "hierarchy=colony"]))
+
+
+def hashes(store, words):
+    trial = prepare(settings(store, *words))
+    c, nodes = trial.config, trial.hierarchy.nodes
+    train = rows_hash(trial.split.train)
+    size = c.data.patch_size or store.size
+    encoder = encoder_key(
+        store.content_hash, train, size, c.quality.encoder_images, c.trainer.threads
+    )
+    keys = [generator_key(trial), encoder, stage_key(trial, nodes[0], None)]
+    keys.append(stage_key(trial, nodes[-1], store))
+    return (trial.hash, *map(key_hash, keys))
+
+
+def test_a_store_of_patches_has_the_content_hash_that_it_always_had(store):
+    assert store.content_hash == CONTENT
+
+
+@pytest.mark.parametrize("words", list(GOLDEN), ids=" ".join)
+def test_settings_have_the_hashes_that_they_always_had(store, words):
+    assert hashes(store, words) == GOLDEN[words]
+
+
+def test_the_embedded_simulation_has_the_hash_that_it_always_had(store):
+    assert key_hash(simulation_key(settings(store))) == SIMULATION
+    assert key_hash(simulation_key(settings(store, "profile=smoke"))) == SIMULATION_SMOKE
