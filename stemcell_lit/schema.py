@@ -23,6 +23,7 @@ from stemcell_lit.settings.bounds import (
     random_seed,
     share,
 )
+from stemcell_lit.settings.meaning import repeat, shown, where
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
@@ -37,7 +38,7 @@ class SimulationConfig:
     um_per_px: float = number(1.2, least=0.2, most=3)
     hours: float = number(96.0, above=0, most=1000)  # length of a movie
     seed: int = random_seed()
-    threads: int = number(0, least=0, most=1024)  # 0: all cores
+    threads: int = where(number(0, least=0, most=1024))  # 0: all cores
 
 
 @dataclass
@@ -64,16 +65,17 @@ class ExtractionConfig:
 class DataConfig:
     """Which patches, and how they are served."""
 
-    store: str | None = None  # a PatchStore; None: the embedded default, simulated
-    simulation: SimulationConfig = field(default_factory=SimulationConfig)
-    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    # what these three lead to counts, by its content
+    store: str | None = where(None)  # a PatchStore; None: the embedded default, simulated
+    simulation: SimulationConfig = where(SimulationConfig)
+    extraction: ExtractionConfig = where(ExtractionConfig)
     # px; patches are reduced to it by averaging; None: as stored
     patch_size: int | None = number(32, least=1, most=8192)
     pixels: str = choice("resident", "workers")
-    workers: int = number(0, least=0, most=1024)  # loader processes when pixels=workers
+    workers: int = where(number(0, least=0, most=1024))  # loader processes when pixels=workers
     augment: str = choice("turns", "none", "strong")  # named policy: none | turns | strong
     # fewer real training patches of a class: a warning
-    min_class_patches: int = number(20, least=0)
+    min_class_patches: int = where(number(20, least=0))
 
 
 @dataclass
@@ -83,7 +85,7 @@ class SplitConfig:
     # leaky: the paper's shuffle of frames, to show what it inflates
     kind: str = choice("grouped", "leaky")
     folds: int | None = number(None, least=2)  # None: 5, or 3 where there are fewer than 20 groups
-    fold: int = number(0, least=0)
+    fold: int = repeat(number(0, least=0))
     seed: int = random_seed()
     validation_share: float = number(0.15, least=0, below=1)  # of the training groups' patches
     # share of the training groups whose labels are used
@@ -253,7 +255,7 @@ class HierarchyConfig:
     moves: dict[str, Any] | None = None  # class -> classes that may follow it along a track
     leaves: bool = False  # stages learn the classes below them, summed to their groups afterwards
     hard: bool = False  # each patch goes down the likeliest branch alone, as the paper has it
-    subsets: dict[str, Any] = field(default_factory=dict)  # name -> classes; rows macro/name
+    subsets: dict[str, Any] = shown(dict)  # name -> classes; rows macro/name
 
 
 @dataclass
@@ -284,7 +286,7 @@ class MethodConfig:
 class TrainerConfig:
     """Where and how Lightning trains."""
 
-    accelerator: str = choice("auto", "cpu", "gpu", "cuda")
+    accelerator: str = where(choice("auto", "cpu", "gpu", "cuda"))
     devices: int = number(1, least=1, most=1024)  # per job
     precision: str = choice("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
     # of the CPU per job, 0: all cores; another number changes last digits
@@ -419,19 +421,20 @@ class RunCommand:
     stage: StageConfig = field(default_factory=StageConfig)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = random_seed()  # of stages: first weights, order, augmentation
+    method: MethodConfig = repeat(MethodConfig)  # its name is the row's
+    trainer: TrainerConfig = repeat(TrainerConfig)  # the order of sums, and so last digits
+    logger: LoggerConfig = shown(LoggerConfig)
+    seed: int = repeat(random_seed())  # of stages: first weights, order, augmentation
     tune: bool = False  # choose among method.choices on the fold's validation patches
-    tune_seed: int = (
-        random_seed()
-    )  # the seed they are compared with: one choice for all seeds of a fold
-    generator_seed: int = random_seed()  # of the generator: one per fold serves all seeds
+    # the seed they are compared with: one choice for all seeds of a fold
+    tune_seed: int = repeat(random_seed())
+    generator_seed: int = repeat(random_seed())  # of the generator: one per fold serves all seeds
     # of a fold, of seeds generator_seed and up, used in turns
     generators: int = number(1, least=1, most=1024)
-    out: str = "results/default"
-    artifacts: str | None = None  # shared store of what is made once; None: `artifacts` in out
+    out: str = shown("results/default")
+    artifacts: str | None = shown(
+        None
+    )  # shared store of what is made once; None: `artifacts` in out
 
 
 @dataclass

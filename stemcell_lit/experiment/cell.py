@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.schema import RunCommand
 from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.meaning import determining
 
 FORMAT = 1  # of result.json
 MEANING = 3  # of a cell's settings: raised where the same ones give another result
@@ -69,16 +70,8 @@ class Cell:
 
 
 def relevant(config: RunCommand) -> dict[str, Any]:
-    """The settings that may change a result: all but where it is computed, stored and logged."""
-    plain = asdict(config)
-    for key in ("out", "artifacts", "logger"):
-        plain.pop(key, None)
-    plain["data"] = {
-        k: v
-        for k, v in plain["data"].items()
-        if k not in ("store", "simulation", "extraction", "workers", "min_class_patches")
-    }
-    plain["hierarchy"].pop("subsets")  # rows of the report
+    """The settings that may change this cell's result."""
+    plain = determining(config)
     if not (config.tune and config.method.choices):
         plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
     if config.mix.recipe == "real":
@@ -86,9 +79,7 @@ def relevant(config: RunCommand) -> dict[str, Any]:
         if not config.tune:  # what is tried may mix
             plain |= {"gan": None, "quality": None, "select": None}
             plain |= {"generator_seed": 0, "generators": 1}
-    # Precision, and the number of devices and threads, change the order of sums and so the last digits.
-    plain["trainer"] = {k: plain["trainer"][k] for k in ("precision", "devices", "threads")}
-    return {k: plain[k] for k in asdict(RunCommand()) if k in plain}
+    return {f.name: plain[f.name] for f in fields(RunCommand) if f.name in plain}
 
 
 def prepare(config: RunCommand) -> Cell:
@@ -127,10 +118,9 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
 
 def simulation_key(config: RunCommand) -> dict[str, Any]:
     """What determines the embedded default's patches."""
-    simulation = asdict(config.data.simulation)
     return {
-        "simulation": {k: v for k, v in simulation.items() if k != "threads"},
-        "extraction": asdict(config.data.extraction),
+        "simulation": determining(config.data.simulation),
+        "extraction": determining(config.data.extraction),
     }
 
 

@@ -17,23 +17,10 @@ from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.schema import LoggerConfig
+from stemcell_lit.settings.meaning import Role, role_of
 
 FILE = "dashboard.json"
 METHOD = "method.name"  # the key of a run's config that bars and curves are grouped by
-
-# Settings that differ between cells of one sweep without being asked about.
-_AS_RUN = (
-    "out",
-    "artifacts",
-    "logger",
-    "trainer",
-    "method",
-    "seed",
-    "split.fold",
-    "data.store",
-    "data.workers",
-    "cell",
-)
 
 
 def dashboard(out: str | Path, logger: LoggerConfig) -> Path:
@@ -226,11 +213,9 @@ def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     What a method's name says already is none, nor is where and on which fold and seed a cell ran.
     """
     flat = [dict(_flat(config)) for config in configs]
-    keys = sorted(set().union(*flat))
+    keys = sorted(key for key in set().union(*flat) if role_of(key) is Role.RESULT)
     found = []
     for key in keys:
-        if any(key == skip or key.startswith(skip + ".") for skip in _AS_RUN):
-            continue
         values: dict[Any, set[str]] = {}
         for config in flat:
             values.setdefault(config[METHOD], set()).add(json.dumps(config.get(key)))

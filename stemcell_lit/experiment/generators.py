@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import Ensemble, load_generator, make_filters, synthesize
 from stemcell_lit.gan.watch import QualityWatch, settle
 from stemcell_lit.schema import GenerateCommand, SelectConfig
+from stemcell_lit.settings.meaning import determining
 
 CHECKPOINT = "generator.ckpt"
 
@@ -51,12 +52,10 @@ def generator_key(cell: Cell) -> dict[str, Any]:
         "train": rows_hash(cell.split.train),
         "val": rows_hash(cell.split.val),
         "size": config.data.patch_size or store.size,
-        "gan": asdict(config.gan),
-        "quality": asdict(config.quality),
+        "gan": determining(config.gan),
+        "quality": determining(config.quality),
         "seed": config.generator_seed,
-        "precision": config.trainer.precision,
-        "devices": config.trainer.devices,
-        "threads": config.trainer.threads,
+        **determining(config.trainer),
         **({"generators": config.generators} if config.generators > 1 else {}),
     }
 
@@ -341,7 +340,7 @@ def draw_patches(cell: Cell, generator: Path, wanted: Mapping[str, int]) -> Path
         "generator": about["hash"],
         "per_class": dict(wanted),
         "seed": cell.config.generator_seed,
-        "select": asdict(select) if select.filters else None,
+        "select": determining(select) if select.filters else None,
     }
 
     def make(folder: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from stemcell_lit.experiment.training import quiet, use_cpu, versions
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
+from stemcell_lit.settings.meaning import determining, own_keys
 from stemcell_lit.settings.quoting import override, split
 
 FORMAT = 1  # of judge.json
@@ -59,20 +60,6 @@ SAMPLERS = dict(zip(REAL, ("shuffle", "balanced"), strict=True))
 PARTS = {"val": "validation groups", "test": "test groups, for reporting only"}
 
 Confusions = dict[str, list[list[list[int]]]]  # part -> seed -> rows true, columns predicted
-
-
-def own_keys() -> set[str]:
-    """Keys that a single cell does not know, or that judge sets for each."""
-    shared = {f.name for f in fields(RunCommand)}
-    return {f.name for f in fields(JudgeCommand)} - shared | {
-        "gan",
-        "select",
-        "split.fold",
-        "out",
-        "artifacts",
-        "gan.images",
-        "hierarchy",
-    }
 
 
 @dataclass(frozen=True)
@@ -105,8 +92,8 @@ class Entry:
             "format": FORMAT,
             "generator": generator_key(self.cell),
             "test": self.cell.split.test.tolist(),
-            "select": asdict(select) if select.filters else None,
-            "stage": asdict(self.cell.config.stage),
+            "select": determining(select) if select.filters else None,
+            "stage": determining(self.cell.config.stage),
             "augment": self.cell.config.data.augment,
             "seeds": self.seeds,
             "per_class": self.per_class,
@@ -236,7 +223,7 @@ def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) 
 
 def _base(overrides: Sequence[str]) -> list[str]:
     """The user's settings that every cell gets."""
-    own = own_keys()
+    own = own_keys("judge")
     pairs = zip(overrides, split(overrides), strict=True)
     return [word for word, (key, _) in pairs if key not in own]
 

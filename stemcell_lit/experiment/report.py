@@ -51,6 +51,7 @@ from stemcell_lit.experiment.results import (
     rows_of,
 )
 from stemcell_lit.schema import RunCommand
+from stemcell_lit.settings.meaning import Role, own_keys, role_of
 from stemcell_lit.settings.quoting import command_line, printable
 
 if TYPE_CHECKING:
@@ -568,6 +569,7 @@ def _commands(results: Results) -> list[str]:
     """What makes these results again: the settings that all cells share and a default does not."""
     configs = [flatten(cell.info["config"]) for cell in results.cells]
     usual = flatten(dataclasses.asdict(RunCommand()))
+    own = own_keys("reproduce")
     names = list(dict.fromkeys(c.info["method"] for c in results.cells))
     settings = {"out": str(results.out), "methods": names, "seeds": results.seeds}
     chosen: dict[str, Any] = dict(settings)
@@ -578,11 +580,11 @@ def _commands(results: Results) -> list[str]:
         chosen["hierarchy"] = trees.pop()
     for key in sorted(configs[0]):
         found = {as_override(config.get(key)) for config in configs}
-        skip = (
-            r"(out|artifacts|seed|split\.fold|(hierarchy|method|logger|temporal|mix)\..*|.*\.name)$"
-        )
-        # without a value in the schema it is free-form and stands in the tree's own file
-        if key not in usual or re.match(skip, key) or len(found) > 1:
+        # what the files of the tree and the methods set; without a value in the schema it is free-form
+        group, in_a_file = key.split(".")[0], key not in usual or key.endswith(".name")
+        if in_a_file or group in ("hierarchy", "method", "temporal", "mix") or len(found) > 1:
+            continue
+        if key in own or role_of(key) is Role.SHOWN:
             continue
         if found.pop() != as_override(usual[key]):
             chosen[key] = configs[0].get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,10 @@ from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
 from stemcell_lit.experiment.sweep import check_reports, make_reports, tables_of, write_sweep
 from stemcell_lit.experiment.training import quiet
-from stemcell_lit.schema import ReproduceCommand, RunCommand
+from stemcell_lit.schema import ReproduceCommand
 from stemcell_lit.settings.compose import choices_of, conf_dir
+from stemcell_lit.settings.meaning import own_keys
 from stemcell_lit.settings.quoting import override, split
-
-
-def own_keys() -> set[str]:
-    """Keys that a single cell does not know, or that reproduce sets for each."""
-    shared = {f.name for f in fields(RunCommand)}
-    return {f.name for f in fields(ReproduceCommand)} - shared | {
-        "method",
-        "seed",
-        "split.fold",
-        "out",
-        "experiment",
-    }
 
 
 def for_cells(overrides: list[str]) -> list[str]:
@@ -47,7 +36,7 @@ def for_cells(overrides: list[str]) -> list[str]:
     Raises:
         UserError: an experiment that does not exist.
     """
-    own, settings, rest = own_keys(), [], []
+    own, settings, rest = own_keys("reproduce"), [], []
     groups = {k for k in (key for key, _ in split(overrides)) if (conf_dir() / k).is_dir()}
     for word, (key, value) in zip(overrides, split(overrides), strict=True):
         if key == "experiment" and value not in ("", "null"):

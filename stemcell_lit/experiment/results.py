@@ -6,7 +6,6 @@ Everything is read from `cells/*/result.json` and their `predictions.parquet`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import group_counts
 from stemcell_lit.experiment.forms import RESULT
+from stemcell_lit.settings.meaning import Role, role_of
 from stemcell_lit.settings.quoting import command_line, override, shell_word
 
 Row = Mapping[str, Any]  # of the table
@@ -52,12 +52,6 @@ METHODS = {
     "temporal_gan": "the full method: tree, constraint in time and generated patches",
 }
 TITLES = {"tpr": "TPR", "f1": "F1"}
-# What does not make another row of the table: fold and seed are averaged over, the rest is where
-# and how fast a cell was computed.
-_NOT_SETTINGS = re.compile(
-    r"(seed|generator_seed|tune_seed|hierarchy\.subsets\..*|out|artifacts|split\.fold|data\.(store|workers|min_class_patches)"
-    r"|(logger|trainer|method)\..*)$"
-)
 
 
 @dataclass
@@ -294,7 +288,7 @@ def _name_methods(cells: Sequence[Result]) -> None:
     for name in {cell.info["method"] for cell in cells}:
         same = [cell for cell in cells if cell.info["method"] == name]
         settings = [
-            {k: v for k, v in flatten(c.info["config"]).items() if not _NOT_SETTINGS.match(k)}
+            {k: v for k, v in flatten(c.info["config"]).items() if role_of(k) is Role.RESULT}
             for c in same
         ]
         keys = sorted(set().union(*settings))

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from stemcell_lit.experiment.artifacts import Ranks, finite, first_rank
 from stemcell_lit.experiment.cell import Cell, rows_hash
 from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
+from stemcell_lit.settings.meaning import determining
 
 
 def make_stage(
@@ -127,7 +128,7 @@ def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | N
 def stage_key(cell: Cell, node: Node, generated: PatchStore | None) -> dict[str, Any]:
     """Everything that determines a trained stage."""
     config, store = cell.config, cell.store
-    stage = asdict(config.stage)
+    stage = determining(config.stage)
     return {
         "data": store.content_hash,
         "train": rows_hash(cell.split.train),
@@ -139,15 +140,13 @@ def stage_key(cell: Cell, node: Node, generated: PatchStore | None) -> dict[str,
         },
         "unlabelled": rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
         "generated": generated.content_hash if generated else None,
-        "mix": asdict(config.mix) if generated else None,
+        "mix": determining(config.mix) if generated else None,
         "stage": stage,
         "size": config.data.patch_size,
         "augment": config.data.augment,
         "pixels": config.data.pixels,
         "seed": config.seed,
-        "precision": config.trainer.precision,
-        "devices": config.trainer.devices,
-        "threads": config.trainer.threads,
+        **determining(config.trainer),
     }
 
 
