@@ -168,6 +168,19 @@ COMMANDS = (
         lambda g: ["run", *SMOKE, "method=flat_gan", f"data.store={g.store()}", "out=out"],
     ),
     Command(
+        "run -m",
+        lambda g: [
+            "run",
+            "-m",
+            "hydra/launcher=local",
+            "hydra.launcher.slots=2",
+            *SMOKE,
+            "method=flat,flat_gan",
+            f"data.store={g.store()}",
+            "out=out",
+        ],
+    ),
+    Command(
         "reproduce",
         lambda g: [
             "reproduce",
