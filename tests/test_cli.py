@@ -166,7 +166,19 @@ def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
     failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
     code, said = call(*args, *failing, "--fail-fast", cwd=tmp_path)
     assert code == 2 and "expected 0 to 1" in said
-    assert not (tmp_path / "other" / "cells").exists()  # planned first: not even the good fold ran
+    assert not (tmp_path / "other").exists()  # planned first: not even the good fold ran
+
+
+def test_a_refused_sweep_leaves_nothing_and_changes_nothing(tmp_path):
+    args = ["run", "-m", "data.store=absent", "out=res", "split.fold=0,1", "trainer=cpu"]
+    code, said = call(*args, cwd=tmp_path)
+    assert code == 2 and "absent" in said
+    assert list(tmp_path.iterdir()) == []
+    kept = tmp_path / "res" / "multirun" / "multirun.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    assert call(*args, cwd=tmp_path)[0] == 2
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [kept] and kept.read_text() == "mine"
 
 
 def test_the_wheel_carries_the_configuration(tmp_path):

@@ -1,4 +1,4 @@
-"""Hydra's door to `stemcell_lit.experiment.search`: `-m hydra/sweeper=optuna` searches settings with Optuna.
+"""What `-m` runs: every combination of the given values, or `hydra/sweeper=optuna`, which searches with Optuna.
 
 Hydra imports this file at every start: what is slow to import, or comes with an extra, is imported where it is used.
 """
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.plugins.sweeper import Sweeper
@@ -16,6 +18,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from stemcell_lit import errors
+
+
+@dataclass
+class StemcellGridConf:
+    """`hydra/sweeper=stemcell_grid`: as Hydra's own, which is called basic."""
+
+    _target_: str = "hydra_plugins.stemcell_lit_sweeper.StemcellGridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
 
 
 @dataclass
@@ -32,13 +43,34 @@ class StemcellOptunaConf:
     )  # a trial is the mean over these, such as split.fold=0,1,2
 
 
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="stemcell_optuna", node=StemcellOptunaConf, provider="stemcell_lit"
-)
+for _name, _node in (("stemcell_grid", StemcellGridConf), ("stemcell_optuna", StemcellOptunaConf)):
+    ConfigStore.instance().store(
+        group="hydra/sweeper", name=_name, node=_node, provider="stemcell_lit"
+    )
 
 
 class SearchFailed(CompactHydraException, errors.JobsFailed):
     """Hydra prints the message alone and ends with exit status 1."""
+
+
+class StemcellGridSweeper(basic_sweeper.BasicSweeper):
+    """Runs every combination of the arguments' values.
+
+    Hydra's own writes `multirun.yaml` over whatever lies there, before anything has looked at the jobs.
+    """
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        """Hands all jobs to the launcher; what each returned."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        returned: list[Any] = []
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            results = self.launcher.launch(batch, initial_job_idx=sum(map(len, returned)))
+            for result in results:
+                _ = result.return_value  # raises the error of a job that failed
+            returned.append(results)
+        return returned
 
 
 class StemcellOptunaSweeper(Sweeper):

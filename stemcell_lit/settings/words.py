@@ -50,11 +50,24 @@ def read(command: str, words: Sequence[str], *, several: bool = False) -> list[s
     return found
 
 
+# options of Hydra that name a folder or a file of settings
+_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+
+
+def _elsewhere(word: str) -> str:
+    return (
+        f"{printable(word)}: files of settings are read from conf/ alone; put yours into a folder there, such as "
+        "conf/hierarchy/mine.yaml, and choose it with hierarchy=mine"
+    )
+
+
 def _whole(command: str, words: Sequence[str]) -> None:
     """Refuses words that are no `key=value`, and says what they look like."""
     for i, word in enumerate(words):
         key, equals, value = word.partition("=")
         after = words[i + 1] if i + 1 < len(words) else ""
+        if key in _FOLDERS:
+            raise UserError(_elsewhere(word))
         if word.startswith("-"):
             name = re.sub(r"\W+", "_", key.lstrip("-"))
             given = value if equals else after if "=" not in after else ""
@@ -264,7 +277,7 @@ def _check_group(group: str, value: Any, shown: str) -> None:
 
 # what of Hydra's settings names code
 _CODE = re.compile(
-    r"hydra\.(launcher\.(done|returned|task|command)|callbacks|job_logging|hydra_logging)\b"
+    r"hydra\.(launcher\.(done|plan|returned|task|command)|callbacks|job_logging|hydra_logging)\b"
     r"|(^|\.)_(target|args|partial|recursive|convert)_$"
 )
 _OURS = "hydra.callbacks.stemcell_return._target_=hydra_plugins.stemcell_lit_launcher.ReturnValue"
@@ -273,6 +286,8 @@ _OURS = "hydra.callbacks.stemcell_return._target_=hydra_plugins.stemcell_lit_lau
 def _of_hydra(word: str) -> str:
     """A word for Hydra itself. Names of code are not taken from a user: they would be imported and called."""
     key, _, value = word.lstrip("+~").partition("=")
+    if key.startswith("hydra.searchpath"):
+        raise UserError(_elsewhere(word))
     if word.lstrip("+") != _OURS and (_CODE.search(key) or "_target_" in value):
         raise UserError(f"{printable(word)}: which code is called cannot be set here; leave it out")
     return word
