@@ -274,9 +274,18 @@ class TemporalConfig:
 
 @dataclass
 class MethodConfig:
-    """A row of the table: a name for a combination of the groups above."""
+    """A row of the table: a name for a combination of the groups above.
+
+    All that is known of a method stands in its file of `conf/method`: another file is another method.
+    """
 
     name: str = "flat"
+    about: str | None = shown(None)  # what it is, to a reader who has not seen the configuration
+    rank: int = shown(number(500, least=0, most=1000))  # its place in the table, from above
+    # what it is made of, such as tree, time, generated: methods that differ in one are compared;
+    # null: it is not compared so
+    parts: list[str] | None = shown(None)
+    claimed: bool = shown(False)  # the paper's whole method, of which the claim is
     tree: bool = False  # True: the hierarchy's tree; False: one flat node
     network: bool = True  # False: the time-only classifier
     choices: list[Any] = field(default_factory=list)  # of settings to try, if tune is on

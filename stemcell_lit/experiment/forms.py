@@ -73,9 +73,18 @@ RESULT = form.versioned(
             "config": form.record(
                 {},
                 {
+                    "method": form.record(
+                        {},
+                        {
+                            "about": form.maybe(form.text()),
+                            "rank": form.whole(0, 1000),
+                            "parts": form.maybe(_TEXTS),
+                            "claimed": form.flag,
+                        },
+                    ),
                     "hierarchy": form.record(
                         {}, {"subsets": form.maybe(form.mapping(form.listing(form.NAME, least=1)))}
-                    )
+                    ),
                 },
             ),
         },

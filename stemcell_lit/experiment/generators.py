@@ -33,6 +33,7 @@ from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import Ensemble, load_generator, make_filters, synthesize
 from stemcell_lit.gan.watch import QualityWatch, settle
 from stemcell_lit.schema import GenerateCommand, SelectConfig
+from stemcell_lit.settings.compose import without_generated
 from stemcell_lit.settings.meaning import determining
 
 CHECKPOINT = "generator.ckpt"
@@ -44,8 +45,8 @@ def generator_key(cell: Cell) -> dict[str, Any]:
     if len(store.scales) > 1:
         raise UserError(
             f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
-            "methods without generated patches (flat, flat_sampler, flat_weighted, hierarchy, temporal, time_only), "
-            "or a store with extraction.scales=[1]"
+            f"methods without generated patches ({', '.join(without_generated())}), or a store with "
+            "extraction.scales=[1]"
         )
     return {
         "data": store.content_hash,

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.schema import HierarchyConfig, MixConfig, RunCommand, SelectConfig, TemporalConfig
-from stemcell_lit.settings.compose import conf_dir
+from stemcell_lit.settings.compose import conf_dir, without_generated
 
 # An override as it is typed, and what it does to a configuration; None: the cell is left out.
 Change = tuple[str, Callable[[RunCommand], RunCommand | None]]
@@ -55,7 +55,8 @@ def changes_of(
             )
     if kind == "scales" and table is None:
         yield (
-            "method=flat mix=real (or another without generated patches: flat_sampler, temporal, time_only)",
+            "method=flat mix=real (or another without generated patches: "
+            f"{', '.join(m for m in without_generated() if m != 'flat')})",
             lambda c: replace(c, mix=MixConfig()),
         )
     if kind == "select":

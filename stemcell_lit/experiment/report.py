@@ -37,11 +37,10 @@ from stemcell_lit.evaluate.statistics import (
     values,
 )
 from stemcell_lit.experiment.gallery import generator_section
+from stemcell_lit.experiment.parts import comparisons
 from stemcell_lit.experiment.pictures import DPI, Pictures
 from stemcell_lit.experiment.results import (
     CLAIM,
-    FULL,
-    METHODS,
     TITLES,
     Results,
     as_override,
@@ -57,19 +56,6 @@ from stemcell_lit.settings.quoting import command_line, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What each part of the method adds: fixed comparisons, of which a report has those whose methods were run.
-PARTS = (
-    ("generated patches", "one network", "flat_gan", "flat"),
-    ("generated patches instead of balanced batches", "one network", "flat_gan", "flat_sampler"),
-    ("generated patches", "tree", "hierarchy_gan", "hierarchy"),
-    ("generated patches", "tree, time", "temporal_gan", "temporal"),
-    ("time", "one network", "flat_temporal", "flat"),
-    ("time", "tree", "temporal", "hierarchy"),
-    ("the tree", "no time", "hierarchy", "flat"),
-    ("the tree", "time", "temporal", "flat_temporal"),
-    ("adding up, not hard routing", "tree, time", "temporal", "temporal_hard"),
-    ("adding up, not hard routing", "full method", "temporal_gan", "temporal_gan_hard"),
-)
 BEST = "the full method instead of the best without generated patches"
 
 
@@ -94,12 +80,11 @@ def make_report(
     results = comparable(collect(out), baseline)
     counts = {method: results.counts(method) for method in results.methods}
     # only the paper's method was asked about beforehand; the last of a list is a choice made later
-    primary = results.full if results.full == FULL else None
     table = compare(
         counts,
         baseline,
         results.classes,
-        primary=primary,
+        primary=results.claimed,
         subsets=results.subsets,
         resamples=resamples,
         seed=seed,
@@ -422,14 +407,15 @@ def _parts(
     seed: int,
 ) -> pd.DataFrame:
     """What each part of the method adds: `contrasts` with two more columns in front, `part` and `where`."""
-    told = [p for p in PARTS if p[2] in counts and p[3] in counts]
+    ranked = sorted(results.methods, key=lambda m: (results.about(m).rank, m))
+    told = comparisons({m: results.about(m).parts for m in ranked})
     rows = rows_of(table)
     real = [
         m for m in results.methods if not any(cell.info.get("generator") for cell in results.of(m))
     ]
-    if results.full == FULL and real:
+    if results.claimed and real:
         best = max(real, key=lambda m: rows[m, "f1", ""]["mean"])
-        told.append((BEST, "", FULL, best))
+        told.append((BEST, "", results.claimed, best))
     found = contrasts(counts, [p[2:] for p in told], resamples=resamples, seed=seed)
     for place, name in enumerate(("part", "where")):
         found.insert(place, name, [p[place] for p in told for _ in METRICS])
@@ -443,7 +429,7 @@ def _method_rows(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "name": method,
             "effect": dict(zip(METRICS, sizes.get(method, [math.nan] * 2), strict=True)),
-            "about": METHODS.get(results.of(method)[0].info["method"], ""),
+            "about": results.about(method).about or "",
             "baseline": method == results.baseline,
             "scores": {metric: _score(rows[method, metric, ""]) for metric in METRICS},
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,13 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import group_counts
 from stemcell_lit.experiment.forms import RESULT
+from stemcell_lit.schema import MethodConfig
 from stemcell_lit.settings.meaning import Role, role_of
 from stemcell_lit.settings.quoting import command_line, override, shell_word
 
 Row = Mapping[str, Any]  # of the table
 
 CLAIM = 0.02  # the paper's gain in TPR and F1
-FULL = "temporal_gan"  # the paper's whole method
-
-# The order of the table, and what each row is to a reader who has not seen the configuration.
-METHODS = {
-    "time_only": "the clock alone: p(class | time), no picture",
-    "flat": "one network on the real patches as they are",
-    "flat_sampler": "one network, every class drawn equally often",
-    "flat_weighted": "one network, rare classes weigh more in the loss",
-    "flat_focal": "one network, focal loss",
-    "flat_logit": "one network, logit-adjusted loss (at tau 1: balanced softmax)",
-    "flat_crt": "one network, then a new last layer on balanced classes (cRT)",
-    "flat_mixup": "one network, mixtures of patches and labels (mixup)",
-    "flat_strong": "one network, strong augmentation",
-    "flat_vgg": "the paper's network and recipe: VGG-19-BN, SGD",
-    "flat_pseudo": "one network, rare classes filled with pseudo-labelled patches",
-    "flat_gan": "one network, rare classes filled with generated patches",
-    "flat_temporal": "one network under the constraint in time, no tree",
-    "hierarchy": "a tree of networks",
-    "hierarchy_gan": "a tree of networks, every stage filled with generated patches",
-    "temporal_hard": "as temporal, each patch down the likeliest branch alone",
-    "temporal": "a tree of networks under a constraint in time",
-    "temporal_gan_hard": "as the full method, each patch down the likeliest branch alone",
-    "temporal_gan": "the full method: tree, constraint in time and generated patches",
-}
 TITLES = {"tpr": "TPR", "f1": "F1"}
 
 
@@ -77,6 +54,15 @@ class Result:
     def seed(self) -> int:
         """Of its training."""
         return int(self.info["seed"])
+
+    @property
+    def about(self) -> MethodConfig:
+        """What its method is; of one with other settings than its name says, no parts."""
+        told = self.info["config"].get("method", {})
+        known = {f.name: told[f.name] for f in fields(MethodConfig) if f.name in told}
+        about = MethodConfig(**known)
+        plain = self.method == self.info["method"]
+        return about if plain else replace(about, parts=None, claimed=False)
 
     @property
     def classes(self) -> list[str]:
@@ -132,8 +118,16 @@ class Results:
     @property
     def full(self) -> str | None:
         """The method of the claim: the paper's where it ran, else the last; None: only baseline."""
-        others = self.methods[1:]
-        return FULL if FULL in others else (others[-1] if others else None)
+        return self.claimed or (self.methods[-1] if len(self.methods) > 1 else None)
+
+    @property
+    def claimed(self) -> str | None:
+        """The paper's whole method where it ran and is not the baseline; the claim was made of it beforehand."""
+        return next((m for m in self.methods[1:] if self.about(m).claimed), None)
+
+    def about(self, method: str) -> MethodConfig:
+        """What a row of the table is."""
+        return self.of(method)[0].about
 
     @property
     def seeds(self) -> list[int]:
@@ -263,11 +257,7 @@ def together(cells: Sequence[Result]) -> list[Result]:
                 f"{cell.folder} and {other.folder} are both {cell.method}, fold {cell.fold}, "
                 f"seed {cell.seed}; remove one of them"
             )
-    rank = {name: i for i, name in enumerate(METHODS)}
-    return sorted(
-        cells,
-        key=lambda c: (rank.get(c.info["method"], len(rank) - 1.5), c.method, c.seed, c.fold),
-    )
+    return sorted(cells, key=lambda c: (c.about.rank, c.method, c.seed, c.fold))
 
 
 def read_result(file: Path) -> dict[str, Any]:

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
+from stemcell_lit.schema import MethodConfig, typed
 from stemcell_lit.settings.keys import keys_of
 
 
@@ -29,6 +33,28 @@ def groups_of(command: str) -> list[str]:
 def choices_of(group: str) -> list[str]:
     """Names of the files of a group."""
     return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+def methods() -> dict[str, MethodConfig]:
+    """What the files of `conf/method` say of each method, in the order of the table.
+
+    Raises:
+        UserError: a file that says what no method has.
+    """
+    found = {}
+    for file in sorted((conf_dir() / "method").glob("*.yaml")):
+        plain = read_yaml(file, "mend the file")
+        told = plain.get("method") if isinstance(plain, dict) else None
+        try:
+            found[file.stem] = typed(OmegaConf.create(told or {}), MethodConfig)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    return dict(sorted(found.items(), key=lambda item: item[1].rank))
+
+
+def without_generated() -> list[str]:
+    """Names of the methods that are made of parts, of which none is generated patches."""
+    return [n for n, m in methods().items() if m.parts is not None and "generated" not in m.parts]
 
 
 @functools.cache  # a third of a second, and `reproduce` composes every method
@@ -96,13 +122,13 @@ def told(error: BaseException) -> str:
 
 def help_lines(command: str) -> list[str]:
     """The keys of a command with their defaults, bounds and, of groups, choices."""
-    from omegaconf import OmegaConf
-
     config = compose(command, [])
     lines = []
     for group in sorted(set(groups_of(command)) & {p.name for p in conf_dir().iterdir()}):
         if choices_of(group):
             lines.append(f"  {group}= {' | '.join(choices_of(group))}")
+        if group == "method":
+            lines += [f"    {name:<18} {about.about or ''}" for name, about in methods().items()]
     lines += ["", "keys and defaults (??? must be given):", ""]
     keys = keys_of(command)
     at: list[str] = []

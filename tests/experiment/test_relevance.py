@@ -48,6 +48,10 @@ DECLARED: dict[str, set[str]] = {
     "temporal": {"cell"},  # of a method whose stages have no window
     "method": {"cell"},
     "method.choices": set(),  # while nothing is tuned
+    "method.about": set(),  # what the report says of it, here and below
+    "method.rank": set(),
+    "method.parts": set(),
+    "method.claimed": set(),
     "method.tree": {"generated", "stage", "cell"},
     "trainer.accelerator": set(),
     "trainer": ALL,  # precision, ranks and threads change the last digits
@@ -77,6 +81,8 @@ OTHER = {
     "hierarchy.moves": {"debris": ["debris"]},
     "hierarchy.subsets": {"some": ["debris", "dense"]},
     "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
+    "method.about": "other",
+    "method.parts": ["other"],
     "method.network": None,  # another kind of method, without stages to compare
     "trainer.devices": 2,
     "data.extraction.um_per_px": 2.0,

@@ -20,6 +20,7 @@ from stemcell_lit.experiment.pictures import Pictures, nearest
 from stemcell_lit.experiment.report import make_report, print_table, read_table
 from stemcell_lit.experiment.results import collect, comparable
 from stemcell_lit.schema import RunCommand
+from stemcell_lit.settings.compose import methods as methods_known
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
 SKILL = {"flat": 0.9, "flat_gan": 1.1, "temporal": 1.3, "temporal_gan": 1.8}  # logits of the truth
@@ -91,7 +92,8 @@ def write_results(
                 )
                 config = dataclasses.asdict(RunCommand())
                 config["out"], config["seed"], config["split"]["fold"] = str(out), seed, fold
-                config["split"]["folds"], config["method"]["name"] = folds, method
+                config["split"]["folds"] = folds
+                config["method"] = dataclasses.asdict(methods_known()[method])
                 config["mix"]["recipe"] = "balance" if "gan" in method else "real"
                 made = dict.fromkeys(CLASSES, 12) if "gan" in method else {}
                 curve = [
@@ -475,3 +477,26 @@ def test_nearest_finds_a_turned_copy():
     assert list(found) == [7, 30] and distance == pytest.approx([0, 0], abs=0.1)
     found, distance = nearest(queries, pixels, np.setdiff1d(np.arange(50), [7, 30]), 16)
     assert not set(found) & {7, 30} and (distance > 50).all()
+
+
+def test_a_method_of_a_users_own_has_its_sentence_and_comparisons_from_its_results(small):
+    def own(info):
+        info["method"] = info["config"]["method"]["name"] = "mine"
+        info["config"]["method"] |= {"about": "my own way", "parts": ["time"], "claimed": False}
+
+    for cell in (small / "cells").glob("temporal_gan-*"):
+        edit(cell, own)
+    results = comparable(collect(small), "flat")
+    assert results.about("mine").about == "my own way"
+    assert (results.full, results.claimed) == ("mine", None)
+    counts = {method: results.counts(method) for method in results.methods}
+    parts = report._parts(results, pd.DataFrame(), counts, 20, 0)
+    told = parts.groupby(["part", "where", "method", "other"]).groups
+    assert set(told) == {("time", "one network", "mine", "flat")}
+
+
+def test_results_without_a_word_about_their_methods_have_a_table_all_the_same(small):
+    for cell in (small / "cells").iterdir():
+        edit(cell, lambda info: info["config"].pop("method"))
+    results = comparable(collect(small), "flat")
+    assert results.methods == ["flat", "temporal_gan"] and results.about("flat").about is None

@@ -1,0 +1,85 @@
+"""What each method is stands in its own file; the comparisons of the report follow from it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.parts import comparisons
+from stemcell_lit.settings import compose
+from stemcell_lit.settings.compose import help_lines, methods, without_generated
+
+FIXED = [
+    ("generated patches", "one network", "flat_gan", "flat"),
+    ("generated patches instead of balanced batches", "one network", "flat_gan", "flat_sampler"),
+    ("generated patches", "tree", "hierarchy_gan", "hierarchy"),
+    ("generated patches", "tree, time", "temporal_gan", "temporal"),
+    ("time", "one network", "flat_temporal", "flat"),
+    ("time", "tree", "temporal", "hierarchy"),
+    ("the tree", "no time", "hierarchy", "flat"),
+    ("the tree", "time", "temporal", "flat_temporal"),
+    ("adding up, not hard routing", "tree, time", "temporal", "temporal_hard"),
+    ("adding up, not hard routing", "full method", "temporal_gan", "temporal_gan_hard"),
+]
+
+
+def parts():
+    return {name: method.parts for name, method in methods().items()}
+
+
+def test_the_comparisons_of_the_methods_that_come_with_the_program_are_fixed():
+    assert comparisons(parts()) == FIXED
+
+
+def test_a_table_has_the_comparisons_whose_methods_are_in_it():
+    few = {name: parts()[name] for name in ("flat", "flat_gan", "temporal_gan", "flat_focal")}
+    assert comparisons(few) == FIXED[:1]
+
+
+def test_a_method_with_a_part_of_its_own_is_compared_with_the_one_without_it():
+    mine = {**parts(), "mine": ["tree", "time", "generated", "denoised"]}
+    assert comparisons(mine) == [*FIXED, ("denoised", "full method", "mine", "temporal_gan")]
+    plain = {**parts(), "mine": ["denoised"]}
+    assert comparisons(plain) == [*FIXED, ("denoised", "one network", "mine", "flat")]
+
+
+def test_every_method_says_what_it_is_and_its_place():
+    found = methods()
+    assert all(m.about and m.name == name for name, m in found.items())
+    assert len({m.rank for m in found.values()}) == len(found)
+    assert [name for name, m in found.items() if m.claimed] == ["temporal_gan"] == list(found)[-1:]
+
+
+def test_a_methods_parts_are_what_its_settings_say():
+    for name, method in methods().items():
+        config = compose.compose("run", [f"method={name}"])
+        if method.parts is not None:
+            assert ("tree" in method.parts) == config.method.tree
+            assert ("generated" in method.parts) == (config.mix.recipe != "real")
+            assert ("time" in method.parts) == (config.temporal.kind != "none")
+            assert ("hard" in method.parts) == config.hierarchy.hard
+            assert ("balanced" in method.parts) == (config.stage.sampler == "balanced")
+
+
+def test_help_says_what_each_method_is():
+    lines = "\n".join(help_lines("run"))
+    assert all(method.about in lines for method in methods().values())
+
+
+def test_methods_that_need_no_generator_are_named_from_their_files():
+    assert {"flat", "hierarchy", "temporal"} <= set(without_generated())
+    assert not {"flat_gan", "temporal_gan"} & set(without_generated())
+
+
+def test_a_method_is_added_by_a_file_alone_and_a_broken_one_is_named(tmp_path, monkeypatch):
+    shutil.copytree(compose.conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(compose, "conf_dir", lambda: tmp_path / "conf")
+    file = tmp_path / "conf" / "method" / "mine.yaml"
+    file.write_text("# @package _global_\nmethod: {name: mine, about: my own, rank: 25}\n")
+    assert list(methods())[:3] == ["time_only", "flat", "mine"]
+    assert methods()["mine"].about == "my own" and methods()["mine"].parts is None
+    file.write_text("# @package _global_\nmethod: {name: mine, rank: first}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: .*rank"):
+        methods()
