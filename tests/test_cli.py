@@ -111,6 +111,58 @@ def test_a_users_mistake_gets_one_message_and_status_2(args, says, capsys, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+INSIDE_A_FILE = [
+    "simulate out=notes.txt/x",
+    "simulate out=new store=notes.txt/x",
+    "import source=crops store=notes.txt/x",
+    "annotate source=crops out=notes.txt/x classes=[a,b]",
+    "run data.store=store data.patch_size=16 out=notes.txt/x",
+    "run data.store=store data.patch_size=16 out=new artifacts=notes.txt/x",
+    "train task=stage data.store=store data.patch_size=16 out=notes.txt/x",
+    "reproduce data.store=store data.patch_size=16 methods=[flat] out=notes.txt/x",
+    "judge data.store=store data.patch_size=16 out=notes.txt/x",
+    "generate checkpoint=generator.ckpt store=notes.txt/x",
+    "evaluate checkpoint=model store=store out=notes.txt/x",
+    "predict movie=movie.tif checkpoint=model out=notes.txt/x",
+    "report out=notes.txt/x",
+]
+
+
+@pytest.mark.parametrize("line", INSIDE_A_FILE)
+def test_an_output_inside_a_file_is_refused_by_the_name_of_that_file(
+    line, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_store(tmp_path / "store", movies=10)
+    for name in ("notes.txt", "movie.tif", "generator.ckpt"):
+        Path(name).write_text("mine")
+    for name in ("crops", "model"):
+        Path(name).mkdir()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(SystemExit) as end:
+        cli.main(line.split())
+    (message,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "\\x0a" not in message
+    assert "notes.txt is a file" in message or "notes.txt is no folder" in message
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["table.csv", "report.html"])
+def test_reproduce_refuses_a_folder_that_holds_something_else_in_its_places(
+    name, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_store(tmp_path / "store", movies=10)
+    mine = tmp_path / "res" / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(SystemExit) as end:
+        cli.main("reproduce data.store=store data.patch_size=16 methods=[flat] out=res".split())
+    (message,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and f"res/{name}" in message
+    assert list((tmp_path / "res").iterdir()) == [mine] and mine.read_text() == "mine"
+
+
 def test_module_and_bare_command_list_the_commands():
     done = subprocess.run([sys.executable, "-m", "stemcell_lit"], capture_output=True, text=True)
     assert done.returncode == 0 and "reproduce" in done.stdout

@@ -143,6 +143,8 @@ class StemcellLocalLauncher(Launcher):
             )
         except KeyboardInterrupt:
             raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
+        except UserError as error:
+            _refuse(error)
         return _results(cells, outcomes)
 
 

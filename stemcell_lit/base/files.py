@@ -63,7 +63,7 @@ def check_files(folder: str | Path, names: Sequence[str]) -> None:
         UserError: the folder cannot be one, or holds a file of the user's of that name. Nothing was changed.
     """
     folder = Path(folder)
-    check_parent(located(folder / "x"), folder / "x")
+    check_parent(located(folder / "x"), folder)
     for name in names:
         target = located(folder / name)
         refuse_file(target, folder / name, own_files(target.parent), None)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base.ownership import check_parent, located
 from stemcell_lit.base.processes import scratch_folder
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.warm import WarmProcess, can_start_warm
@@ -219,6 +222,7 @@ def run_jobs(
         An outcome for each job, in the order of `jobs`.
 
     Raises:
+        UserError: in the place of a log lies something that no job wrote. Nothing was started.
         ValueError: no slots, two jobs of one name, or `after` names an unknown job or a cycle.
     """
     _check_order(jobs)
@@ -229,6 +233,9 @@ def run_jobs(
     view = View(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
     free = list(range(len(places)))
     queue = [job for job in jobs if job.name not in outcomes]
+    for job in queue:
+        for log in _logs(job.out, devices_per_job) if job.out else []:
+            _check_log(log)
     running: dict[int, _Running] = {}
     with (
         tempfile.TemporaryDirectory(dir=scratch_folder()) as scratch,
@@ -300,7 +307,7 @@ class _Running:
         self._failed_rank = 0
         folder = job.out or Path(tempfile.mkdtemp(dir=scratch))
         folder.mkdir(parents=True, exist_ok=True)
-        self.logs = [folder / (LOG if r == 0 else f"job.rank{r}.log") for r in range(ranks)]
+        self.logs = _logs(folder, ranks)
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
         self._processes: list[subprocess.Popen | WarmProcess] = []
         self.progress = Path(tempfile.mkdtemp(dir=scratch)) / PROGRESS
@@ -313,9 +320,10 @@ class _Running:
         for rank, file in enumerate(self.logs):
             if ranks > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            _check_log(file)
             with file.open("ab") as log:
                 command = shlex.join(map(str, job.argv))
-                log.write(f"--- {time.strftime('%F %T')} {command}\n".encode())
+                log.write(f"--- {time.strftime('%F %T')} {command}\n".encode())  # see _BEGIN
                 self._starts.append(log.tell())
                 if can_start_warm(job.argv, env):
                     self._processes.append(WarmProcess(job.argv, env, file))
@@ -374,6 +382,30 @@ class _Running:
                 continue
             with suppress(ProcessLookupError, PermissionError):  # all of the group have gone
                 os.killpg(process.pid, number)
+
+
+_BEGIN = re.compile(rb"--- \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # of a log that a job wrote
+
+
+def _logs(folder: Path, ranks: int) -> list[Path]:
+    return [folder / (LOG if rank == 0 else f"job.rank{rank}.log") for rank in range(ranks)]
+
+
+def _check_log(file: Path) -> None:
+    """Refuses a log that would be appended to what no job wrote."""
+    try:
+        state = file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        check_parent(located(file), file)
+        return
+    if stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
+        with file.open("rb") as log:
+            if _BEGIN.match(log.read(64)):
+                return
+    raise UserError(
+        f"{file}: is no log that a job wrote, and a job's log goes there; nothing was changed; move it away, or give "
+        "another folder"
+    )
 
 
 _PROGRESS = form.record({"images": form.whole(), "per_s": form.number(0)})

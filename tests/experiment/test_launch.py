@@ -130,6 +130,28 @@ def test_a_log_keeps_earlier_attempts_and_the_summary_shows_the_last(tmp_path):
     assert "first" in (tmp_path / "job.log").read_text()
 
 
+@pytest.mark.parametrize("kind", ["a file", "empty", "a pipe", "a link", "a hard link", "a folder"])
+def test_nothing_is_written_into_a_log_that_no_job_wrote(tmp_path, kind):
+    mine, log = tmp_path / "mine", tmp_path / "out" / "job.log"
+    log.parent.mkdir()
+    mine.write_text("--- 2026-01-02 03:04:05 mine" if "link" in kind else "mine")
+    make = {"a file": lambda: mine.rename(log), "empty": log.touch, "a folder": log.mkdir}
+    make |= {"a pipe": lambda: os.mkfifo(log), "a link": lambda: log.symlink_to(mine)}
+    make.get(kind, lambda: log.hardlink_to(mine))()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    jobs = [job("a", "open('ran', 'w')"), job("b", "open('ran', 'w')", out=log.parent)]
+    with pytest.raises(UserError, match=r"out/job\.log: is no log that a job wrote"):
+        run_jobs(jobs, slots=1, console=quiet())
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not Path("ran").exists()
+
+
+def test_a_file_in_the_place_of_a_logs_folder_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt is no folder"):
+        run_jobs([job("a", "", out=tmp_path / "notes.txt" / "a")], slots=1, console=quiet())
+
+
 def test_a_program_that_does_not_exist_is_a_failed_job():
     (outcome,) = run_jobs([Job("a", ["/no/such/program"])], slots=1, console=quiet())
     assert (
