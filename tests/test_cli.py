@@ -157,7 +157,8 @@ def test_reproduce_refuses_a_folder_that_holds_something_else_in_its_places(
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(SystemExit) as end:
-        cli.main("reproduce data.store=store data.patch_size=16 methods=[flat] out=res".split())
+        settings = ["data.store=store", "data.patch_size=16", "methods=[flat]", "out=res"]
+        cli.main(["reproduce", *settings])
     (message,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and f"res/{name}" in message
     assert list((tmp_path / "res").iterdir()) == [mine] and mine.read_text() == "mine"
