@@ -186,7 +186,7 @@ def _sweep(command: str, words: list[str]) -> None:
         from stemcell_lit.schema import typed
 
         folder = run(typed(config))
-        print(folder / "result.json")
+        print(printable(folder / "result.json"))
         return validation_f1(folder)  # what a sweeper that searches maximises
 
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -217,7 +217,7 @@ def _simulate(overrides: list[str]) -> None:
     if c.store:  # before the hours that the movies may take
         check_target(c.store, "store", inputs=[c.out])
     simulate(c.simulation, Path(c.out))
-    print(f"movies: {c.out}")
+    print(f"movies: {printable(c.out)}")
     if c.store:
         print(extract(Path(c.out), Path(c.store), c.extraction))
 
@@ -231,8 +231,12 @@ def _import(overrides: list[str]) -> None:
     print(store)
     by = store.info["made_by"]
     if by.get("unsure"):
-        print(f"unsure: {by['unsure']} places left out, named in {store.path / 'unsure.parquet'}")
-    print(f"split by {by.get('split_by', 'movie')}: {store.manifest['group'].nunique()} groups")
+        print(
+            f"unsure: {by['unsure']} places left out, named in {printable(store.path / 'unsure.parquet')}"
+        )
+    print(
+        f"split by {printable(by.get('split_by', 'movie'))}: {store.manifest['group'].nunique()} groups"
+    )
     name = Path(c.store).resolve().name
     settings = {"data.store": c.store, "hierarchy": "flat", "out": f"results/{name}"}
     print(f"next: {command_line('reproduce', settings)}")
@@ -249,7 +253,7 @@ def _run(overrides: list[str]) -> None:
     from stemcell_lit.experiment.run import run
     from stemcell_lit.schema import typed
 
-    print(run(typed(compose("run", overrides))) / "result.json")
+    print(printable(run(typed(compose("run", overrides))) / "result.json"))
 
 
 def run_cell(overrides: list[str]) -> None:
@@ -273,7 +277,7 @@ def _train(overrides: list[str]) -> None:
     from stemcell_lit.experiment.run import train
     from stemcell_lit.schema import TrainCommand, typed
 
-    print(train(typed(compose("train", overrides), TrainCommand)))
+    print(printable(train(typed(compose("train", overrides), TrainCommand))))
 
 
 def _generate(overrides: list[str]) -> None:
@@ -287,7 +291,7 @@ def _evaluate(overrides: list[str]) -> None:
     from stemcell_lit.experiment.run import evaluate_store
     from stemcell_lit.schema import EvaluateCommand, typed
 
-    print(evaluate_store(typed(compose("evaluate", overrides), EvaluateCommand)))
+    print(printable(evaluate_store(typed(compose("evaluate", overrides), EvaluateCommand))))
 
 
 def _reproduce(overrides: list[str]) -> int:
@@ -316,11 +320,11 @@ def _report(overrides: list[str]) -> None:
         from stemcell_lit.experiment.tracking import rebuild
 
         n = rebuild(c.out, c.logger)
-        print(f"W&B: {n} runs ({c.logger.wandb}) in {Path(c.out) / 'wandb'}")
+        print(f"W&B: {n} runs ({c.logger.wandb}) in {printable(Path(c.out) / 'wandb')}")
         try:
-            print(dashboard(c.out, c.logger))
+            print(printable(dashboard(c.out, c.logger)))
         except UserError as error:  # it comes with an extra; the runs and the report do not
-            print(f"note: {error}", file=sys.stderr)
+            print(f"note: {printable(error)}", file=sys.stderr)
     make_reports(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
 
 
@@ -330,7 +334,7 @@ def _predict(overrides: list[str]) -> None:
 
     # `none` is no map with settings of its own, and so no file of the group
     overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]
-    print(predict(typed(compose("predict", overrides), PredictCommand)))
+    print(printable(predict(typed(compose("predict", overrides), PredictCommand))))
 
 
 def _artifacts(args: list[str]) -> None:
@@ -365,7 +369,7 @@ def _artifacts(args: list[str]) -> None:
     else:
         doomed = {store.show(h).path for h in hashes}
         for path in store.prune(lambda a: a.path not in doomed):
-            print(f"deleted {path}")
+            print(f"deleted {printable(path)}")
 
 
 ACTIONS: dict[str, Callable[[list[str]], Any]] = {

@@ -58,7 +58,7 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.tables import read_table
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import AnnotateCommand
-from stemcell_lit.settings.quoting import command_line
+from stemcell_lit.settings.quoting import command_line, plain, printable
 
 FORMAT = 1
 HOST = "127.0.0.1"  # never another: the page shows unpublished data and takes no password
@@ -540,7 +540,7 @@ def _from_movie(
 
     def maps() -> Iterator[np.ndarray]:
         bar = progress(
-            positions, f"colonies of {name}", console=Console(stderr=True), transient=True
+            positions, f"colonies of {plain(name)}", console=Console(stderr=True), transient=True
         )
         for step, position in enumerate(bar):
             image = frames.read(position)
@@ -892,11 +892,13 @@ def _serve(page: Page, port: int) -> None:
     server.daemon_threads = True  # an open browser window must not hold Ctrl-C back
     page.port = server.port
     session = page.session
-    print(f"{len(session.items)} patches, {len(session.answers)} answered, in {session.folder}")
+    print(
+        f"{len(session.items)} patches, {len(session.answers)} answered, in {printable(session.folder)}"
+    )
     print(f"open http://{HOST}:{server.port}/?token={page.token}")
     print("every answer is saved at once; Ctrl-C stops, the same command goes on", flush=True)
     server.serve_forever()  # returns on Ctrl-C, its socket closed
     counts = ", ".join(f"{name} {n}" for name, n in session.counts().items())
-    print(f"\n{len(session.answers)} of {len(session.items)} answered: {counts}")
+    print(f"\n{len(session.answers)} of {len(session.items)} answered: {printable(counts)}")
     if session.import_command():
         print(f"next: {session.import_command()}")

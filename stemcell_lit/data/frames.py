@@ -27,6 +27,7 @@ from stemcell_lit.data.pictures import image_values
 from stemcell_lit.data.tiff import TiffReader
 from stemcell_lit.data.units import Units, lengths
 from stemcell_lit.errors import UserError
+from stemcell_lit.settings.quoting import printable
 
 log = logging.getLogger(__name__)
 
@@ -345,7 +346,7 @@ class Frames:
         count, height, width = self.shape
         size = "unknown um/px" if self.um_per_px is None else f"{self.um_per_px:g} um/px"
         time = "unknown" if self.hours_per_frame is None else f"{self.hours_per_frame:g}"
-        return (
+        return printable(
             f"Frames({self.path}, {count} frames of {height} x {width} px, {self.dtype}, {size}, "
             f"{time} h/frame)"
         )

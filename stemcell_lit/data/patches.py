@@ -27,7 +27,7 @@ from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import MOST_ROWS, map_array, read_table
 from stemcell_lit.base.files import restore, whole_or_absent
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.quoting import command_line
+from stemcell_lit.settings.quoting import command_line, printable
 
 FORMAT = 1
 
@@ -138,7 +138,8 @@ class PatchStore:
         counts = ", ".join(f"{c} {int((self.manifest['label'] == c).sum())}" for c in self.classes)
         height, width = self.pixels.shape[-2:]
         scales = f" at scales {self.scales}" if len(self.scales) > 1 else ""
-        return f"PatchStore({self.path}, {len(self)} patches of {height} x {width} px{scales}: {counts})"
+        about = f"{len(self)} patches of {height} x {width} px{scales}: {counts}"
+        return printable(f"PatchStore({self.path}, {about})")
 
     @classmethod
     def write(

@@ -52,7 +52,7 @@ from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
 from stemcell_lit.settings.meaning import determining, own_keys
-from stemcell_lit.settings.quoting import override, split
+from stemcell_lit.settings.quoting import override, printable, split
 
 FORMAT = 1  # of judge.json
 REAL = ("real, as they are", "real, balanced")  # the floors of the accuracy score
@@ -594,5 +594,5 @@ def write(
             for file in sorted((folder / "grids").glob("class_*.png")):
                 name = f"{safe_name(e.name)}-f{e.fold}-{file.stem.removeprefix('class_')}.png"
                 shutil.copy(file, grids / name)
-    print(text)
-    print(out / "table.md")
+    print("\n".join(map(printable, text.split("\n"))))
+    print(printable(out / "table.md"))

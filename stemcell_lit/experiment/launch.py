@@ -30,7 +30,6 @@ from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +38,7 @@ from stemcell_lit.base.ownership import check_parent, located
 from stemcell_lit.base.processes import scratch_folder
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.warm import WarmProcess, can_start_warm
+from stemcell_lit.settings.quoting import plain, printable
 
 PROGRESS = "progress.json"  # while a job trains: images seen and their rate
 
@@ -526,7 +526,7 @@ class View:
         """Says why jobs wait: below the table, or as a line; empty: none does."""
         self.waits = waits
         if self.live is None and waits:
-            self.console.print(waits, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(waits), markup=False, highlight=False, soft_wrap=True)
 
     def ended(self, outcome: JobOutcome, elapsed: Sequence[float]) -> None:
         """Says that a job has ended; `elapsed`: seconds of those that run."""
@@ -541,7 +541,7 @@ class View:
         left = self._left(elapsed)
         if left is not None and ended < self.total:
             line += f", about {_clock(left)} left"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, outcomes: Sequence[JobOutcome], *, interrupted: bool) -> None:
         """The last word: how many ended how, and each failed job with the end of its log."""
@@ -549,9 +549,12 @@ class View:
         for o in outcomes:
             if o.status == "failed":
                 where = f", log {o.log}" if o.log else ""
-                write(f"\nFAILED {o.name}: {o.reason}{where}", markup=False, soft_wrap=True)
+                write()
+                write(
+                    printable(f"FAILED {o.name}: {o.reason}{where}"), markup=False, soft_wrap=True
+                )
                 for line in o.tail.splitlines():
-                    write(f"  | {line}", markup=False, highlight=False, soft_wrap=True)
+                    write(f"  | {printable(line)}", markup=False, highlight=False, soft_wrap=True)
         counts = [
             f"{n} {status}"
             for status in ("done", "skipped", "failed", "stopped")
@@ -560,7 +563,7 @@ class View:
         text = f"{self.title or 'jobs'}: {', '.join(counts) or 'none'} in {_clock(self._elapsed())}"
         if interrupted:
             text += "; interrupted, the same command goes on from here"
-        write(text, markup=False, highlight=False, soft_wrap=True)
+        write(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.begun
@@ -585,7 +588,7 @@ class View:
             f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"
             + (f", {total:,.0f} images/s" if total else "")
             + ("" if left is None else f", about {_clock(left)} left")
-            + (f"\n{self.waits}" if self.waits else "")
+            + (f"\n{plain(self.waits)}" if self.waits else "")
         )
         table = Table(
             "slot",
@@ -593,16 +596,16 @@ class View:
             "time",
             "images/s",
             "says",
-            title=self.title or None,
+            title=plain(self.title) or None,
             caption=caption,
             expand=True,
             box=None,
         )
         for slot, process in sorted(self.running.items()):
-            says = Text(process.tail(1), no_wrap=True, overflow="ellipsis")
+            says = Text(printable(process.tail(1)), no_wrap=True, overflow="ellipsis")
             rate = rates[slot]
             images = "" if rate is None else f"{rate:,.0f}"
-            table.add_row(str(slot), escape(process.name), _clock(process.elapsed), images, says)
+            table.add_row(str(slot), plain(process.name), _clock(process.elapsed), images, says)
         return table
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stemcell_lit.experiment.launch import PROGRESS_ENV, write_progress
+from stemcell_lit.settings.quoting import printable
 
 SILENT_S = 5.0  # shorter work shows nothing
 LINE_S = 15.0  # between two lines where the output is no terminal
@@ -70,7 +71,8 @@ class ImagesProgress(pl.Callback):
             return
         self.last = now
         left = max(0, self.budget - seen) / max(rate, 1e-9)
-        line = f"{self.title}: {seen:,} of {self.budget:,} images, {rate:,.0f} images/s, {left / 60:.1f} min left"
+        how_far = f"{seen:,} of {self.budget:,} images"
+        line = f"{printable(self.title)}: {how_far}, {rate:,.0f} images/s, {left / 60:.1f} min left"
         print(
             f"\r\033[K{line}" if terminal else line,
             end="" if terminal else "\n",

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from rich.markup import escape
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.base.markdown import in_markdown
@@ -51,7 +50,7 @@ from stemcell_lit.experiment.results import (
 )
 from stemcell_lit.schema import RunCommand
 from stemcell_lit.settings.meaning import Role, own_keys, role_of
-from stemcell_lit.settings.quoting import command_line, printable
+from stemcell_lit.settings.quoting import command_line, plain, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -160,13 +159,13 @@ def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
 
     over = f" over {which.removeprefix('macro/')} classes" if which else ""
     title = f"Macro TPR (recall) and F1{over} in %, 95 % intervals"
-    view = Table(title=escape(printable(title)), title_justify="left")
+    view = Table(title=plain(title), title_justify="left")
     view.add_column("method", no_wrap=True)
     for title in TITLES.values():
         view.add_column(title, justify="right", no_wrap=True)
         view.add_column("difference in points")
     for method, rows in table[table["class"] == which].groupby("method", sort=False):
-        line = [escape(printable(method))]
+        line = [plain(method)]
         for metric in METRICS:
             row = rows[rows["metric"] == metric].to_dict("records")[0]
             line += [f"{100 * row['mean']:.1f}", _coloured(row)]
@@ -187,8 +186,8 @@ def _print_parts(console: Console, parts: pd.DataFrame) -> None:
     ):
         of = {row["metric"]: row for row in rows.to_dict("records")}
         name = f"{part} ({where})" if where else str(part)
-        methods = escape(printable(f"{method} - {other}"))
-        view.add_row(escape(printable(name)), methods, *(_coloured(of[m]) for m in METRICS))
+        methods = plain(f"{method} - {other}")
+        view.add_row(plain(name), methods, *(_coloured(of[m]) for m in METRICS))
     console.print(view)
 
 
@@ -202,7 +201,7 @@ def _coloured(row: Mapping[Any, Any]) -> str:
         told = f"{points(row['delta'])} ({ends}): {word}"
     elif math.isfinite(row["delta"]):
         told = f"{points(row['delta'])}: {word}"
-    told = escape(printable(told))
+    told = plain(told)
     return f"[{colour}]{told}[/]" if colour else told
 
 

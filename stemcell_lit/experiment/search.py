@@ -32,6 +32,7 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
+from stemcell_lit.settings.quoting import printable
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -142,7 +143,8 @@ def search(
         )
     best: dict[str, Any] = read_yaml(folder / "best.yaml", "run again")
     told = " ".join(f"{k}={v}" for k, v in best["settings"].items())
-    print(f"best of {trials} trials by macro F1 on validation patches, {best['value']:.4f}: {told}")
+    score = f"{best['value']:.4f}"
+    print(printable(f"best of {trials} trials by macro F1 on validation patches, {score}: {told}"))
     return best
 
 

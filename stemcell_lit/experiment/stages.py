@@ -28,6 +28,7 @@ from stemcell_lit.experiment.cell import Cell, rows_hash
 from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.settings.meaning import determining
+from stemcell_lit.settings.quoting import printable
 
 
 def make_stage(
@@ -119,7 +120,7 @@ def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | N
             about = form.read_json(place / "phase.json", PHASE, f"delete {place}")
             text = json.dumps(about)
         except (OSError, ValueError, UserError) as error:
-            print(f"{file}: broken ({error}); {title} begins again", file=sys.stderr)
+            print(printable(f"{file}: broken ({error}); {title} begins again"), file=sys.stderr)
             file.unlink()
     text = ranks.share(text)
     return None if text is None else (load_stage(file), json.loads(text))

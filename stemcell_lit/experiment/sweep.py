@@ -138,7 +138,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     write_whole(out / "sweep.csv", to_csv(macro, "%.6g"))
     write_whole(out / "sweep.md", _markdown(macro, sweep))
     write_whole(out / "report.html", page)
-    print(out / "report.html")
+    print(printable(out / "report.html"))
 
 
 def _labelled(out: Path) -> int:

@@ -31,6 +31,7 @@ from stemcell_lit.experiment.artifacts import Ranks, first_rank
 from stemcell_lit.experiment.interrupt import CheckpointOnSignal
 from stemcell_lit.experiment.progress import ImagesProgress
 from stemcell_lit.schema import TrainerConfig
+from stemcell_lit.settings.quoting import printable
 
 # glibc's malloc.h: what may lie free at the heap's end, what is taken for it at once, from what size on memory is not
 # the heap's (at most 32 MiB can be set)
@@ -104,7 +105,10 @@ def _usable(
             check_resumable(file, module, callbacks)
             found = str(file)
         except ValueError as error:
-            print(f"{file}: broken checkpoint ({error}); {title} begins again", file=sys.stderr)
+            print(
+                printable(f"{file}: broken checkpoint ({error}); {title} begins again"),
+                file=sys.stderr,
+            )
             file.unlink()
     return ranks.share(found)
 

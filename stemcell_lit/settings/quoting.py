@@ -108,6 +108,13 @@ def printable(text: object) -> str:
     return _CONTROL.sub(_code, str(text)).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def plain(text: object) -> str:
+    """Text for rich, as `printable` and with brackets that are no markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def unescaped(text: str) -> str:
     """Undoes `literal`'s escapes; `${` that was not escaped stays."""
 

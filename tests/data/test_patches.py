@@ -105,3 +105,8 @@ def test_outputs_appear_whole_or_not_at_all(tmp_path):
         (folder / "y").write_text("new")
     names = sorted(p.name for p in tmp_path.rglob("*"))
     assert names == [".stemcell-lit.json", ".stemcell-lit.json", "a.txt", "d", "y"]
+
+
+def test_a_stores_name_does_not_command_the_terminal(tmp_path):
+    store = make_store(tmp_path / "a\x1b[31m\nb")
+    assert "\\x1b[31m\\x0ab" in str(store) and "\x1b" not in str(store) + repr(store)

@@ -80,6 +80,21 @@ def test_a_failed_job_does_not_stop_the_others_and_is_named_with_its_last_words(
     assert "[4/4]" in text and "jobs/min" in text and " left" in text
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_and_logs_of_jobs_neither_command_the_terminal_nor_are_markup(tmp_path, terminal):
+    odd = "[red]a[/x]\x1b]0;owned\x07"
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+    run_jobs(
+        [job(odd, "print('\\x1b]0;owned[/y]'); import time; time.sleep(1); raise SystemExit(1)")],
+        slots=1,
+        console=console,
+        title=odd,
+    )
+    text = said(console)
+    assert "\x1b]0" not in text and "\x07" not in text
+    assert "[red]a[/x]\\x1b]0;owned\\x07" in text and "owned[/y]" in text
+
+
 def test_slow_jobs_are_counted_by_the_hour():
     console = quiet()
     done = launch.JobOutcome("slow", "done", 0, 1200.0)
