@@ -132,10 +132,8 @@ def make_generator(cell: Cell, board: Any = None) -> Path:
         chosen), quality.json, encoder.pt and grids/.
 
     Raises:
-        UserError: an alarm before any good snapshot, or `generators` below 1.
+        UserError: an alarm before any good snapshot.
     """
-    if cell.config.generators < 1:
-        raise UserError(f"generators={cell.config.generators}: expected 1 or more")
     if cell.config.generators > 1:
         return _make_ensemble(cell, board)
     config, store = cell.config, cell.store
