@@ -12,10 +12,10 @@ import pytest
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.artifacts import key_hash
-from stemcell_lit.experiment.cell import prepare, rows_hash, simulation_key
-from stemcell_lit.experiment.generators import generator_key
-from stemcell_lit.experiment.stages import stage_key
-from stemcell_lit.gan.encoder import encoder_key
+from stemcell_lit.experiment.cell import SimulatedStore, prepare
+from stemcell_lit.experiment.encoders import TrainedEncoder
+from stemcell_lit.experiment.generators import generator_recipe
+from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.schema import typed
 from stemcell_lit.settings.compose import compose
 
@@ -123,15 +123,10 @@ def settings(store, *words):
 
 def hashes(store, words):
     trial = prepare(settings(store, *words))
-    c, nodes = trial.config, trial.hierarchy.nodes
-    train = rows_hash(trial.split.train)
-    size = c.data.patch_size or store.size
-    encoder = encoder_key(
-        store.content_hash, train, size, c.quality.encoder_images, c.trainer.threads
-    )
-    keys = [generator_key(trial), encoder, stage_key(trial, nodes[0], None)]
-    keys.append(stage_key(trial, nodes[-1], store))
-    return (trial.hash, *map(key_hash, keys))
+    nodes = trial.hierarchy.nodes
+    made = [generator_recipe(trial), TrainedEncoder(trial), TrainedStage(trial, nodes[0])]
+    made.append(TrainedStage(trial, nodes[-1], store))
+    return (trial.hash, *(key_hash(recipe.key()) for recipe in made))
 
 
 def test_a_store_of_patches_has_the_content_hash_that_it_always_had(store):
@@ -144,5 +139,6 @@ def test_settings_have_the_hashes_that_they_always_had(store, words):
 
 
 def test_the_embedded_simulation_has_the_hash_that_it_always_had(store):
-    assert key_hash(simulation_key(settings(store))) == SIMULATION
-    assert key_hash(simulation_key(settings(store, "profile=smoke"))) == SIMULATION_SMOKE
+    assert key_hash(SimulatedStore(settings(store).data).key()) == SIMULATION
+    smoke = settings(store, "profile=smoke")
+    assert key_hash(SimulatedStore(smoke.data).key()) == SIMULATION_SMOKE

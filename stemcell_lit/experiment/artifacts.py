@@ -24,11 +24,12 @@ import shutil
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -135,6 +136,29 @@ class Artifact:
         return sum(int(f["size"]) for f in self.files.values())
 
 
+class Recipe(ABC):
+    """How an artifact is made; `ArtifactStore.get` sees to the rest: once, whole, by one job at a time.
+
+    Attributes:
+        kind: what it is, such as `generator`; a short lower-case name.
+        resumable: `make` can go on from what an interrupted call of it left in the folder. Otherwise the folder is
+            always empty at first.
+        together: `make` runs on all ranks with the same folder; otherwise on the first alone.
+    """
+
+    kind: ClassVar[str]
+    resumable: ClassVar[bool] = False
+    together: ClassVar[bool] = False
+
+    @abstractmethod
+    def key(self) -> Mapping[str, Any]:
+        """Everything that determines the content, and nothing else; see `canonical` for what it may hold."""
+
+    @abstractmethod
+    def make(self, folder: Path) -> None:
+        """Fills the folder. If it raises, nothing is stored."""
+
+
 class ArtifactStore:
     """A folder of artifacts, shared by any number of jobs on machines that see it.
 
@@ -152,45 +176,28 @@ class ArtifactStore:
             Path, tuple[int, int]
         ] = {}  # file -> (mtime, size) when its hash was right
 
-    def locate(self, kind: str, key: Mapping[str, Any]) -> Path:
+    def locate(self, recipe: Recipe) -> Path:
         """The folder of an artifact, made or not."""
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", kind):
-            raise ValueError(f"kind {kind!r} must be a short lower-case name")
-        return self.root / kind / key_hash({"kind": kind, "format": FORMAT, "key": key})
+        return self._place(recipe.kind, recipe.key())
 
-    def get_or_make(
-        self,
-        kind: str,
-        key: Mapping[str, Any],
-        make: Callable[[Path], None],
-        *,
-        resumable: bool = False,
-        together: bool = False,
-    ) -> Path:
+    def get(self, recipe: Recipe) -> Path:
         """Returns the folder of an artifact and makes it first if nobody has.
 
         If another job is making it, waits for that and says so. Where `torch.distributed` is
         initialised, this is a collective call: all ranks take it together and the first one holds
         the lock. The group's timeout must then allow for a making by another job.
 
-        Args:
-            kind: what it is, such as `generator`.
-            key: everything that determines the content, and nothing else.
-            make: fills the folder that it is given. If it raises, nothing is stored.
-            resumable: `make` can go on from what an interrupted call of it left in the folder.
-                Otherwise the folder is always empty at first.
-            together: `make` runs on all ranks with the same folder; otherwise on the first alone.
-
         Raises:
             UserError: the artifact has changed since it was made.
         """
-        folder = self.locate(kind, key)
+        key = recipe.key()
+        folder = self._place(recipe.kind, key)
         ranks = Ranks()
         if not ranks.first:
             partial = ranks.share(None)
             if partial is not None:
-                if together:
-                    make(Path(partial))
+                if recipe.together:
+                    recipe.make(Path(partial))
                 ranks.wait()
         elif self._exists(folder):
             ranks.share(None)
@@ -199,7 +206,7 @@ class ArtifactStore:
                 if self._exists(folder):  # made while this job waited
                     ranks.share(None)
                 else:
-                    self._make(folder, key, make, resumable, ranks)
+                    self._make(folder, key, recipe, ranks)
                     return folder
         if ranks.first:
             self._verify(folder)
@@ -293,22 +300,26 @@ class ArtifactStore:
                 ) from error
         return found
 
+    def _place(self, kind: str, key: Mapping[str, Any]) -> Path:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", kind):
+            raise ValueError(f"kind {kind!r} must be a short lower-case name")
+        return self.root / kind / key_hash({"kind": kind, "format": FORMAT, "key": key})
+
     def _make(
         self,
         folder: Path,
         key: Mapping[str, Any],
-        make: Callable[[Path], None],
-        resumable: bool,
+        recipe: Recipe,
         ranks: Ranks,
     ) -> None:
         partial = folder.with_name(f".{folder.name}.partial")
-        if not resumable:
+        if not recipe.resumable:
             shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(exist_ok=True)
         start = time.monotonic()
         try:
             ranks.share(str(partial))
-            make(partial)
+            recipe.make(partial)
             ranks.wait()  # every rank has written its part
             files = {
                 f.relative_to(partial).as_posix(): {
@@ -334,7 +345,7 @@ class ArtifactStore:
             swap.sync_path(folder.parent)
         except BaseException:  # an interrupt too
             self._log("failed", folder, time.monotonic() - start)
-            if not resumable:
+            if not recipe.resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         self._log("made", folder, seconds)

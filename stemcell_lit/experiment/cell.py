@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,15 +18,77 @@ from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
-from stemcell_lit.schema import RunCommand
+from stemcell_lit.experiment.artifacts import ArtifactStore, Recipe, key_hash
+from stemcell_lit.schema import DataConfig, RunCommand
 from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.meaning import determining
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 FORMAT = 1  # of result.json
 MEANING = 3  # of a cell's settings: raised where the same ones give another result
 RESULT = "result.json"
 CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
+KEPT_BYTES = 128 << 20  # of a part's patches: 131,072 of 32 px; a process has few parts
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of a store: its patches as a network sees them, and what is known of them.
+
+    Attributes:
+        store: real patches.
+        rows: (n,) int64.
+        size: px, see `reduce_pixels`; None: as they are.
+    """
+
+    store: PatchStore
+    rows: np.ndarray
+    size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (n, [scales,] size, size), not to be written into.
+
+        Read and reduced at the first use and then kept, up to `KEPT_BYTES`; more is read anew at each use, since the
+        store may be larger than the memory.
+        """
+        kept: np.ndarray | None = self.__dict__.get("_pixels")
+        if kept is None:
+            kept = reduce_pixels(self.store.pixels[self.rows], self.size)
+            if kept.nbytes <= KEPT_BYTES:
+                self.__dict__["_pixels"] = kept
+        return kept
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """A row a patch."""
+        return self.store.manifest.iloc[self.rows]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(n,) int64 positions in the store's classes."""
+        return self.store.labels[self.rows]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Patches of each class."""
+        counts = np.bincount(self.labels, minlength=len(self.store.classes)).tolist()
+        return dict(zip(self.store.classes, counts, strict=True))
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        """What a hierarchy is fitted on and tuned by: labels, times, tracks and frames, each (n,)."""
+        return {
+            "labels": self.labels,
+            "times": self.manifest["time_h"].to_numpy(),
+            "tracks": self.manifest["track"].to_numpy(),
+            "frames": self.manifest["frame"].to_numpy(),
+        }
 
 
 @dataclass(frozen=True)
@@ -37,6 +101,7 @@ class Cell:
         split: of `store`.
         artifacts: where generators, generated patches and stages are shared.
         hierarchy: built, not fitted.
+        wandb_run: the W&B run that its trainings show themselves in; no part of what the cell is.
     """
 
     config: RunCommand
@@ -44,6 +109,41 @@ class Cell:
     split: Split
     artifacts: ArtifactStore
     hierarchy: Hierarchy
+    wandb_run: Run | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def train(self) -> Part:
+        """Patches that may be learned from."""
+        return self._part(self.split.train)
+
+    @cached_property
+    def val(self) -> Part:
+        """Patches for choosing, never for the result."""
+        return self._part(self.split.val)
+
+    @cached_property
+    def test(self) -> Part:
+        """Patches of the result."""
+        return self._part(self.split.test)
+
+    @cached_property
+    def unlabelled(self) -> Part:
+        """Patches of training groups whose labels are hidden."""
+        return self._part(self.split.unlabelled)
+
+    def _part(self, rows: np.ndarray) -> Part:
+        return Part(self.store, rows, self.config.data.patch_size)
+
+    @property
+    def size(self) -> int:
+        """Height and width of its patches, px."""
+        return self.config.data.patch_size or self.store.size
+
+    @property
+    def um_per_px(self) -> float | None:
+        """Of its patches, None where unknown."""
+        um = self.store.info["um_per_px"]
+        return um * self.store.size / self.size if um else None
 
     @property
     def hash(self) -> str:
@@ -104,24 +204,30 @@ def open_store(config: RunCommand, artifacts: ArtifactStore) -> PatchStore:
     """The named store, or the embedded default: simulated movies and the patches cut from them, made once."""
     if config.data.store is not None:
         return PatchStore.open(config.data.store)
-    from stemcell_lit.data.extraction import extract
-    from stemcell_lit.data.simulate import simulate
-
-    def make(folder: Path) -> None:
-        simulate(config.data.simulation, folder / "movies")
-        extract(folder / "movies", folder / "store", config.data.extraction)
-
-    return PatchStore.open(
-        artifacts.get_or_make("simulation", simulation_key(config), make) / "store"
-    )
+    return PatchStore.open(artifacts.get(SimulatedStore(config.data)) / "store")
 
 
-def simulation_key(config: RunCommand) -> dict[str, Any]:
-    """What determines the embedded default's patches."""
-    return {
-        "simulation": determining(config.data.simulation),
-        "extraction": determining(config.data.extraction),
-    }
+@dataclass(frozen=True)
+class SimulatedStore(Recipe):
+    """The embedded default's simulated movies and the patches cut from them, in `movies` and `store`."""
+
+    kind: ClassVar[str] = "simulation"
+    data: DataConfig
+
+    def key(self) -> dict[str, Any]:
+        """Settings of the simulation and of the patches."""
+        return {
+            "simulation": determining(self.data.simulation),
+            "extraction": determining(self.data.extraction),
+        }
+
+    def make(self, folder: Path) -> None:
+        """Simulates and cuts."""
+        from stemcell_lit.data.extraction import extract
+        from stemcell_lit.data.simulate import simulate
+
+        simulate(self.data.simulation, folder / "movies")
+        extract(folder / "movies", folder / "store", self.data.extraction)
 
 
 def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand:
@@ -188,29 +294,6 @@ def check_pseudo(cell: Cell) -> None:
             "stage.pseudo_rounds: takes training patches without labels, and split.labelled_fraction="
             f"{cell.config.split.labelled_fraction:g} leaves none; give less than 1, or leave this method out"
         )
-
-
-# --- its patches ------------------------------------------------------------------------------------------------------
-
-
-def part_of(cell: Cell, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Real patches of `train`, `val` or `test` at this cell's size, uint8 (n, size, size), and labels (n,)."""
-    rows = getattr(cell.split, part)
-    return (
-        reduce_pixels(cell.store.pixels[rows], cell.config.data.patch_size),
-        cell.store.labels[rows],
-    )
-
-
-def facts_of(cell: Cell, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What a hierarchy is fitted on and tuned by: labels, times, tracks and frames of rows, each (n,)."""
-    manifest = cell.store.manifest.iloc[rows]
-    return {
-        "labels": cell.store.labels[rows],
-        "times": manifest["time_h"].to_numpy(),
-        "tracks": manifest["track"].to_numpy(),
-        "frames": manifest["frame"].to_numpy(),
-    }
 
 
 def rows_hash(rows: np.ndarray) -> str:

@@ -7,11 +7,12 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.base import formats as form
@@ -22,59 +23,22 @@ from stemcell_lit.data.mixing import generated_quota, share_out
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import gallery, tracking
-from stemcell_lit.experiment.artifacts import finite, first_rank, key_hash
-from stemcell_lit.experiment.cell import FORMAT, Cell, part_of, rows_hash
+from stemcell_lit.experiment.artifacts import Recipe, finite, first_rank, key_hash
+from stemcell_lit.experiment.cell import FORMAT, Cell, rows_hash
+from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.gan.encoder import FILE as ENCODER
-from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder
+from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANDiverged, GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import Ensemble, load_generator, make_filters, synthesize
 from stemcell_lit.gan.watch import QualityWatch, settle
-from stemcell_lit.schema import GenerateCommand, SelectConfig
+from stemcell_lit.schema import GenerateCommand, QualityConfig, SelectConfig
 from stemcell_lit.settings.compose import without_generated
 from stemcell_lit.settings.meaning import determining
 
 CHECKPOINT = "generator.ckpt"
-
-
-def generator_key(cell: Cell) -> dict[str, Any]:
-    """Everything that determines the generator of this cell's fold."""
-    config, store = cell.config, cell.store
-    if len(store.scales) > 1:
-        raise UserError(
-            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
-            f"methods without generated patches ({', '.join(without_generated())}), or a store with "
-            "extraction.scales=[1]"
-        )
-    return {
-        "data": store.content_hash,
-        "train": rows_hash(cell.split.train),
-        "val": rows_hash(cell.split.val),
-        "size": config.data.patch_size or store.size,
-        "gan": determining(config.gan),
-        "quality": determining(config.quality),
-        "seed": config.generator_seed,
-        **determining(config.trainer),
-        **({"generators": config.generators} if config.generators > 1 else {}),
-    }
-
-
-def encoder_of(cell: Cell) -> Encoder:
-    """The encoder of this fold's training patches, trained or taken from the artifacts."""
-    config = cell.config
-    pixels, labels = part_of(cell, "train")
-    key = encoder_key(
-        cell.store.content_hash,
-        rows_hash(cell.split.train),
-        pixels.shape[1],
-        config.quality.encoder_images,
-        config.trainer.threads,
-    )
-    return get_encoder(
-        cell.artifacts, key, pixels, labels, cell.store.classes, config.trainer.accelerator
-    )
 
 
 def reference_of(cell: Cell) -> Reference | None:
@@ -86,8 +50,8 @@ def reference_of(cell: Cell) -> Reference | None:
         return None
     return Reference.draw(
         cell.store.classes,
-        part_of(cell, "train"),
-        part_of(cell, "val"),
+        (cell.train.pixels, cell.train.labels),
+        (cell.val.pixels, cell.val.labels),
         encoder_of(cell),
         cell.config.quality.most,
         turns=cell.config.gan.turns,
@@ -103,11 +67,10 @@ def modes_of(cell: Cell) -> tuple[np.ndarray | None, list[list[float]] | None]:
     if gan.modes <= 1:
         return None, None
     encoder = encoder_of(cell)
-    parts = {part: part_of(cell, part) for part in ("train", "val")}
-    pixels, labels = parts["train"]
+    features = encoder.features(cell.train.pixels)
     modes = Modes.fit(
-        encoder.features(pixels),
-        labels,
+        features,
+        cell.train.labels,
         cell.store.classes,
         most=gan.modes,
         patches=gan.mode_patches,
@@ -115,118 +78,175 @@ def modes_of(cell: Cell) -> tuple[np.ndarray | None, list[list[float]] | None]:
     if max(map(len, modes.shares)) == 1:
         return None, None
     found = np.full(len(cell.store), -1, np.int64)
-    for part, (pixels, labels) in parts.items():
-        found[getattr(cell.split, part)] = modes.of(encoder.features(pixels), labels)
+    found[cell.split.train] = modes.of(features, cell.train.labels)
+    found[cell.split.val] = modes.of(encoder.features(cell.val.pixels), cell.val.labels)
     return found, modes.shares
 
 
-def make_generator(cell: Cell, board: Any = None) -> Path:
-    """The generator of this cell's fold, trained on its training groups or taken from the artifacts.
-
-    The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
-    snapshot before it is then used, and generator.json tells. With `generators` above 1: those of so many seeds,
-    which are artifacts of their own, together.
-
-    Returns:
-        a folder with generator.ckpt (and generator-1.ckpt and so on), generator.json (what it has seen, how it was
-        chosen), quality.json, encoder.pt and grids/.
-
-    Raises:
-        UserError: an alarm before any good snapshot.
-    """
-    if cell.config.generators > 1:
-        return _make_ensemble(cell, board)
+def _key(cell: Cell) -> dict[str, Any]:
     config, store = cell.config, cell.store
-    key = generator_key(cell)
-    gan, size = key["gan"], key["size"]
+    if len(store.scales) > 1:
+        raise UserError(
+            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
+            f"methods without generated patches ({', '.join(without_generated())}), or a store with "
+            "extraction.scales=[1]"
+        )
+    return {
+        "data": store.content_hash,
+        "train": rows_hash(cell.split.train),
+        "val": rows_hash(cell.split.val),
+        "size": cell.size,
+        "gan": determining(config.gan),
+        "quality": determining(config.quality),
+        "seed": config.generator_seed,
+        **determining(config.trainer),
+    }
 
-    def make(folder: Path) -> None:
+
+@dataclass(frozen=True)
+class TrainedGenerator(Recipe):
+    """The generator of a cell's fold, trained on its training groups.
+
+    Its folder has generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt and
+    grids/. The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
+    snapshot before it is then used, and generator.json tells.
+    """
+
+    kind: ClassVar[str] = "generator"
+    resumable: ClassVar[bool] = True
+    together: ClassVar[bool] = True
+    cell: Cell
+
+    def key(self) -> dict[str, Any]:
+        """Training and validation patches, settings, seed.
+
+        Raises:
+            UserError: patches at several scales.
+        """
+        return _key(self.cell)
+
+    def make(self, folder: Path) -> None:
+        """Trains it, chooses its snapshot and measures that.
+
+        Raises:
+            UserError: an alarm before any good snapshot.
+        """
+        cell, config = self.cell, self.cell.config
         reference = reference_of(cell)  # here: all ranks of a job come to this together
         modes, shares = modes_of(cell)
         torch.manual_seed(config.generator_seed)
-        data = PatchDataModule(
-            store,
-            cell.split,
-            View.of_classes(store.classes),
+        data = self._data(modes)
+        classes, seed = cell.store.classes, config.generator_seed
+        module = GANModule(asdict(config.gan), classes, cell.size, seed, shares)
+        watch = QualityWatch(reference, config.quality, folder) if reference else None
+        curve = tracking.CurveKeeper()
+        alarm = self._fit(module, data, folder, [curve, watch] if watch else [curve])
+        chosen = settle(watch, folder, alarm)
+        if not first_rank():
+            return
+        if chosen["alarm"]:
+            warnings.warn(f"{self._title}: {chosen['alarm']}", stacklevel=2)
+        generator = load_generator(folder / CHECKPOINT)
+        about = {
+            "format": FORMAT,
+            "hash": key_hash(self.key()),
+            "classes": classes,
+            "seen_groups": sorted(cell.split.units(cell.store, "train")),
+            "um_per_px": cell.um_per_px,
+            "images": int(generator.images_seen),
+            "images_trained": int(module.images_seen),
+            "modes": dict(zip(classes, shares, strict=True)) if shares else None,
+            "curve": curve.curve,
+            **chosen,
+        }
+        if reference is not None:
+            _show(generator, reference, config.quality, folder)
+        _write_facts(folder, about)
+        # Only now, and the checkpoint first: cut off before, the same call comes to the same snapshot.
+        for file in (folder / "last.ckpt", *folder.glob("best-*.ckpt*")):
+            file.unlink(missing_ok=True)
+
+    @property
+    def _title(self) -> str:
+        seed = self.cell.config.generator_seed
+        return f"generator of fold {self.cell.config.split.fold}" + (
+            f", seed {seed}" if seed else ""
+        )
+
+    def _data(self, modes: np.ndarray | None) -> PatchDataModule:
+        config = self.cell.config
+        return PatchDataModule(
+            self.cell.store,
+            self.cell.split,
+            View.of_classes(self.cell.store.classes),
             modes=modes,
-            epoch_images=gan["validate_every_images"],
-            batch_size=gan["batch_size"],
+            epoch_images=config.gan.validate_every_images,
+            batch_size=config.gan.batch_size,
             augment="none",  # the generator's module augments by itself, differentiably
-            patch_size=size,
+            patch_size=self.cell.size,
             seed=config.generator_seed,
             min_class_patches=config.data.min_class_patches,
         )
-        module = GANModule(gan, store.classes, size, config.generator_seed, shares)
-        title = f"generator of fold {config.split.fold}"
-        title += f", seed {config.generator_seed}" if config.generator_seed else ""
-        watch = QualityWatch(reference, config.quality, folder) if reference else None
-        curve = tracking.CurveKeeper()
-        alarm = None
+
+    def _fit(
+        self, module: GANModule, data: PatchDataModule, folder: Path, callbacks: list[pl.Callback]
+    ) -> GANDiverged | None:
+        """Trains it and writes its checkpoint, or returns the alarm that ended the training."""
+        config = self.cell.config
         try:
             trainer = fit(
                 module,
                 data,
                 config.trainer,
                 folder,
-                title,
-                gan["images"],
-                board,
-                callbacks=[curve, watch] if watch else [curve],
+                self._title,
+                config.gan.images,
+                self.cell.wandb_run,
+                callbacks,
             )
             trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
         except GANDiverged as error:
-            alarm = error
-        chosen = settle(watch, folder, alarm)
-        if not first_rank():
-            return
-        if chosen["alarm"]:
-            warnings.warn(f"{title}: {chosen['alarm']}", stacklevel=2)
-        um = store.info["um_per_px"]
-        generator = load_generator(folder / CHECKPOINT)
-        about = {
-            "format": FORMAT,
-            "hash": key_hash(key),
-            "classes": store.classes,
-            "seen_groups": sorted(cell.split.units(store, "train")),
-            "um_per_px": um * store.size / size if um else None,
-            "images": int(generator.images_seen),
-            "images_trained": int(module.images_seen),
-            "modes": dict(zip(store.classes, shares, strict=True)) if shares else None,
-            "curve": curve.curve,
-            **chosen,
-        }
-        if reference is not None:
-            reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
-            gallery.show_generator(generator, reference, config.quality, folder)
-        _write_facts(folder, about)
-        # Only now, and the checkpoint first: cut off before, the same call comes to the same snapshot.
-        for file in (folder / "last.ckpt", *folder.glob("best-*.ckpt*")):
-            file.unlink(missing_ok=True)
-
-    return cell.artifacts.get_or_make("generator", key, make, resumable=True, together=True)
+            return error
+        return None
 
 
-def _make_ensemble(cell: Cell, board: Any) -> Path:
-    config, key = cell.config, generator_key(cell)
-    seeds = range(config.generator_seed, config.generator_seed + config.generators)
+@dataclass(frozen=True)
+class GeneratorEnsemble(Recipe):
+    """The generators of so many seeds together, each an artifact of its own.
 
-    def make(folder: Path) -> None:
-        alone = [
-            replace(cell, config=replace(config, generators=1, generator_seed=s)) for s in seeds
-        ]
-        members = [make_generator(c, None if i else board) for i, c in enumerate(alone)]
-        reference = reference_of(cell)  # by all ranks together, as the members
+    Its folder is that of a `TrainedGenerator`, with generator-1.ckpt and so on beside the first.
+    """
+
+    kind: ClassVar[str] = "generator"
+    together: ClassVar[bool] = True
+    cell: Cell
+
+    def key(self) -> dict[str, Any]:
+        """That of the first, and how many.
+
+        Raises:
+            UserError: patches at several scales.
+        """
+        return {**_key(self.cell), "generators": self.cell.config.generators}
+
+    def make(self, folder: Path) -> None:
+        """Trains the members that are not there yet and measures what they draw together."""
+        cells = self._cells()
+        members = [cell.artifacts.get(TrainedGenerator(cell)) for cell in cells]
+        reference = reference_of(self.cell)  # by all ranks together, as the members
         if not first_rank():
             return
         facts = [generator_facts(m) for m in members]
         for member, file in zip(members, _checkpoints(folder, len(members)), strict=True):
             shutil.copy(member / CHECKPOINT, file)
         alarms = [
-            f"seed {s}: {f['alarm']}" for s, f in zip(seeds, facts, strict=True) if f["alarm"]
+            f"seed {cell.config.generator_seed}: {f['alarm']}"
+            for cell, f in zip(cells, facts, strict=True)
+            if f["alarm"]
         ]
         about = {
             **facts[0],
-            "hash": key_hash(key),
+            "hash": key_hash(self.key()),
             "images": sum(f["images"] for f in facts),
             "images_trained": sum(f["images_trained"] for f in facts),
             "chosen": [f["chosen"] for f in facts],
@@ -234,15 +254,35 @@ def _make_ensemble(cell: Cell, board: Any) -> Path:
             "members": [f["hash"] for f in facts],
         }
         if reference is not None:
-            reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
-            gallery.show_generator(
-                _load(folder / CHECKPOINT, about), reference, config.quality, folder
-            )
+            together = _load(folder / CHECKPOINT, about)
+            _show(together, reference, self.cell.config.quality, folder)
             for file in (members[0] / "grids").glob("images_*.png"):
                 shutil.copy(file, folder / "grids" / file.name)
         _write_facts(folder, about)
 
-    return cell.artifacts.get_or_make("generator", key, make, together=True)
+    def _cells(self) -> list[Cell]:
+        """A cell for each member; the first alone shows its training."""
+        cell, config = self.cell, self.cell.config
+        return [
+            replace(
+                cell,
+                config=replace(config, generators=1, generator_seed=config.generator_seed + i),
+                wandb_run=None if i else cell.wandb_run,
+            )
+            for i in range(config.generators)
+        ]
+
+
+def generator_recipe(cell: Cell) -> TrainedGenerator | GeneratorEnsemble:
+    """How the generator of this cell's fold is made, or with `generators` above 1 those of so many seeds."""
+    return GeneratorEnsemble(cell) if cell.config.generators > 1 else TrainedGenerator(cell)
+
+
+def _show(
+    generator: GANModule | Ensemble, reference: Reference, quality: QualityConfig, folder: Path
+) -> None:
+    reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
+    gallery.show_generator(generator, reference, quality, folder)
 
 
 _FACTS = form.versioned(
@@ -304,19 +344,61 @@ def generator_facts(folder: Path) -> dict[str, Any]:
 # --- patches drawn from one -------------------------------------------------------------------------------------------
 
 
-def make_generated(cell: Cell, hierarchy: Hierarchy, board: Any = None) -> dict[str, Path] | None:
-    """Generated patches enough for every stage of this cell, or None where the recipe wants none."""
+@dataclass(frozen=True)
+class GeneratedPatches(Recipe):
+    """So many generated patches per class, selected by `select`: a store in `store`.
+
+    Attributes:
+        cell: whose selection and seed.
+        generator: folder of a trained generator, or of several.
+        wanted: class -> patches.
+    """
+
+    kind: ClassVar[str] = "generated"
+    cell: Cell
+    generator: Path
+    wanted: Mapping[str, int]
+
+    def key(self) -> dict[str, Any]:
+        """The generator, how many, the seed, the selection."""
+        config = self.cell.config
+        return {
+            "generator": generator_facts(self.generator)["hash"],
+            "per_class": dict(self.wanted),
+            "seed": config.generator_seed,
+            "select": determining(config.select) if config.select.filters else None,
+        }
+
+    def make(self, folder: Path) -> None:
+        """Draws them."""
+        config, about = self.cell.config, generator_facts(self.generator)
+        _synthesize(
+            self.generator / CHECKPOINT,
+            about,
+            self.wanted,
+            folder / "store",
+            config.generator_seed,
+            config.select,
+        )
+
+
+def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
+    """Generated patches enough for every stage of this cell, or None where the recipe wants none.
+
+    Returns:
+        `path`, the folder of their generator, and `generated`, their store.
+    """
     wanted = _pool(cell, hierarchy)
     if not any(wanted.values()):
         return None
-    generator = make_generator(cell, board)
-    return {"path": generator, "generated": draw_patches(cell, generator, wanted)}
+    generator = cell.artifacts.get(generator_recipe(cell))
+    generated = cell.artifacts.get(GeneratedPatches(cell, generator, wanted))
+    return {"path": generator, "generated": generated / "store"}
 
 
 def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
     """Generated patches per class that the hungriest stage asks for."""
-    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
-    times = cell.store.manifest["time_h"].to_numpy()[cell.split.train]
+    labels, times = (cell.train.manifest[c].to_numpy() for c in ("label", "time_h"))
     most = dict.fromkeys(cell.store.classes, 0)
     for node in hierarchy.nodes:
         inside = node.view.learns_at(times)
@@ -329,30 +411,6 @@ def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
             for c, part in zip(members, share_out(n, [n] * len(members)), strict=True):
                 most[c] = max(most[c], part)
     return most
-
-
-def draw_patches(cell: Cell, generator: Path, wanted: Mapping[str, int]) -> Path:
-    """A store of so many generated patches per class, selected by `select`, from a generator's folder."""
-    about = generator_facts(generator)
-    select = cell.config.select
-    key = {
-        "generator": about["hash"],
-        "per_class": dict(wanted),
-        "seed": cell.config.generator_seed,
-        "select": determining(select) if select.filters else None,
-    }
-
-    def make(folder: Path) -> None:
-        _synthesize(
-            generator / CHECKPOINT,
-            about,
-            wanted,
-            folder / "store",
-            cell.config.generator_seed,
-            select,
-        )
-
-    return cell.artifacts.get_or_make("generated", key, make) / "store"
 
 
 def generate(config: GenerateCommand) -> PatchStore:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,8 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores_of
-from stemcell_lit.experiment.artifacts import first_rank
-from stemcell_lit.experiment.cell import Cell, part_of
+from stemcell_lit.experiment.artifacts import Recipe, first_rank
+from stemcell_lit.experiment.cell import Cell
 from stemcell_lit.experiment.forms import ACCURACY, FACTS
 from stemcell_lit.experiment.gallery import (
     METRICS,
@@ -39,17 +39,15 @@ from stemcell_lit.experiment.gallery import (
     write_quality,
 )
 from stemcell_lit.experiment.generators import (
-    draw_patches,
+    GeneratedPatches,
     generator_facts,
-    generator_key,
-    make_generator,
+    generator_recipe,
     reference_of,
 )
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.training import quiet, use_cpu, versions
 from stemcell_lit.gan.encoder import train_classifier
-from stemcell_lit.gan.quality import Reference
 from stemcell_lit.schema import JudgeCommand, RunCommand
 from stemcell_lit.settings.meaning import determining, own_keys
 from stemcell_lit.settings.quoting import override, printable, split
@@ -63,8 +61,11 @@ Confusions = dict[str, list[list[list[int]]]]  # part -> seed -> rows true, colu
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row of the table on one fold.
+class Entry(Recipe):
+    """A row of the table on one fold, and how what is known of it is made.
+
+    Its folder holds quality.json, accuracy.json (confusion matrices on validation and on test patches), facts.json
+    and grids/.
 
     Attributes:
         name: `tiny`, or with a selection `tiny+confidence`.
@@ -76,6 +77,7 @@ class Entry:
         per_class: generated patches that it learns.
     """
 
+    kind: ClassVar[str] = "judged"
     name: str
     gan: str
     select: str
@@ -84,13 +86,12 @@ class Entry:
     seeds: tuple[int, ...]
     per_class: int
 
-    @property
     def key(self) -> dict[str, Any]:
         """Everything that determines what is judged."""
         select = self.cell.config.select
         return {
             "format": FORMAT,
-            "generator": generator_key(self.cell),
+            "generator": generator_recipe(self.cell).key(),
             "test": self.cell.split.test.tolist(),
             "select": determining(select) if select.filters else None,
             "stage": determining(self.cell.config.stage),
@@ -102,7 +103,67 @@ class Entry:
     @property
     def done(self) -> bool:
         """Whether its numbers are there."""
-        return self.cell.artifacts.locate("judged", self.key).is_dir()
+        return self.cell.artifacts.locate(self).is_dir()
+
+    def make(self, folder: Path) -> None:
+        """Trains the generator, draws from it, and measures and learns what is drawn."""
+        cell = self.cell
+        generator = cell.artifacts.get(generator_recipe(cell))
+        wanted = dict.fromkeys(cell.store.classes, self.per_class)
+        drawn = cell.artifacts.get(GeneratedPatches(cell, generator, wanted))
+        store = PatchStore.open(drawn / "store")
+        if cell.config.select.filters:  # other patches than the generator's own quality.json is of
+            self._measure(store, folder)
+        else:
+            read_quality(generator)
+            shutil.copy(generator / "quality.json", folder / "quality.json")
+            (folder / "grids").mkdir()
+            for file in (generator / "grids").glob("class_*.png"):
+                shutil.copy(file, folder / "grids" / file.name)
+        _write_json(folder / "facts.json", _facts(generator, store))
+        found = _accuracy(cell, store.pixels, store.labels, self.seeds, "balanced")
+        _write_json(folder / "accuracy.json", found)
+
+    def _measure(self, store: PatchStore, folder: Path) -> None:
+        """The quality of generated patches and their grids."""
+        config, reference = self.cell.config.quality, reference_of(self.cell)
+        assert reference is not None  # plan asks for a validation share
+        made = [store.pixels[store.labels == i] for i in range(len(store.classes))]
+        made = [np.asarray(m[: config.final_samples]) for m in made]
+        write_quality(
+            measure(reference, made, config), reference.encoder.name, folder / "quality.json"
+        )
+        for name, patches in zip(reference.classes, made, strict=True):
+            class_grid(reference, name, patches, folder / "grids" / grid_file(name))
+
+
+@dataclass(frozen=True)
+class RealAccuracy(Recipe):
+    """The same classifier's confusion matrices after training on the real training patches, in accuracy.json.
+
+    Attributes:
+        entry: whose fold and settings.
+        sampler: of `SAMPLERS`.
+    """
+
+    kind: ClassVar[str] = "judged-real"
+    entry: Entry
+    sampler: str
+
+    def key(self) -> dict[str, Any]:
+        """What an entry's accuracy is determined by, but for its generator."""
+        key = self.entry.key()
+        return {
+            **{k: key[k] for k in ("format", "test", "stage", "augment", "seeds")},
+            **{k: key["generator"][k] for k in ("data", "train", "val", "size", "threads")},
+            "sampler": self.sampler,
+        }
+
+    def make(self, folder: Path) -> None:
+        """Trains and tests."""
+        cell, train = self.entry.cell, self.entry.cell.train
+        found = _accuracy(cell, train.pixels, train.labels, self.entry.seeds, self.sampler)
+        _write_json(folder / "accuracy.json", found)
 
 
 def judge(
@@ -139,7 +200,7 @@ def judge(
                 file=sys.stderr,
             )
             return 1
-    folders = [judged(e) for e in entries]
+    folders = [e.cell.artifacts.get(e) for e in entries]
     floors = {e.fold: real_accuracy(e) for e in entries}
     write(Path(config.out), config, entries, folders, floors)
     return 0
@@ -184,7 +245,7 @@ def entries_of(
                 configs.append(replace(one, split=replace(one.split, fold=fold)))
     entries: list[Entry] = []
     for (gan, select, fold), (cell,) in zip(names, plan(configs, generator=True), strict=True):
-        per_class = config.per_class or int(np.bincount(cell.store.labels[cell.split.train]).max())
+        per_class = config.per_class or max(cell.train.counts.values())
         name = gan if select == "none" else f"{gan}+{select}"
         entries.append(Entry(name, gan, select, fold, cell, tuple(config.seeds), per_class))
     return entries
@@ -235,72 +296,24 @@ def _done(entry: Entry) -> bool:
 # --- one generator on one fold --------------------------------------------------------------------
 
 
-def judged(entry: Entry) -> Path:
-    """The folder of what is known of a generator on a fold, made or taken from the artifacts.
-
-    Holds quality.json, accuracy.json (confusion matrices on validation and on test patches), facts.json and grids/.
-    """
-    cell = entry.cell
-    if entry.done:
-        return cell.artifacts.get_or_make("judged", entry.key, lambda folder: None)
-    generator = make_generator(cell)
-    wanted = dict.fromkeys(cell.store.classes, entry.per_class)
-    store = PatchStore.open(draw_patches(cell, generator, wanted))
-    about = generator_facts(generator)
-
-    def make(folder: Path) -> None:
-        if cell.config.select.filters:  # other patches than the generator's own quality.json is of
-            reference = reference_of(cell)
-            assert reference is not None  # plan asks for a validation share
-            made = [store.pixels[store.labels == i] for i in range(len(store.classes))]
-            most = cell.config.quality.final_samples
-            made = [np.asarray(m[:most]) for m in made]
-            write_quality(
-                measure(reference, made, cell.config.quality),
-                reference.encoder.name,
-                folder / "quality.json",
-            )
-            _grids(reference, made, folder / "grids")
-        else:
-            read_quality(generator)
-            shutil.copy(generator / "quality.json", folder / "quality.json")
-            (folder / "grids").mkdir()
-            for file in (generator / "grids").glob("class_*.png"):
-                shutil.copy(file, folder / "grids" / file.name)
-        facts = {
-            **{
-                k: about.get(k)
-                for k in ("hash", "images", "images_trained", "metric", "chosen", "alarm")
-            },
-            **{k: store.info["made_by"].get(k) for k in ("filters", "acceptance", "missing")},
-            "patches": {c: int((store.labels == i).sum()) for i, c in enumerate(store.classes)},
-        }
-        _write_json(folder / "facts.json", facts)
-        found = _accuracy(cell, store.pixels, store.labels, entry.seeds, "balanced")
-        _write_json(folder / "accuracy.json", found)
-
-    return cell.artifacts.get_or_make("judged", entry.key, make)
-
-
 def real_accuracy(entry: Entry) -> dict[str, Confusions]:
-    """The same classifier's confusion matrices after training on the real training patches, two ways."""
-    cell = entry.cell
-    result = {}
-    for name, sampler in SAMPLERS.items():
-        key = {
-            **{k: entry.key[k] for k in ("format", "test", "stage", "augment", "seeds")},
-            **{k: entry.key["generator"][k] for k in ("data", "train", "val", "size", "threads")},
-            "sampler": sampler,
-        }
+    """What `RealAccuracy` found, two ways of showing the real patches."""
+    folders = {
+        name: entry.cell.artifacts.get(RealAccuracy(entry, sampler))
+        for name, sampler in SAMPLERS.items()
+    }
+    return {name: _read(f / "accuracy.json", ACCURACY) for name, f in folders.items()}
 
-        def make(folder: Path, sampler: str = sampler) -> None:
-            pixels, labels = part_of(cell, "train")
-            found = _accuracy(cell, pixels, labels, entry.seeds, sampler)
-            _write_json(folder / "accuracy.json", found)
 
-        folder = cell.artifacts.get_or_make("judged-real", key, make)
-        result[name] = _read(folder / "accuracy.json", ACCURACY)
-    return result
+def _facts(generator: Path, store: PatchStore) -> dict[str, Any]:
+    """What is known of a generator and of the patches drawn from it."""
+    about, made_by = generator_facts(generator), store.info["made_by"]
+    names = ("hash", "images", "images_trained", "metric", "chosen", "alarm")
+    return {
+        **{k: about.get(k) for k in names},
+        **{k: made_by.get(k) for k in ("filters", "acceptance", "missing")},
+        "patches": {c: int((store.labels == i).sum()) for i, c in enumerate(store.classes)},
+    }
 
 
 def _accuracy(
@@ -308,8 +321,10 @@ def _accuracy(
 ) -> Confusions:
     """Trains the flat classifier on some patches and tests it on held-out real ones, a matrix a part and seed."""
     classes, config = cell.store.classes, cell.config
-    parts = {part: part_of(cell, part) for part in PARTS}
-    found: Confusions = {part: [] for part in PARTS}
+    parts = {
+        name: (part.pixels, part.labels) for name, part in (("val", cell.val), ("test", cell.test))
+    }
+    found: Confusions = {name: [] for name in PARTS}
     for seed in seeds:
         module = train_classifier(
             np.asarray(pixels),
@@ -321,15 +336,10 @@ def _accuracy(
             augment=config.data.augment,
             accelerator=config.trainer.accelerator,
         )
-        for part, (held, truth) in parts.items():
+        for name, (held, truth) in parts.items():
             predicted = module.probabilities(held).argmax(1)
-            found[part].append(confusion(truth, predicted, classes).tolist())
+            found[name].append(confusion(truth, predicted, classes).tolist())
     return found
-
-
-def _grids(reference: Reference, made: Sequence[np.ndarray], folder: Path) -> None:
-    for name, patches in zip(reference.classes, made, strict=True):
-        class_grid(reference, name, patches, folder / grid_file(name))
 
 
 def _read(file: Path, expected: form.Form) -> Any:
@@ -463,7 +473,7 @@ def markdown(
         "# Generators side by side",
         "",
         f"{in_markdown(first.cell.store.path)}, "
-        f"{first.key['generator']['size']} px, folds {', '.join(map(str, folds))}; "
+        f"{first.key()['generator']['size']} px, folds {', '.join(map(str, folds))}; "
         f"{several}{config.gan.images:,} images each; accuracy by {many} of {config.stage.images:,} "
         f"images, on {', '.join(sorted({str(e.per_class) for e in entries}))} generated patches a class.",
         "",

@@ -23,13 +23,12 @@ from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.cell import (
     Cell,
+    SimulatedStore,
     artifacts_of,
     check_batches,
     check_pseudo,
-    facts_of,
     needs_generator,
     open_store,
-    simulation_key,
     with_settings,
 )
 from stemcell_lit.experiment.remedies import Change, changes_of
@@ -134,13 +133,13 @@ class Planner:
 
     def store(self, config: RunCommand) -> PatchStore:
         """Its patches, or what is known of those not simulated yet."""
-        key = str(config.data.store or simulation_key(config))
+        key = str(config.data.store or SimulatedStore(config.data).key())
         return self._once(f"store {key}", lambda: self._open(config, key))
 
     def _open(self, config: RunCommand, key: str) -> PatchStore:
         if config.data.store is None and not self.make:
             artifacts = artifacts_of(config)
-            if not artifacts.locate("simulation", simulation_key(config)).is_dir():
+            if not artifacts.locate(SimulatedStore(config.data)).is_dir():
                 self.expected.add(key)
                 return _expected(config)
         return open_store(config, artifacts_of(config))
@@ -274,7 +273,7 @@ class Planner:
             yield Problem("pseudo", str(error), method)
         key = f"fit {config.data.store} {store.classes} {config.split} {config.hierarchy} {config.temporal}"
         key += f" {config.method.tree}"
-        train = facts_of(cell, split.train)
+        train = cell.train.facts
         try:
             hierarchy = self._once(key, lambda: cell.hierarchy.fit(**train))
         except UserError as error:

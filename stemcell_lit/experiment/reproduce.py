@@ -16,7 +16,7 @@ from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import key_hash
 from stemcell_lit.experiment.cell import RESULT, Cell, needs_generator
-from stemcell_lit.experiment.generators import generator_key
+from stemcell_lit.experiment.generators import generator_recipe
 from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
@@ -223,7 +223,7 @@ def _generators_first(jobs: list[Job], cells: list[Cell]) -> list[Job]:
         if not needs_generator(cell.config):
             later.append(job)
             continue
-        generator = key_hash(generator_key(cell))
+        generator = key_hash(generator_recipe(cell).key())
         if generator not in leader:
             leader[generator] = job.name
             ordered.append(job)

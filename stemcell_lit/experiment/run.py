@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ import pandas as pd
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.data.patches import PatchStore, reduce_pixels
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import gallery, tracking
 from stemcell_lit.experiment.artifacts import finite
-from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, facts_of, prepare, with_settings
+from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, Part, prepare, with_settings
 from stemcell_lit.experiment.forms import VALIDATION
-from stemcell_lit.experiment.generators import generator_facts, make_generated, make_generator
+from stemcell_lit.experiment.generators import (
+    CHECKPOINT,
+    generator_facts,
+    generator_recipe,
+    make_generated,
+)
 from stemcell_lit.experiment.plan import plan
-from stemcell_lit.experiment.stages import make_stage
+from stemcell_lit.experiment.stages import TrainedStage, open_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.schema import EvaluateCommand, RunCommand, TrainCommand, typed
 
@@ -45,12 +51,93 @@ def run(config: RunCommand) -> Path:
     ((cell,),) = plan([config])
     if cell.finished:
         return cell.folder
-    inputs = [config.data.store]
     if first:
-        check_target(cell.folder, "cell", inputs=inputs)
+        check_target(cell.folder, "cell", inputs=[config.data.store])
     start = time.monotonic()
     use_cpu(config.trainer)
-    beginning = {
+    beginning = _beginning(cell)
+    with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as wandb_run:
+        chosen, tuning = choose(cell)
+        chosen = replace(chosen, wandb_run=wandb_run)
+        trained = _train(chosen)
+        table, scored = evaluate(trained.model, chosen.test)
+        result = {
+            **beginning,
+            **scored,
+            "validation": validation_scores(trained.model, chosen),
+            "tuning": tuning,
+            **_ending(chosen, trained),
+        }
+        result["data"]["generated"] = trained.generated_counts
+        result["seconds"] = round(time.monotonic() - start, 1)
+        if first:
+            _write(cell.folder, trained.model, table, result, [config.data.store])
+            tracking.log_result(wandb_run, finite(result), table, Path(config.out), cell.store)
+    return cell.folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training of a cell gives.
+
+    Attributes:
+        model: the hierarchy, tuned on validation patches.
+        stages: what is known of each stage's training.
+        generator: `path` of the generator's folder and of its `generated` store; None: none was used.
+    """
+
+    model: TrainedHierarchy
+    stages: list[dict[str, Any]]
+    generator: dict[str, Path] | None
+
+    @property
+    def generated_counts(self) -> dict[str, int]:
+        """Generated patches per stage and group."""
+        return {
+            f"{about['node']}/{g}": n[1] for about in self.stages for g, n in about["train"].items()
+        }
+
+
+def _train(cell: Cell) -> Trained:
+    hierarchy = cell.hierarchy.fit(**cell.train.facts)
+    modules, stages, generator = {}, [], None
+    if cell.config.method.network:
+        generator = make_generated(cell, hierarchy)
+        generated = PatchStore.open(generator["generated"]) if generator else None
+        for node in hierarchy.nodes:
+            folder = cell.artifacts.get(TrainedStage(cell, node, generated))
+            modules[node.name], about = open_stage(folder)
+            stages.append(about)
+    model = TrainedHierarchy(hierarchy, modules, cell.size, cell.um_per_px, cell.store.scales)
+    if len(cell.val) and cell.config.method.network:
+        facts = cell.val.facts
+        p = model.network_probabilities(cell.val.pixels, facts["times"])
+        model.hierarchy = hierarchy.tune(p, **facts)
+    return Trained(model, stages, generator)
+
+
+def _write(
+    place: Path,
+    model: TrainedHierarchy,
+    table: pd.DataFrame,
+    result: Mapping[str, Any],
+    inputs: Sequence[str | None],
+) -> None:
+    with whole_or_absent(place, "cell", inputs=inputs) as folder:
+        (folder / "model").mkdir()
+        model.save(folder / "model")
+        table.to_parquet(folder / PREDICTIONS, index=False)
+        text = json.dumps(finite(result), indent=1, allow_nan=False)
+        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
+
+
+# --- what result.json says --------------------------------------------------------------------------------------------
+
+
+def _beginning(cell: Cell) -> dict[str, Any]:
+    """What is known before the training."""
+    config = cell.config
+    return {
         "format": FORMAT,
         "hash": cell.hash,
         "method": config.method.name,
@@ -61,106 +148,64 @@ def run(config: RunCommand) -> Path:
         "temporal": {"kind": cell.hierarchy.temporal},
         "config": asdict(config),
     }
-    with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as board:
-        chosen, tuning = choose(cell)
-        model, trained, generator = _train(chosen, board)
-        table, result = evaluate(model, cell.store, cell.split.test)
-        result = {
-            **beginning,
-            **result,
-            "validation": validation_scores(model, cell),
-            "tuning": tuning,
-            "stages": [_with_test_confusion(about, model, cell) for about in trained],
-            "generator": generator
-            and {
-                **{k: os.path.relpath(v, config.out) for k, v in generator.items()},
-                "curve": generator_facts(generator["path"])["curve"],
-            },
-            "generator_quality": gallery.told(generator),
-            "store": str(cell.store.path),
-            "split": {
-                "kind": cell.split.kind,
-                **{part: cell.split.groups(cell.store, part) for part in ("train", "val", "test")},
-            },
-            "temporal": {
-                "kind": model.hierarchy.temporal,
-                "windows": model.hierarchy.to_dict()["windows"],
-                "strength": model.hierarchy.strength,
-            },
-            "versions": versions(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        result["data"]["generated"] = _generated_counts(trained)
-        if not first:
-            return cell.folder
-        with whole_or_absent(cell.folder, "cell", inputs=inputs) as folder:
-            (folder / "model").mkdir()
-            model.save(folder / "model")
-            table.to_parquet(folder / PREDICTIONS, index=False)
-            text = json.dumps(finite(result), indent=1, allow_nan=False)
-            (folder / RESULT).write_text(text + "\n", encoding="utf-8")
-        tracking.log_result(board, finite(result), table, Path(config.out), cell.store)
-    return cell.folder
-
-
-def _train(
-    cell: Cell, board: Any = None
-) -> tuple[TrainedHierarchy, list[dict[str, Any]], dict[str, Path] | None]:
-    """The trained hierarchy of a cell, what is known of its stages' training, and its generator."""
-    hierarchy = cell.hierarchy.fit(**facts_of(cell, cell.split.train))
-    stages, trained, generator = {}, [], None
-    if cell.config.method.network:
-        generator = make_generated(cell, hierarchy, board)
-        generated = PatchStore.open(generator["generated"]) if generator else None
-        for node in hierarchy.nodes:
-            module, about, _ = make_stage(cell, node, generated, board)
-            stages[node.name] = module
-            trained.append(about)
-    size = cell.config.data.patch_size or cell.store.size
-    um = cell.store.info["um_per_px"]
-    um = um * cell.store.size / size if um else None
-    model = TrainedHierarchy(hierarchy, stages, size, um, cell.store.scales)
-    facts = facts_of(cell, cell.split.val)
-    if len(cell.split.val) and cell.config.method.network:
-        p = model.network_probabilities(cell.store.pixels[cell.split.val], facts["times"])
-        model.hierarchy = hierarchy.tune(p, **facts)
-    return model, trained, generator
 
 
 def _data_facts(cell: Cell) -> dict[str, Any]:
-    labels = cell.store.manifest["label"].to_numpy()
     return {
-        "unlabelled": len(cell.split.unlabelled),
+        "unlabelled": len(cell.unlabelled),
         "store": str(cell.store.path),
         "content_hash": cell.store.content_hash,
         "simulated": cell.store.info["made_by"].get("origin") == "simulated",
-        "real": {c: int((labels[cell.split.train] == c).sum()) for c in cell.store.classes},
-        "val": {c: int((labels[cell.split.val] == c).sum()) for c in cell.store.classes},
-        "test": {c: int((labels[cell.split.test] == c).sum()) for c in cell.store.classes},
+        "real": cell.train.counts,
+        "val": cell.val.counts,
+        "test": cell.test.counts,
     }
 
 
-def _generated_counts(trained: list[dict[str, Any]]) -> dict[str, int]:
-    """Generated patches per stage and group."""
-    return {f"{about['node']}/{g}": n[1] for about in trained for g, n in about["train"].items()}
+def _ending(cell: Cell, trained: Trained) -> dict[str, Any]:
+    """What is known after it, beside the scores on test patches."""
+    model, generator, split = trained.model, trained.generator, cell.split
+    return {
+        "stages": _with_test_confusions(trained.stages, model, cell.test),
+        "generator": generator
+        and {
+            **{k: os.path.relpath(v, cell.config.out) for k, v in generator.items()},
+            "curve": generator_facts(generator["path"])["curve"],
+        },
+        "generator_quality": gallery.told(generator),
+        "store": str(cell.store.path),
+        "split": {
+            "kind": split.kind,
+            **{part: split.groups(cell.store, part) for part in ("train", "val", "test")},
+        },
+        "temporal": {
+            "kind": model.hierarchy.temporal,
+            "windows": model.hierarchy.to_dict()["windows"],
+            "strength": model.hierarchy.strength,
+        },
+        "versions": versions(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
 
 
-def _with_test_confusion(
-    about: dict[str, Any], model: TrainedHierarchy, cell: Cell
-) -> dict[str, Any]:
-    """Adds the stage's own confusion matrix on the test patches that belong to it."""
-    stage = model.stages[about["node"]]
-    node = next(n for n in model.hierarchy.nodes if n.name == about["node"])
-    target = {c: i for i, members in enumerate(node.targets.values()) for c in members}
-    test = cell.store.manifest.iloc[cell.split.test]
-    inside = test["label"].isin(list(target)).to_numpy() & node.view.learns_at(
-        test["time_h"].to_numpy()
-    )
-    rows = cell.split.test[inside]
-    found = stage.probabilities(reduce_pixels(cell.store.pixels[rows], model.image_size)).argmax(1)
-    truth = test["label"][inside].map(target).to_numpy(np.int64)
-    return {**about, "confusion": confusion(truth, found, list(node.targets)).tolist()}
+def _with_test_confusions(
+    stages: Sequence[dict[str, Any]], model: TrainedHierarchy, test: Part
+) -> list[dict[str, Any]]:
+    """Adds to each stage its own confusion matrix on the test patches that belong to it."""
+    if not stages:
+        return []
+    nodes = {node.name: node for node in model.hierarchy.nodes}
+    labels, times = (test.manifest[c] for c in ("label", "time_h"))
+    pixels, found = test.pixels, []
+    for about in stages:
+        node, stage = nodes[about["node"]], model.stages[about["node"]]
+        target = {c: i for i, members in enumerate(node.targets.values()) for c in members}
+        inside = labels.isin(list(target)).to_numpy() & node.view.learns_at(times.to_numpy())
+        predicted = stage.probabilities(pixels[inside]).argmax(1)
+        truth = labels[inside].map(target).to_numpy(np.int64)
+        matrix = confusion(truth, predicted, list(node.targets)).tolist()
+        found.append({**about, "confusion": matrix})
+    return found
 
 
 # --- choosing on validation patches -----------------------------------------------------------------------------------
@@ -182,14 +227,14 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     config = cell.config
     if not config.tune or not config.method.choices or not config.method.network:
         return cell, None
-    if len(cell.split.val) == 0:
+    if len(cell.val) == 0:
         raise UserError(
             "tune=true chooses on validation patches, and there are none; give split.validation_share"
         )
     tried = []
     for choice in config.method.choices:
         other = prepare(replace(with_settings(config, choice), seed=config.tune_seed))
-        found = validation_scores(_train(other)[0], other)
+        found = validation_scores(_train(other).model, other)
         tried.append({"settings": dict(choice), **found})
     best = max(range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i))
     taken = dict(config.method.choices[best])
@@ -203,11 +248,10 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
 
 def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
     """Macro and per-class TPR and F1 on the validation patches; empty where there are none."""
-    rows = cell.split.val
-    if len(rows) == 0:
+    if len(cell.val) == 0:
         return {}
-    _, predicted = model.predict(cell.store.pixels[rows], cell.store.manifest.iloc[rows])
-    return scores(cell.store.labels[rows], predicted, cell.store.classes)
+    _, predicted = model.predict(cell.val.pixels, cell.val.manifest)
+    return scores(cell.val.labels, predicted, cell.store.classes)
 
 
 # --- what sweeps ask --------------------------------------------------------------------------------------------------
@@ -255,13 +299,14 @@ def train(config: TrainCommand) -> Path:
     ((cell,),) = plan([config], generator=config.task == "gan")
     use_cpu(config.trainer)
     if config.task == "gan":
-        return make_generator(cell) / "generator.ckpt"
-    hierarchy = cell.hierarchy.fit(**facts_of(cell, cell.split.train))
+        return cell.artifacts.get(generator_recipe(cell)) / CHECKPOINT
+    hierarchy = cell.hierarchy.fit(**cell.train.facts)
     node = next((n for n in hierarchy.nodes if n.name == config.node), None)
     if node is None:
         raise UserError(f"node={config.node}: expected one of {[n.name for n in hierarchy.nodes]}")
     generator = make_generated(cell, hierarchy)
-    return make_stage(cell, node, PatchStore.open(generator["generated"]) if generator else None)[2]
+    generated = PatchStore.open(generator["generated"]) if generator else None
+    return cell.artifacts.get(TrainedStage(cell, node, generated)) / "stage.ckpt"
 
 
 def evaluate_store(config: EvaluateCommand) -> Path:
@@ -273,7 +318,7 @@ def evaluate_store(config: EvaluateCommand) -> Path:
     out, inputs = Path(config.out), [config.store, config.checkpoint]
     check_target(out, "evaluation", inputs=inputs)
     store, model = PatchStore.open(config.store), TrainedHierarchy.load(config.checkpoint)
-    table, result = evaluate(model, store, np.arange(len(store)))
+    table, result = evaluate(model, Part(store, np.arange(len(store))))
     with whole_or_absent(out, "evaluation", inputs=inputs) as folder:
         table.to_parquet(folder / PREDICTIONS, index=False)
         text = json.dumps(finite({"format": FORMAT, **result, "versions": versions()}), indent=1)
@@ -281,10 +326,8 @@ def evaluate_store(config: EvaluateCommand) -> Path:
     return out / RESULT
 
 
-def evaluate(
-    model: TrainedHierarchy, store: PatchStore, rows: np.ndarray
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Predictions and scores of a trained hierarchy on rows of a store.
+def evaluate(model: TrainedHierarchy, part: Part) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Predictions and scores of a trained hierarchy on part of a store.
 
     Returns:
         the table of predictions.parquet; classes, metrics and confusion of result.json.
@@ -292,7 +335,7 @@ def evaluate(
     Raises:
         UserError: the store has other classes.
     """
-    classes = model.hierarchy.classes
+    classes, store, manifest = model.hierarchy.classes, part.store, part.manifest
     if set(store.classes) != set(classes):
         raise UserError(
             f"{store.path}: has classes {store.classes}, the model {classes}; they must be the same"
@@ -302,11 +345,10 @@ def evaluate(
             f"{store.path}: has patches at scales {store.scales}, the model learned from {list(model.scales)}; import "
             "the movies again with the model's extraction.scales"
         )
-    manifest = store.manifest.iloc[rows]
-    p, predicted = model.predict(store.pixels[rows], manifest)
+    p, predicted = model.predict(part.pixels, manifest)
     table = pd.DataFrame(
         {
-            "patch": rows,
+            "patch": part.rows,
             **{c: manifest[c].to_numpy() for c in ("group", "track", "time_h", "frame", "label")},
             "predicted": np.array(classes)[predicted],
             **{f"p/{c}": p[:, i].astype(np.float32) for i, c in enumerate(classes)},

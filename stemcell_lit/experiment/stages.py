@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule
-from stemcell_lit.data.patches import PatchStore, reduce_pixels
+from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import Ranks, finite, first_rank
+from stemcell_lit.experiment.artifacts import Ranks, Recipe, finite, first_rank
 from stemcell_lit.experiment.cell import Cell, rows_hash
 from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
@@ -31,73 +31,70 @@ from stemcell_lit.settings.meaning import determining
 from stemcell_lit.settings.quoting import printable
 
 
-def make_stage(
-    cell: Cell, node: Node, generated: PatchStore | None, board: Any = None
-) -> tuple[StageModule, dict[str, Any], Path]:
-    """A trained stage of this cell, or the same one from the artifacts, what is known of its training, and its file.
+@dataclass(frozen=True)
+class TrainedStage(Recipe):
+    """A trained stage of a cell: stage.ckpt, and stage.json with what is known of its training.
 
     Every stage has the whole budget: one that sees only part of the patches has fewer to learn from, not less to learn.
-    """
-    config, store = cell.config, cell.store
-    key = stage_key(cell, node, generated)
-    stage = key["stage"]
-    phases = phases_of(stage)
 
-    def make(folder: Path) -> None:
-        before: StageModule | None = None
+    Attributes:
+        cell: whose.
+        node: of its hierarchy.
+        generated: patches that join the real ones; None: none do.
+    """
+
+    kind: ClassVar[str] = "stage"
+    resumable: ClassVar[bool] = True
+    together: ClassVar[bool] = True
+    cell: Cell
+    node: Node
+    generated: PatchStore | None = None
+
+    def key(self) -> dict[str, Any]:
+        """Its patches, its place in the tree, its settings."""
+        config, split, node = self.cell.config, self.cell.split, self.node
+        stage = determining(config.stage)
+        return {
+            "data": self.cell.store.content_hash,
+            "train": rows_hash(split.train),
+            "val": rows_hash(split.val),
+            "node": {
+                "name": node.name,
+                # in this order
+                "groups": [[name, *members] for name, members in node.targets.items()],
+                "window": [str(v) for v in node.window],
+            },
+            "unlabelled": rows_hash(split.unlabelled) if stage["pseudo_rounds"] else None,
+            "generated": self.generated.content_hash if self.generated else None,
+            "mix": determining(config.mix) if self.generated else None,
+            "stage": stage,
+            "size": config.data.patch_size,
+            "augment": config.data.augment,
+            "pixels": config.data.pixels,
+            "seed": config.seed,
+            **determining(config.trainer),
+        }
+
+    def make(self, folder: Path) -> None:
+        """Trains it in one phase or several, each from the weights of the one before."""
+        module: StageModule | None = None
         seen, curve, pseudo = 0, [], None
+        phases = phases_of(asdict(self.cell.config.stage))
         for i, phase in enumerate(phases):
-            if before is not None and phase.pseudo:
-                pseudo = _pseudo_labels(cell, before)
-            data = PatchDataModule(
-                store,
-                cell.split,
-                node.view,
-                generated=generated,
-                pseudo=pseudo,
-                mix=config.mix,
-                sampler=phase.sampler,
-                batch_size=stage["batch_size"],
-                augment=config.data.augment,
-                pixels=config.data.pixels,
-                workers=config.data.workers,
-                patch_size=config.data.patch_size,
-                seed=config.seed + 100_003 * i,  # the order of batches, another one in each phase
-            )
-            counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
-            torch.manual_seed(config.seed + i)
-            plan = {**stage, "images": phase.images}
-            module = StageModule(
-                plan, node.name, node.targets, counts, data.size, config.seed, data.channels
-            )
-            if before is not None:
-                module.load_state_dict(before.state_dict())
-            if phase.head:
-                module.retrain_head(phase.images, config.seed)
-            place = folder / phase.name
-            title = f"stage {node.name}" + (f", {phase.name}" if phase.name else "")
-            finished = _finished(place, title)  # a killed run goes on behind it
-            if finished is not None:
-                module, about = finished
-            else:
-                fit(module, data, config.trainer, place, title, phase.images, board)
-                about = {"images": module.images_seen, "curve": module.curve}
-                if phase.name and first_rank():
-                    write_whole(place / "phase.json", json.dumps(finite(about)))
-                    save_weights(module, place / "phase.ckpt")
-            curve += [{**point, "images": seen + point["images"]} for point in about["curve"]]
-            seen, before = seen + about["images"], module
-        assert before is not None
+            if module is not None and phase.pseudo:
+                pseudo = _pseudo_labels(self.cell, module)
+            data = self._data(phase, i, pseudo)
+            module, known = self._train(phase, i, data, module, folder / phase.name)
+            curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
+            seen += known["images"]
+        assert module is not None
         if not first_rank():
             return
-        save_weights(before, folder / "stage.ckpt")
-        for phase in phases:
-            (folder / "last.ckpt").unlink(missing_ok=True)
-            if phase.name:
-                shutil.rmtree(folder / phase.name, ignore_errors=True)
+        save_weights(module, folder / "stage.ckpt")
+        _clear(folder, phases)
         about = {
-            "node": node.name,
-            "groups": list(node.targets),
+            "node": self.node.name,
+            "groups": list(self.node.targets),
             "images": seen,
             "train": {g: list(n) for g, n in data.counts.items()},
             "pseudo": 0 if pseudo is None else len(pseudo[0]),
@@ -105,9 +102,70 @@ def make_stage(
         }
         (folder / "stage.json").write_text(json.dumps(finite(about)) + "\n", encoding="utf-8")
 
-    folder = cell.artifacts.get_or_make("stage", key, make, resumable=True, together=True)
+    def _data(
+        self, phase: Phase, i: int, pseudo: tuple[np.ndarray, np.ndarray] | None
+    ) -> PatchDataModule:
+        config = self.cell.config
+        return PatchDataModule(
+            self.cell.store,
+            self.cell.split,
+            self.node.view,
+            generated=self.generated,
+            pseudo=pseudo,
+            mix=config.mix,
+            sampler=phase.sampler,
+            batch_size=config.stage.batch_size,
+            augment=config.data.augment,
+            pixels=config.data.pixels,
+            workers=config.data.workers,
+            patch_size=config.data.patch_size,
+            seed=config.seed + 100_003 * i,  # the order of batches, another one in each phase
+        )
+
+    def _train(
+        self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None, place: Path
+    ) -> tuple[StageModule, dict[str, Any]]:
+        """The module after a phase, and the images and curve of it; a killed run goes on behind a finished one."""
+        title = f"stage {self.node.name}" + (f", {phase.name}" if phase.name else "")
+        finished = _finished(place, title)
+        if finished is not None:
+            return finished
+        module = self._module(phase, i, data, before)
+        cell = self.cell
+        fit(module, data, cell.config.trainer, place, title, phase.images, cell.wandb_run)
+        known = {"images": module.images_seen, "curve": module.curve}
+        if phase.name and first_rank():
+            write_whole(place / "phase.json", json.dumps(finite(known)))
+            save_weights(module, place / "phase.ckpt")
+        return module, known
+
+    def _module(
+        self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None
+    ) -> StageModule:
+        seed, targets = self.cell.config.seed, self.node.targets
+        counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
+        torch.manual_seed(seed + i)
+        plan = {**asdict(self.cell.config.stage), "images": phase.images}
+        module = StageModule(plan, self.node.name, targets, counts, data.size, seed, data.channels)
+        if before is not None:
+            module.load_state_dict(before.state_dict())
+        if phase.head:
+            module.retrain_head(phase.images, seed)
+        return module
+
+
+def open_stage(folder: Path) -> tuple[StageModule, dict[str, Any]]:
+    """The stage in the folder of a `TrainedStage`, and what is known of its training."""
     about = form.read_json(folder / "stage.json", STAGE, f"delete {folder} and run again")
-    return load_stage(folder / "stage.ckpt"), about, folder / "stage.ckpt"
+    return load_stage(folder / "stage.ckpt"), about
+
+
+def _clear(folder: Path, phases: Sequence[Phase]) -> None:
+    """Deletes what only an interrupted training needs."""
+    for phase in phases:
+        (folder / "last.ckpt").unlink(missing_ok=True)
+        if phase.name:
+            shutil.rmtree(folder / phase.name, ignore_errors=True)
 
 
 def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | None:
@@ -124,31 +182,6 @@ def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | N
             file.unlink()
     text = ranks.share(text)
     return None if text is None else (load_stage(file), json.loads(text))
-
-
-def stage_key(cell: Cell, node: Node, generated: PatchStore | None) -> dict[str, Any]:
-    """Everything that determines a trained stage."""
-    config, store = cell.config, cell.store
-    stage = determining(config.stage)
-    return {
-        "data": store.content_hash,
-        "train": rows_hash(cell.split.train),
-        "val": rows_hash(cell.split.val),
-        "node": {
-            "name": node.name,
-            "groups": [[name, *members] for name, members in node.targets.items()],  # in this order
-            "window": [str(v) for v in node.window],
-        },
-        "unlabelled": rows_hash(cell.split.unlabelled) if stage["pseudo_rounds"] else None,
-        "generated": generated.content_hash if generated else None,
-        "mix": determining(config.mix) if generated else None,
-        "stage": stage,
-        "size": config.data.patch_size,
-        "augment": config.data.augment,
-        "pixels": config.data.pixels,
-        "seed": config.seed,
-        **determining(config.trainer),
-    }
 
 
 @dataclass(frozen=True)
@@ -194,10 +227,9 @@ def phases_of(stage: Mapping[str, Any]) -> list[Phase]:
 
 def _pseudo_labels(cell: Cell, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
     """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
-    rows = cell.split.unlabelled
-    size = cell.config.data.patch_size or cell.store.size
-    p = module.cpu().probabilities(reduce_pixels(cell.store.pixels[rows], size))
-    labels = cell.store.manifest["label"].to_numpy()[cell.split.train]
-    counts = [int((labels == c).sum()) for c in module.groups]
-    chosen, called = pseudo_balance(p, counts, cell.config.stage.pseudo_confidence)
-    return rows[chosen], called
+    p = module.cpu().probabilities(cell.unlabelled.pixels)
+    real = cell.train.counts  # without a tree, groups are classes
+    chosen, called = pseudo_balance(
+        p, [real[c] for c in module.groups], cell.config.stage.pseudo_confidence
+    )
+    return cell.split.unlabelled[chosen], called

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,6 +26,9 @@ from pytorch_lightning.loggers.logger import Logger
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.schema import LoggerConfig
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 MODES = ("offline", "online", "disabled")
 
@@ -44,7 +47,7 @@ def wandb_run(
     *,
     first: bool = True,
     anew: bool = False,
-) -> Iterator[Any]:
+) -> Iterator[Run | None]:
     """Opens the W&B run of a cell, or yields None where W&B is disabled or does not start.
 
     The run's id is the cell's hash, so a resumed cell goes on in its run. Online without a key, or without a network,
@@ -66,12 +69,12 @@ def wandb_run(
         yield None
         return
     with _own_folders(staging(out, info["hash"])):
-        board = _start(info, logger, out, anew)
+        run = _start(info, logger, out, anew)
         try:
-            yield board
+            yield run
         finally:
-            if board is not None:
-                _try(board.finish)
+            if run is not None:
+                _try(run.finish)
 
 
 def staging(out: Path, hash: str) -> Path:
@@ -126,7 +129,7 @@ def identity(info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _start(info: Mapping[str, Any], logger: LoggerConfig, out: Path, anew: bool) -> Any:
+def _start(info: Mapping[str, Any], logger: LoggerConfig, out: Path, anew: bool) -> Run | None:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     out.mkdir(parents=True, exist_ok=True)
@@ -176,9 +179,10 @@ def has_key() -> bool:
 class LiveLogger(Logger):
     """Lightning's metrics into the cell's run, as `live/<what is trained>/<metric>`; a failure of W&B is noted once."""
 
-    def __init__(self, board: Any, title: str):
+    def __init__(self, run: Run, title: str):
         super().__init__()
-        self.board, self.title = board, title.replace(" ", "/")
+        self.run: Run | None = run  # None once it has failed
+        self.id, self.title = run.id, title.replace(" ", "/")
 
     @property
     def name(self) -> str:
@@ -188,23 +192,24 @@ class LiveLogger(Logger):
     @property
     def version(self) -> str:
         """The run's id."""
-        return str(self.board.id)
+        return str(self.id)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run has the whole configuration."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs them beside the module's own count of steps."""
-        if self.board is None:
+        run = self.run
+        if run is None:
             return
         row = {f"live/{self.title}/{k}": v for k, v in metrics.items() if k != "epoch"}
-        if not _try(lambda: self.board.log(row)):
-            self.board = None
+        if not _try(lambda: run.log(row)):
+            self.run = None
 
 
-def lightning_logger(board: Any, title: str) -> Any:
+def lightning_logger(run: Run | None, title: str) -> LiveLogger | Literal[False]:
     """A Lightning logger into the cell's run; False for none."""
-    return LiveLogger(board, title) if board is not None else False
+    return LiveLogger(run, title) if run is not None else False
 
 
 class CurveKeeper(Callback):
@@ -293,41 +298,45 @@ def confusions(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[lis
 
 
 def log_result(
-    board: Any, result: Mapping[str, Any], table: pd.DataFrame, out: Path, store: PatchStore | None
+    run: Run | None,
+    result: Mapping[str, Any],
+    table: pd.DataFrame,
+    out: Path,
+    store: PatchStore | None,
 ) -> None:
     """Puts a finished cell into its run: summary, curves, confusion matrices, predictions, grids of its generator.
 
     Args:
-        board: the run, or None.
+        run: of W&B, or None.
         result: the content of result.json.
         table: of predictions.parquet.
         out: folder of results, in which the generator's grids lie.
         store: the real patches, for pictures; None: without them.
     """
-    if board is None:
+    if run is None:
         return
     parts: list[Callable[[], None]] = [
-        lambda: board.summary.update(summary(result)),
-        lambda: _log_curves(board, result),
-        lambda: _log_confusions(board, result),
-        lambda: _log_predictions(board, result, table, store),
-        lambda: _log_grids(board, result, out),
+        lambda: run.summary.update(summary(result)),
+        lambda: _log_curves(run, result),
+        lambda: _log_confusions(run, result),
+        lambda: _log_predictions(run, result, table, store),
+        lambda: _log_grids(run, result, out),
     ]
     for part in parts:
         _try(part)
 
 
-def _log_curves(board: Any, result: Mapping[str, Any]) -> None:
+def _log_curves(run: Run, result: Mapping[str, Any]) -> None:
     for name, curve in curves(result).items():
         axis = f"{name}/images"
         for key in sorted({k for point in curve for k in point}):
             # the summary is for results; a curve's last value is none
-            board.define_metric(f"{name}/{key}", step_metric=axis, summary="none")
+            run.define_metric(f"{name}/{key}", step_metric=axis, summary="none")
         for point in curve:
-            board.log({f"{name}/{k}": v for k, v in point.items()})
+            run.log({f"{name}/{k}": v for k, v in point.items()})
 
 
-def _log_confusions(board: Any, result: Mapping[str, Any]) -> None:
+def _log_confusions(run: Run, result: Mapping[str, Any]) -> None:
     import wandb
 
     fields = {"Actual": "true", "Predicted": "predicted", "nPredictions": "patches"}
@@ -339,11 +348,11 @@ def _log_confusions(board: Any, result: Mapping[str, Any]) -> None:
         ]
         table = wandb.Table(columns=[*fields.values()], data=rows)
         title = {"title": name.replace("/", " ")}
-        board.log({name: wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)})
+        run.log({name: wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)})
 
 
 def _log_predictions(
-    board: Any, result: Mapping[str, Any], table: pd.DataFrame, store: PatchStore | None
+    run: Run, result: Mapping[str, Any], table: pd.DataFrame, store: PatchStore | None
 ) -> None:
     import wandb
 
@@ -390,21 +399,21 @@ def _log_predictions(
             ]
             content = [[picture, *row] for picture, row in zip(pictures, content, strict=True)]
         made[f"predictions/{name}"] = wandb.Table(columns=columns, data=content)
-    board.log(made)
+    run.log(made)
 
 
-def _log_grids(board: Any, result: Mapping[str, Any], out: Path) -> None:
+def _log_grids(run: Run, result: Mapping[str, Any], out: Path) -> None:
     import wandb
 
     if not result["generator"]:
         return
     files = sorted((out / result["generator"]["path"] / "grids").glob("images_*.png"))
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), GRIDS)).round().astype(int))
-    board.define_metric("generator/grid", step_metric="generator/grid_images")
-    board.define_metric("generator/grid_images", summary="none")
+    run.define_metric("generator/grid", step_metric="generator/grid_images")
+    run.define_metric("generator/grid_images", summary="none")
     for file in (files[i] for i in chosen):
         images = int(file.stem.removeprefix("images_"))
-        board.log({"generator/grid": wandb.Image(str(file)), "generator/grid_images": images})
+        run.log({"generator/grid": wandb.Image(str(file)), "generator/grid_images": images})
 
 
 def _plain(value: Any) -> Any:
@@ -447,8 +456,8 @@ def rebuild(out: str | Path, logger: LoggerConfig) -> int:
         warnings.warn(f"{error}; the runs have no pictures of patches", stacklevel=2)
     for cell in cells:
         _forget(out, str(cell.info["hash"]))
-        with wandb_run(cell.info, logger, out, anew=True) as board:
-            log_result(board, cell.info, cell.predictions, out, store)
+        with wandb_run(cell.info, logger, out, anew=True) as run:
+            log_result(run, cell.info, cell.predictions, out, store)
     return len(cells)
 
 

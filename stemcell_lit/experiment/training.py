@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -33,6 +33,9 @@ from stemcell_lit.experiment.progress import ImagesProgress
 from stemcell_lit.schema import TrainerConfig
 from stemcell_lit.settings.quoting import printable
 
+if TYPE_CHECKING:
+    from wandb import Run
+
 # glibc's malloc.h: what may lie free at the heap's end, what is taken for it at once, from what size on memory is not
 # the heap's (at most 32 MiB can be set)
 _KEEP = {-1: 2**31 - 1, -2: 2**28, -3: 2**25}
@@ -45,7 +48,7 @@ def fit(
     folder: Path,
     title: str,
     images: int,
-    board: Any = None,
+    wandb_run: Run | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Trains a module to its budget of images, from the last checkpoint in `folder` where there is a usable one."""
@@ -74,7 +77,7 @@ def fit(
         num_sanity_val_steps=0,
         callbacks=[*callbacks, checkpoint, interrupt, ImagesProgress(title, images)],
         plugins=[WholeCheckpoints(), *slurm],
-        logger=tracking.lightning_logger(board, title),
+        logger=tracking.lightning_logger(wandb_run, title),
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -18,7 +18,6 @@ from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import ArtifactStore, first_rank
 from stemcell_lit.gan.quality import entropy
 from stemcell_lit.schema import StageConfig
 
@@ -241,53 +240,3 @@ class Encoder:
         ):
             raise UserError(f"{file}: its training patches do not fit its network; make it again")
         return cls(module, content["name"], shift.clone(), content["scale"], training)
-
-
-def encoder_key(data: str, rows_hash: str, size: int, images: int, threads: int) -> dict[str, Any]:
-    """Everything that determines an encoder.
-
-    Args:
-        data: content hash of the store.
-        rows_hash: of the training rows.
-        size: px.
-        images: its budget.
-        threads: of the CPU; they change the order of sums.
-    """
-    stage = {**asdict(StageConfig()), "images": images}
-    return {"data": data, "train": rows_hash, "size": size, "stage": stage, "threads": threads}
-
-
-def get_encoder(
-    artifacts: ArtifactStore,
-    key: Mapping[str, Any],
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    accelerator: str = "cpu",
-) -> Encoder:
-    """The encoder of these training patches, trained or taken from the artifacts.
-
-    Args:
-        artifacts: where it is shared.
-        key: of `encoder_key`.
-        pixels: uint8 (n, size, size), training patches.
-        labels: (n,) int64.
-        classes: class names.
-        accelerator: see `train_classifier`.
-    """
-    name = artifacts.locate("encoder", key).name[:6]
-
-    def make(folder: Path) -> None:
-        if not first_rank():
-            return
-        Encoder.fit(
-            pixels,
-            labels,
-            classes,
-            images=key["stage"]["images"],
-            name=name,
-            stage=key["stage"],
-            accelerator=accelerator,
-        ).save(folder / FILE)
-
-    return Encoder.load(artifacts.get_or_make("encoder", key, make) / FILE)

@@ -12,6 +12,7 @@ from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.gallery import grid_file
 from stemcell_lit.experiment.tracking import _forget
 from tests.base.test_files import make, state
+from tests.recipes import Thing
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_label_is_no_path():
 
 def test_an_artifact_that_holds_a_users_file_is_not_pruned(tmp_path):
     store = ArtifactStore(tmp_path)
-    folder = store.get_or_make("thing", {"a": 1}, lambda f: (f / "x").write_text("1") and None)
+    folder = store.get(Thing(lambda f: (f / "x").write_text("1")))
     (folder / "notes").write_text("mine")
     with pytest.raises(UserError, match="notes"):
         store.prune(lambda a: False)

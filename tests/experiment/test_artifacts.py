@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import ArtifactStore, canonical, key_hash
 from stemcell_lit.schema import GANConfig
+from tests.recipes import Thing
 
 SCALARS = (
     st.none()
@@ -54,7 +55,13 @@ def start(tmp_path: Path, body: str) -> subprocess.Popen:
     script = tmp_path / f"maker{time.monotonic_ns()}.py"
     script.write_text(
         "import os, sys, time\nfrom pathlib import Path\n"
-        "from stemcell_lit.experiment.artifacts import ArtifactStore\n"
+        "from stemcell_lit.experiment.artifacts import ArtifactStore, Recipe\n"
+        "class Generator(Recipe):\n"
+        "    kind = 'generator'\n"
+        "    def key(self):\n"
+        "        return {'a': 1}\n"
+        "    def make(self, folder):\n"
+        "        make(folder)\n"
         f"store = ArtifactStore({str(tmp_path / 'store')!r})\n" + body
     )
     return subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
@@ -139,11 +146,11 @@ def test_a_number_outside_json_is_refused(value):
 
 def test_an_artifact_is_made_once_and_found_again(tmp_path):
     store = ArtifactStore(tmp_path)
-    first = store.get_or_make("generator", {"a": 1, "b": (2, 3)}, write())
-    again = ArtifactStore(tmp_path).get_or_make("generator", {"b": [2, 3], "a": 1.0}, pytest.fail)
+    first = store.get(Thing(write(), {"a": 1, "b": (2, 3)}))
+    again = ArtifactStore(tmp_path).get(Thing(pytest.fail, {"b": [2, 3], "a": 1.0}))
     assert first == again and (first / "sub" / "file.txt").read_text() == "content"
     assert events(store) == ["made", "reused"]
-    assert store.get_or_make("stage", {"a": 1, "b": [2, 3]}, write()) != first
+    assert store.get(Thing(write(), {"a": 1, "b": [2, 3]}, "stage")) != first
 
 
 def test_a_failed_making_leaves_nothing_and_is_tried_again(tmp_path):
@@ -154,10 +161,10 @@ def test_a_failed_making_leaves_nothing_and_is_tried_again(tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        store.get_or_make("generator", {"a": 1}, broken)
+        store.get(Thing(broken))
     assert store.list() == []
     assert [f.suffix for f in tmp_path.glob("generator/*")] == [".lock"]
-    made = store.get_or_make("generator", {"a": 1}, write())
+    made = store.get(Thing(write()))
     assert not (made / "half").exists()
     assert events(store) == ["failed", "made"]
 
@@ -170,13 +177,13 @@ def test_a_resumable_making_goes_on_from_what_was_left(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.get_or_make("generator", {"a": 1}, cut_off, resumable=True)
+        store.get(Thing(cut_off, resumable=True))
 
     def go_on(folder: Path) -> None:
         assert (folder / "checkpoint").read_text() == "half way"
         (folder / "weights").write_text("whole")
 
-    store.get_or_make("generator", {"a": 1}, go_on, resumable=True)
+    store.get(Thing(go_on, resumable=True))
     assert events(store) == ["failed", "made"]
 
 
@@ -187,10 +194,11 @@ def test_a_killed_maker_leaves_no_lock(tmp_path, resumable):
         "def make(folder):\n"
         "    (folder / 'checkpoint').write_text('half way')\n"
         "    time.sleep(60)\n"
-        f"store.get_or_make('generator', {{'a': 1}}, make, resumable={resumable})\n",
+        f"Generator.resumable = {resumable}\n"
+        "store.get(Generator())\n",
     )
     store = ArtifactStore(tmp_path / "store")
-    folder = store.locate("generator", {"a": 1})
+    folder = store.locate(Thing(pytest.fail))
     wait_for(folder.with_name(f".{folder.name}.partial") / "checkpoint")
     maker.send_signal(signal.SIGKILL)
     maker.communicate()
@@ -199,7 +207,7 @@ def test_a_killed_maker_leaves_no_lock(tmp_path, resumable):
         assert (partial / "checkpoint").exists() == resumable
         write()(partial)
 
-    assert store.get_or_make("generator", {"a": 1}, make, resumable=resumable) == folder
+    assert store.get(Thing(make, resumable=resumable)) == folder
     assert events(store) == ["made"]
 
 
@@ -210,7 +218,7 @@ def test_jobs_side_by_side_make_it_once_and_say_that_they_wait(tmp_path):
         "        time.sleep(0.02)\n"
         "    time.sleep(0.5)\n"  # long enough for the others to find it locked
         "Path(sys.argv[0] + '.ready').touch()\n"
-        "store.get_or_make('generator', {'a': 1}, make)\n"
+        "store.get(Generator())\n"
     )
     jobs = [start(tmp_path, body) for _ in range(4)]
     said = [job.communicate(timeout=30)[1] for job in jobs]
@@ -231,8 +239,9 @@ def test_ranks_of_one_job_make_it_together(tmp_path):
         "def make(folder):\n"
         "    (folder / f'rank{rank}').write_text('here')\n"
         "    dist.barrier()\n"
+        "Generator.together = True\n"
         "for _ in range(2):\n"
-        "    folder = store.get_or_make('generator', {'a': 1}, make, together=True)\n"
+        "    folder = store.get(Generator())\n"
         "    assert sorted(f.name for f in folder.glob('rank*')) == ['rank0', 'rank1']\n"
         "dist.destroy_process_group()\n"  # else its threads may abort a process that ends
     )
@@ -260,21 +269,21 @@ def test_ranks_of_one_job_make_it_together(tmp_path):
 )
 def test_a_damaged_artifact_is_named_with_its_remedy(tmp_path, damage, says):
     store = ArtifactStore(tmp_path)
-    made = store.get_or_make("generator", {"a": 1}, write())
-    store.get_or_make("generator", {"a": 1}, write())
+    made = store.get(Thing(write()))
+    store.get(Thing(write()))
     time.sleep(0.01)  # file systems tell times apart to a few milliseconds
     damage(made / "sub" / "file.txt")
     for fresh in (store, ArtifactStore(tmp_path)):
         with pytest.raises(UserError, match=says) as error:
-            fresh.get_or_make("generator", {"a": 1}, pytest.fail)
+            fresh.get(Thing(pytest.fail))
         assert "file.txt" in str(error.value) and f"delete the folder {made}" in str(error.value)
 
 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
     store = ArtifactStore(tmp_path)
-    store.locate("generator", {"a": 1}).mkdir(parents=True)
+    store.locate(Thing(pytest.fail)).mkdir(parents=True)
     with pytest.raises(UserError, match=r"no artifact\.json"):
-        store.get_or_make("generator", {"a": 1}, pytest.fail)
+        store.get(Thing(pytest.fail))
 
 
 # --- keeping house --------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
 def test_list_and_show_tell_what_made_an_artifact(tmp_path):
     store = ArtifactStore(tmp_path)
     assert store.list() == []
-    paths = [store.get_or_make("stage", {"fold": fold}, write("x" * fold)) for fold in range(3)]
+    paths = [store.get(Thing(write("x" * fold), {"fold": fold}, "stage")) for fold in range(3)]
     assert [a.path for a in store.list()] == paths
     assert [a.size for a in store.list()] == [0, 1, 2]
     assert store.show(paths[1].name[:8]).key == {"fold": 1}
@@ -293,8 +302,8 @@ def test_list_and_show_tell_what_made_an_artifact(tmp_path):
 
 def test_prune_takes_what_is_not_kept_and_leaves_what_is_being_made(tmp_path):
     store = ArtifactStore(tmp_path)
-    keep, drop = (store.get_or_make("stage", {"fold": fold}, write()) for fold in range(2))
-    cut_off = store.locate("stage", {"fold": 2})
+    keep, drop = (store.get(Thing(write(), {"fold": fold}, "stage")) for fold in range(2))
+    cut_off = store.locate(Thing(pytest.fail, {"fold": 2}, "stage"))
 
     def prune_inside(partial: Path) -> None:
         assert store.prune(lambda a: a.hash == keep.name, partials=True, dry_run=True) == [drop]
@@ -303,7 +312,7 @@ def test_prune_takes_what_is_not_kept_and_leaves_what_is_being_made(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.get_or_make("stage", {"fold": 2}, prune_inside, resumable=True)
+        store.get(Thing(prune_inside, {"fold": 2}, "stage", resumable=True))
     assert [a.path for a in store.list()] == [keep]
     assert store.prune(lambda a: True) == []
     left = cut_off.with_name(f".{cut_off.name}.partial")

@@ -13,8 +13,8 @@ from stemcell_lit.experiment import gallery
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.experiment.gallery import METRICS, find, generator_section
-from stemcell_lit.experiment.generators import generate, make_generator
-from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, entries_of, judge, judged
+from stemcell_lit.experiment.generators import generate, generator_recipe
+from stemcell_lit.experiment.judge import PARTS, REAL, accuracy, entries_of, judge
 from stemcell_lit.experiment.run import run
 from stemcell_lit.gan.module import GANDiverged, seed_of
 from stemcell_lit.gan.synthesis import Ensemble, load_generator
@@ -46,6 +46,10 @@ def settings(folder, *overrides, out="out"):
 
 def typed_run(overrides):
     return typed(compose("run", overrides))
+
+
+def make_generator(cell):
+    return cell.artifacts.get(generator_recipe(cell))
 
 
 def judge_here(folder, *overrides, out="out"):
@@ -117,7 +121,7 @@ def test_selection_is_judged_on_what_it_keeps(folder):
     entries = entries_of(config, given, typed_run)
     assert [e.name for e in entries] == ["smoke", "smoke+confidence"]
     assert entries[1].cell.config.select.confidence == 0.2
-    folders = [judged(e) for e in entries]
+    folders = [e.cell.artifacts.get(e) for e in entries]
     facts = [json.loads((f / "facts.json").read_text()) for f in folders]
     assert facts[0]["filters"] == [] and facts[1]["filters"] == ["confidence"]
     assert facts[0]["hash"] == facts[1]["hash"]  # one generator

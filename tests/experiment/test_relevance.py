@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.artifacts import ArtifactStore
-from stemcell_lit.experiment.cell import facts_of, open_store, prepare, relevant
+from stemcell_lit.experiment.cell import open_store, prepare, relevant
 from stemcell_lit.experiment.generators import make_generated
-from stemcell_lit.experiment.stages import make_stage
+from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.schema import RunCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
@@ -147,8 +147,8 @@ class Recorder(ArtifactStore):
         super().__init__(root)
         self.hashes = {}
 
-    def get_or_make(self, kind, key, make, **rest):
-        folder = self.locate(kind, key)
+    def get(self, recipe):
+        kind, folder = recipe.kind, self.locate(recipe)
         self.hashes[kind] = folder.name
         if kind == "generator":
             folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +184,11 @@ def hashes(folder):
     def of(config):
         recorder = Recorder(folder / "recorded")
         cell = replace(prepare(config), artifacts=recorder)
-        hierarchy = cell.hierarchy.fit(**facts_of(cell, cell.split.train))
+        hierarchy = cell.hierarchy.fit(**cell.train.facts)
         made = make_generated(cell, hierarchy)
         store = SimpleNamespace(content_hash=made["generated"].parent.name)
         with pytest.raises(Recorder.Stop):
-            make_stage(cell, hierarchy.nodes[0], store)  # type: ignore[arg-type]
+            recorder.get(TrainedStage(cell, hierarchy.nodes[0], store))  # type: ignore[arg-type]
         return {**recorder.hashes, "cell": cell.hash}
 
     return of

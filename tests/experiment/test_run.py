@@ -19,7 +19,7 @@ from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
 from stemcell_lit.experiment.cell import Cell, prepare, relevant
 from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.run import choose, evaluate_store, run, train, with_settings
-from stemcell_lit.experiment.stages import stage_key
+from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
@@ -456,7 +456,7 @@ def test_the_same_groups_in_another_order_are_another_stage(folder):
         made = config(folder, "method=hierarchy")
         tree = {"cells": list(order), "debris": "debris"}
         cell = prepare(replace(made, hierarchy=replace(made.hierarchy, tree=tree)))
-        keys.append(key_hash(stage_key(cell, cell.hierarchy.nodes[1], None)))
+        keys.append(key_hash(TrainedStage(cell, cell.hierarchy.nodes[1]).key()))
     assert keys[0] != keys[1]
 
 

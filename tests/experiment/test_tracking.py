@@ -342,12 +342,13 @@ def test_wandb_stays_out_of_the_home_directory(tmp_path, started, monkeypatch):
 
 def test_validation_scores_are_those_of_the_validation_patches(offline, result):
     from stemcell_lit.classify.trained import TrainedHierarchy
+    from stemcell_lit.experiment.cell import Part
     from stemcell_lit.experiment.run import evaluate, validation_f1
 
     (folder,) = offline.glob("cells/*")
     store = PatchStore.open(result["store"])
     rows = np.flatnonzero(store.manifest["group"].isin(result["split"]["val"]).to_numpy())
-    _, found = evaluate(TrainedHierarchy.load(folder / "model"), store, rows)
+    _, found = evaluate(TrainedHierarchy.load(folder / "model"), Part(store, rows))
     assert result["validation"] == found["metrics"]
     assert validation_f1(folder) == found["metrics"]["macro/f1"]
     assert not set(result["split"]["val"]) & set(result["split"]["test"])

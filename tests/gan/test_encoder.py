@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import ArtifactStore
-from stemcell_lit.gan.encoder import Encoder, encoder_key, get_encoder, train_classifier
+from stemcell_lit.gan.encoder import Encoder, train_classifier
 from stemcell_lit.schema import StageConfig
-from tests.gan.helpers import CLASSES, SIDE, batch_of
+from tests.gan.helpers import CLASSES, batch_of
 
 STAGE = asdict(StageConfig(width=4, batch_size=30, images=1800))
 
@@ -86,15 +85,3 @@ def test_a_file_that_is_no_encoder_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="not a readable encoder"):
         Encoder.load(tmp_path / "other.pt")
-
-
-def test_an_encoder_is_made_once_and_named_by_its_hash(tmp_path, monkeypatch):
-    store = ArtifactStore(tmp_path)
-    key = encoder_key("data", "rows", SIDE, 60, 1)
-    first = get_encoder(store, key, *patches(0), CLASSES)
-    assert first.name == store.locate("encoder", key).name[:6]
-    monkeypatch.setattr(Encoder, "fit", None)  # another training would fail
-    again = get_encoder(store, key, *patches(0), CLASSES)
-    assert np.array_equal(first.features(patches(1)[0]), again.features(patches(1)[0]))
-    for other in (("x", "rows", SIDE, 60, 1), ("data", "rows", SIDE, 61, 1)):
-        assert store.locate("encoder", encoder_key(*other)) != store.locate("encoder", key)
