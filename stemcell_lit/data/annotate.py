@@ -47,6 +47,7 @@ from werkzeug.wrappers import Request, Response
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, whole_or_absent, write_whole
+from stemcell_lit.base.pages import render
 from stemcell_lit.data.colonies import classifier_of, foreground, label_colonies, track
 from stemcell_lit.data.crop_files import SUFFIXES, CropFiles, pictures_below
 from stemcell_lit.data.crops import CropReader, table_in
@@ -720,7 +721,6 @@ class Page:
         self.port = 0  # set once bound
         self._lock = threading.Lock()  # answers come one by one; frames are read by one thread
         self._times: list[float] = []
-        self._html = (Path(__file__).with_suffix(".html")).read_text(encoding="utf-8")
         self._urls = Map(
             [
                 Rule("/", endpoint="page", methods=["GET"]),
@@ -788,7 +788,8 @@ class Page:
 
     def _page(self) -> Response:
         nonce = secrets.token_urlsafe(16)
-        response = Response(self._html.replace("NONCE", nonce), mimetype="text/html")
+        page = render(Path(__file__).with_suffix(".html"), nonce=nonce)
+        response = Response(page, mimetype="text/html")
         response.headers["Content-Security-Policy"] = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
@@ -177,7 +178,7 @@ def generator_section(results: Results) -> dict[str, Any] | None:
 
 def find(found: Mapping[str, Any], metric: str) -> Any:
     """The entry of a metric, whatever encoder its name carries."""
-    return next((v for k, v in found.items() if k.split("/encoder=")[0] == metric), None)
+    return next((v for k, v in found.items() if MetricName.parse(k).metric == metric), None)
 
 
 def cell_text(value: Mapping[str, Any] | None, digits: int) -> str:

@@ -20,7 +20,8 @@ import pandas as pd
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
-from stemcell_lit.base.markdown import in_markdown
+from stemcell_lit.base.markdown import in_markdown, markdown_table
+from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.data.patches import PatchStore
@@ -355,15 +356,16 @@ def _write_json(file: Path, content: Any) -> None:
 
 def accuracy(
     folds: Sequence[Confusions], part: str, classes: Sequence[str]
-) -> dict[str, tuple[float, float]]:
+) -> dict[tuple[str, str], tuple[float, float]]:
     """Scores over folds: matrices are summed over folds, then mean and standard deviation over seeds.
 
     Returns:
-        `tpr` and `f1` macro, and `tpr/<class>`.
+        (`tpr` or `f1`, empty for macro) and (`tpr`, class) -> mean, standard deviation.
     """
     every = np.array([fold[part] for fold in folds]).sum(0)  # (seeds, classes, classes)
     per_seed = [scores_of(matrix, classes) for matrix in every]
-    names = {"tpr": "macro/tpr", "f1": "macro/f1", **{f"tpr/{c}": f"tpr/{c}" for c in classes}}
+    names = {(kind, ""): f"macro/{kind}" for kind in ("tpr", "f1")}
+    names |= {("tpr", c): f"tpr/{c}" for c in classes}
     return {
         to: (
             float(np.mean([s[name] for s in per_seed])),
@@ -395,7 +397,7 @@ def table_of(
     for name in REAL:
         for part, label in PARTS.items():
             for metric, (value, std) in real[name][part].items():
-                rows.append(_row(name, label, metric, value, std, None, None, "accuracy/"))
+                rows.append(_row(name, label, metric, value, std))
     for name in names:
         mine = [(e, f) for e, f in zip(entries, folders, strict=True) if e.name == name]
         qualities = [read_quality(f)["quality"] for _, f in mine]
@@ -407,16 +409,13 @@ def table_of(
                 means = [
                     _mean([q[k] for q in found]) for k in ("value", "std", "floor", "floor_std")
                 ]
-                encoders = {
-                    k.split("/encoder=")[-1] for q in qualities for k in q if "/encoder=" in k
-                }
-                on = metric in ("kid", "frechet", "precision", "recall", "density", "coverage")
-                full = f"{metric}/encoder={'+'.join(sorted(encoders))}" if on else metric
+                known = {MetricName.parse(k) for q in qualities for k in q}
+                on = sorted(n.encoder for n in known if n.metric == metric)  # an encoder a fold
                 rows.append(
                     {
                         "gan": name,
                         "part": PARTS["val"],
-                        "metric": full,
+                        "metric": str(MetricName(metric, "+".join(on))),
                         "class": c,
                         **dict(zip(("value", "std", "floor", "floor_std"), means, strict=True)),
                     }
@@ -425,25 +424,24 @@ def table_of(
         for part, label in PARTS.items():
             for metric, (value, std) in accuracy(found_c, part, classes).items():
                 floor = real[REAL[0]][part][metric]
-                rows.append(_row(name, label, metric, value, std, *floor, "accuracy/"))
+                rows.append(_row(name, label, metric, value, std, *floor))
     return pd.DataFrame(rows)
 
 
 def _row(
     gan: str,
     part: str,
-    metric: str,
+    score: tuple[str, str],
     value: float,
     std: float,
-    floor: float | None,
-    floor_std: float | None,
-    prefix: str,
+    floor: float | None = None,
+    floor_std: float | None = None,
 ) -> dict[str, Any]:
-    kind, _, c = metric.partition("/")
+    kind, c = score
     return {
         "gan": gan,
         "part": part,
-        "metric": prefix + kind,
+        "metric": f"accuracy/{kind}",
         "class": c,
         "value": value,
         "std": std,
@@ -468,7 +466,7 @@ def markdown(
     names = list(dict.fromkeys(e.name for e in entries))
     several = f"{config.generators} generators a row, " if config.generators > 1 else ""
     many = f"{len(first.seeds)} classifier{'s' if len(first.seeds) > 1 else ''}"
-    encoders = sorted({m.split("/encoder=")[1] for m in table["metric"] if "/encoder=" in m})
+    encoders = sorted({MetricName.parse(m).encoder for m in table["metric"]} - {""})
     lines = [
         "# Generators side by side",
         "",
@@ -480,50 +478,43 @@ def markdown(
         "Against held-out real patches of training groups (validation groups). In brackets: real training patches "
         f"against the same ones, the floor. KID to coverage are on features of encoder {', '.join(encoders)}.",
         "",
-        "| generator | " + " | ".join(t for t, _, _ in METRICS.values()) + " |",
-        "|" + " --- |" * (1 + len(METRICS)),
     ]
-    for name in names:
-        cells = [
-            _text(_pick(table, name, PARTS["val"], m, ""), d) for m, (_, _, d) in METRICS.items()
-        ]
-        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
+    val = PARTS["val"]
+    lines += markdown_table(
+        ["generator", *(title for title, _, _ in METRICS.values())],
+        (
+            [name, *(_text(_pick(table, name, val, m, ""), d) for m, (_, _, d) in METRICS.items())]
+            for name in names
+        ),
+    )
     lines += [
         "",
         "Classification accuracy score: macro TPR and F1 in % of a classifier trained on generated patches alone, "
         "beside the same one trained on real patches; matrices summed over folds, ± standard deviation over seeds. "
         "The validation columns may choose a generator, the test columns are **for reporting only**.",
         "",
-        "| trained on | validation TPR | validation F1 | test TPR | test F1 |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    for name in (*REAL, *names):
-        cells = [
-            _percent(_pick(table, name, label, f"accuracy/{metric}", ""))
-            for label in PARTS.values()
-            for metric in ("tpr", "f1")
-        ]
-        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "KID by class (floor):",
-        "",
-        "| generator | " + " | ".join(map(in_markdown, classes)) + " |",
-    ]
-    lines.append("|" + " --- |" * (1 + len(classes)))
-    for name in names:
-        cells = [_text(_pick(table, name, PARTS["val"], "kid", c), 3) for c in classes]
-        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "TPR in % by class on validation groups:",
-        "",
-        "| trained on | " + " | ".join(map(in_markdown, classes)) + " |",
-    ]
-    lines.append("|" + " --- |" * (1 + len(classes)))
-    for name in (*REAL, *names):
-        cells = [_percent(_pick(table, name, PARTS["val"], "accuracy/tpr", c)) for c in classes]
-        lines.append(f"| {in_markdown(name)} | " + " | ".join(cells) + " |")
+    scores = [(part, metric) for part in PARTS.values() for metric in ("tpr", "f1")]
+    lines += markdown_table(
+        ["trained on", "validation TPR", "validation F1", "test TPR", "test F1"],
+        (
+            [name, *(_percent(_pick(table, name, p, f"accuracy/{m}", "")) for p, m in scores)]
+            for name in (*REAL, *names)
+        ),
+    )
+    lines += ["", "KID by class (floor):", ""]
+    lines += markdown_table(
+        ["generator", *classes],
+        ([name, *(_text(_pick(table, name, val, "kid", c), 3) for c in classes)] for name in names),
+    )
+    lines += ["", "TPR in % by class on validation groups:", ""]
+    lines += markdown_table(
+        ["trained on", *classes],
+        (
+            [name, *(_percent(_pick(table, name, val, "accuracy/tpr", c)) for c in classes)]
+            for name in (*REAL, *names)
+        ),
+    )
     notes = []
     for e, fact in zip(entries, facts, strict=True):
         where = f"{in_markdown(e.name)}, fold {e.fold}"
@@ -543,7 +534,7 @@ def markdown(
 
 
 def _pick(table: pd.DataFrame, name: str, part: str, metric: str, c: str) -> Any:
-    base = table["metric"].str.split("/encoder=").str[0]
+    base = table["metric"].map(lambda name: MetricName.parse(name).metric)
     found = table[
         (table["gan"] == name) & (table["part"] == part) & (base == metric) & (table["class"] == c)
     ]

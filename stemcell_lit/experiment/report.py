@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
-from stemcell_lit.base.markdown import in_markdown
+from stemcell_lit.base.markdown import markdown_table
+from stemcell_lit.base.pages import render
 from stemcell_lit.base.spreadsheets import read_csv, to_csv
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion
@@ -206,58 +207,41 @@ def _coloured(row: Mapping[Any, Any]) -> str:
 
 
 def _markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str:
-    macro = table[table["class"] == ""]
+    ends = ["difference", "interval", "p", "verdict"]
+    scores = ["metric", "mean", "interval", *ends]
+    right = {"mean", "difference", "p"}
+    macro, each = (table[inside] for inside in (table["class"] == "", table["class"] != ""))
     lines = [
         "Macro TPR (recall) and F1 in %, with 95 % intervals over "
         f"{len(results.groups)} groups and {len(results.seeds)} seeds.",
         "",
-        "| method | metric | mean | interval | difference | interval | p | verdict |",
-        "| --- | --- | ---: | --- | ---: | --- | ---: | --- |",
     ]
-    lines += [_markdown_row(row, in_markdown(row["method"])) for row in macro.to_dict("records")]
+    rows = [[row["method"], *_score_cells(row)] for row in macro.to_dict("records")]
+    lines += markdown_table(["method", *scores], rows, right)
     if len(parts):
-        lines += [
-            "",
-            "What each part adds:",
-            "",
-            "| part | where | methods | metric | difference | interval | p | verdict |",
-            "| --- | --- | --- | --- | ---: | --- | ---: | --- |",
+        rows = [
+            [
+                *(row["part"], row["where"], f"{row['method']} - {row['other']}"),
+                *(TITLES[row["metric"]], *_difference_cells(row)),
+            ]
+            for row in parts.to_dict("records")
         ]
-    for row in parts.to_dict("records"):
-        part, where, method, other = (
-            in_markdown(row[c]) for c in ("part", "where", "method", "other")
-        )
-        names = f"{part} | {where} | {method} - {other}"
-        lines.append(f"| {names} | {TITLES[row['metric']]} {_difference(row)}")
-    lines += [
-        "",
-        "By class:",
-        "",
-        "| method | class | metric | mean | interval | difference | interval | p | verdict |",
-        "| --- | --- | --- | ---: | --- | ---: | --- | ---: | --- |",
-    ]
-    each = table[table["class"] != ""]
-    lines += [
-        _markdown_row(row, f"{in_markdown(row['method'])} | {in_markdown(row['class'])}")
-        for row in each.to_dict("records")
-    ]
+        lines += ["", "What each part adds:", ""]
+        lines += markdown_table(["part", "where", "methods", "metric", *ends], rows, right)
+    rows = [[row["method"], row["class"], *_score_cells(row)] for row in each.to_dict("records")]
+    lines += ["", "By class:", "", *markdown_table(["method", "class", *scores], rows, right)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(row: Mapping[Any, Any], name: str) -> str:
-    return (
-        f"| {name} | {TITLES[row['metric']]} | {_percent(row['mean'])} "
-        f"| {_range(row['low'], row['high'])} {_difference(row)}"
-    )
+def _score_cells(row: Mapping[Any, Any]) -> list[str]:
+    mean, interval = _percent(row["mean"]), _range(row["low"], row["high"])
+    return [TITLES[row["metric"]], mean, interval, *_difference_cells(row)]
 
 
-def _difference(row: Mapping[Any, Any]) -> str:
-    """The last columns of a line in Markdown."""
+def _difference_cells(row: Mapping[Any, Any]) -> list[str]:
+    interval = _range(row["delta_low"], row["delta_high"], True)
     word = row["verdict"].rsplit(": ", 1)[-1]
-    return (
-        f"| {_points(row['delta'])} | {_range(row['delta_low'], row['delta_high'], True)} "
-        f"| {_p(row['p'])} | {in_markdown(word)} |"
-    )
+    return [_points(row["delta"]), interval, _p(row["p"]), word]
 
 
 def _percent(value: float) -> str:
@@ -293,17 +277,6 @@ def _page(
     facts: Mapping[str, Any],
     resamples: int,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "p": _p}
-    environment.globals |= {"interval": _range}
     info = [cell.info for cell in results.cells]
     seconds = sum(float(i.get("seconds") or 0) for i in info)
     images = {
@@ -314,8 +287,12 @@ def _page(
         }
         for name, image in figures.items()
     }
-    return environment.get_template("report.html.j2").render(
+    filters = {"percent": _percent, "points": _points, "p": _p}
+    return render(
+        Path(__file__).with_suffix(".html.j2"),
+        filters,
         results=results,
+        interval=_range,
         simulated=any(i["data"].get("simulated") for i in info),
         leaky=info[0]["split"]["kind"] == "leaky",
         store=info[0]["store"],

@@ -26,8 +26,9 @@ import pandas as pd
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
-from stemcell_lit.base.markdown import in_markdown
+from stemcell_lit.base.markdown import markdown_table
 from stemcell_lit.base.names import safe_name
+from stemcell_lit.base.pages import render
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import points
@@ -230,13 +231,8 @@ def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:
     lines = ["Macro scores in %, difference to the baseline at the same value in points.", ""]
     for metric, title in TITLES.items():
         values, methods, told = _cells(macro, metric)
-        lines += [f"| {title}, {sweep.key} | " + " | ".join(map(in_markdown, methods)) + " |"]
-        lines += ["| --- |" + " --- |" * len(methods)]
-        lines += [
-            f"| {in_markdown(v)} | " + " | ".join(told.get((v, m), "–") for m in methods) + " |"
-            for v in values
-        ]
-        lines.append("")
+        rows = [[v, *(told.get((v, m), "–") for m in methods)] for v in values]
+        lines += [*markdown_table([f"{title}, {sweep.key}", *methods], rows), ""]
     return "\n".join(lines)
 
 
@@ -248,16 +244,8 @@ def _page(
     baseline: str,
     picture: bytes,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("sweep.html.j2").render(
+    return render(
+        Path(__file__).with_suffix(".html.j2"),
         title=out.name,
         sweep=sweep,
         baseline=baseline,

@@ -12,6 +12,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
+from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.gan.objectives import rotate
 
@@ -438,13 +439,9 @@ def quality(
                 for metric, value in found.items():
                     into.setdefault(metric, []).append(value)
         for metric in values:
-            own = metric.startswith("entropy")
-            add(
-                metric if own else f"{metric}/encoder={reference.encoder.name}",
-                name,
-                values[metric],
-                floors.get(metric, []),
-            )
+            encoder = "" if metric.startswith("entropy") else reference.encoder.name
+            full = str(MetricName(metric, encoder))
+            add(full, name, values[metric], floors.get(metric, []))
         far, usual = (np.concatenate([d[i] for i in which]) for d in (distance, floor_distance))
         if len(far) and len(usual):
             ratio = float(np.median(far)) / max(float(np.median(usual)), 1e-9)

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.base.checkpoints import copy_whole
+from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.artifacts import first_rank
 from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
@@ -60,7 +61,7 @@ class QualityWatch(pl.Callback):
         self.metric = "last"
         if config.choose != "last":
             name = f"{_DISTANCES[config.choose][0]}_{config.against}"
-            self.metric = f"{name}/encoder={reference.encoder.name}"
+            self.metric = str(MetricName(name, reference.encoder.name))
         self.checks: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self._looks: list[float] = []

@@ -135,8 +135,10 @@ def test_accuracy_sums_folds_and_averages_seeds():
     one = {"val": [[[8, 2], [0, 10]], [[10, 0], [0, 10]]]}
     two = {"val": [[[2, 8], [0, 0]], [[10, 0], [0, 0]]]}
     found = accuracy([one, two], "val", classes)
-    assert found["tpr"] == pytest.approx(((0.5 + 1) / 2 + 1) / 2 * np.array([1, 0]) + [0, 0.125])
-    assert found["tpr/a"] == pytest.approx((0.75, 0.25))
+    assert found["tpr", ""] == pytest.approx(
+        ((0.5 + 1) / 2 + 1) / 2 * np.array([1, 0]) + [0, 0.125]
+    )
+    assert found["tpr", "a"] == pytest.approx((0.75, 0.25))
 
 
 def test_the_floor_of_accuracy_is_the_same_classifier_on_real_patches(folder, table):
