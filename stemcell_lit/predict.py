@@ -29,9 +29,11 @@ import pandas as pd
 import tifffile
 import torch
 import torch.nn.functional as F
+from PIL.ImageColor import getrgb
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stemcell_lit.base.drawing import NO_MATH, area_colours, blank_figure, png
 from stemcell_lit.base.files import check_target, whole_or_absent
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.classify.stage import StageModule
@@ -68,11 +70,6 @@ RIDGE = 0.01  # of the features' mean square; ten times more or less changes lit
 COMPARED_FRAMES = 4  # in which shared features are compared with windows cut out
 COMPARED_WINDOWS = 64  # in each of them
 PANEL_PX = 480  # greatest side of a panel of the overlay
-# Okabe and Ito's palette, then Tol's: told apart under every common colour blindness.
-COLOURS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
-    *("#332288", "#882255", "#999933", "#117733", "#aa4499", "#f0e442"),
-)
 
 
 # --- one network on a whole frame -----------------------------------------------------------------
@@ -611,8 +608,12 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
         shares = _shares(found, hierarchy.classes, movie, height * width)
         # Enough digits for the shares of a row to sum to 1
         (folder / "shares.csv").write_text(to_csv(shares, "%.9g"), encoding="utf-8")
-        _plot_shares(shares, hierarchy.classes).savefig(folder / "shares.png", dpi=150)
-        _overlay(found, hierarchy.classes, movie).savefig(folder / "overlay.png", dpi=150)
+        import matplotlib
+
+        with matplotlib.rc_context(NO_MATH):
+            shown = _plot_shares(shares, hierarchy.classes)
+            (folder / "shares.png").write_bytes(png(shown))
+            (folder / "overlay.png").write_bytes(png(_overlay(found, hierarchy.classes, movie)))
         record = {
             "format": FORMAT,
             "movie": frames.describe(),
@@ -798,8 +799,8 @@ def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> Non
     if movie.hours_between is not None:
         metadata |= {"TimeIncrement": movie.hours_between, "TimeIncrementUnit": "h"}
     palette = np.zeros((3, 256), np.uint16)
-    for i in range(len(classes)):
-        palette[:, i + 1] = np.array(_rgb(i)) * 257  # 8 bit to 16
+    for i, colour in enumerate(area_colours(len(classes))):
+        palette[:, i + 1] = np.array(getrgb(colour)) * 257  # 8 bit to 16
     tifffile.imwrite(
         file,
         (_class_map(mapper, found, i) for i in range(len(movie))),
@@ -855,39 +856,22 @@ def _shares(found: _Found, classes: list[str], movie: _Movie, pixels: int) -> pd
     )
 
 
-def _rgb(i: int) -> tuple[int, int, int]:
-    """Colour of a class, each part 0 to 255."""
-    text = COLOURS[i % len(COLOURS)]
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
-
-
-def _figure(width: float, height: float) -> Figure:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _legend(figure: Figure, classes: list[str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=COLOURS[i % len(COLOURS)], label=c) for i, c in enumerate(classes)]
+    both = zip(classes, area_colours(len(classes)), strict=True)
+    handles = [Patch(color=colour, label=name) for name, colour in both]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(6, len(classes)), frameon=False
     )
 
 
 def _plot_shares(shares: pd.DataFrame, classes: list[str]) -> Figure:
-    figure = _figure(6.4, 3.6)
-    axes = figure.subplots()
+    figure, ((axes,),) = blank_figure(6.4, 3.6, 1, 1)
     timed = shares["time_h"].notna().all()
     x = shares["time_h" if timed else "frame"].to_numpy(float)
     parts = shares[[f"share/{c}" for c in classes]].to_numpy().T
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(classes))]
+    colours = area_colours(len(classes))
     if len(x) == 1:
         for i, part in enumerate(parts):
             axes.bar(["now"], part, bottom=parts[:i].sum(0), color=colours[i])
@@ -902,11 +886,10 @@ def _plot_shares(shares: pd.DataFrame, classes: list[str]) -> Figure:
 
 def _overlay(found: _Found, classes: list[str], movie: _Movie) -> Figure:
     height, width = found.panels[0][1].shape
-    figure = _figure(3.2 * len(found.panels), 3.2 * height / width + 0.8)
-    colours = np.array([(0, 0, 0), *(_rgb(i) for i in range(len(classes)))]) / 255
-    for axes, (i, frame, class_map) in zip(
-        figure.subplots(1, len(found.panels), squeeze=False)[0], found.panels, strict=True
-    ):
+    panels = len(found.panels)
+    figure, grid = blank_figure(3.2 * panels, 3.2 * height / width + 0.8, 1, panels)
+    colours = np.array([(0, 0, 0), *map(getrgb, area_colours(len(classes)))]) / 255
+    for axes, (i, frame, class_map) in zip(grid[0], found.panels, strict=True):
         axes.imshow(frame, cmap="gray", vmin=0, vmax=255)
         colour = np.dstack([colours[class_map], np.where(class_map > 0, 0.4, 0)])
         axes.imshow(colour, interpolation="nearest")

@@ -25,7 +25,7 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.gallery import read_quality
 from stemcell_lit.experiment.generators import generate
-from stemcell_lit.experiment.report import read_table
+from stemcell_lit.experiment.report_tables import read_table
 from stemcell_lit.experiment.results import collect
 from stemcell_lit.experiment.sweep import make_reports
 from stemcell_lit.gan.encoder import Encoder

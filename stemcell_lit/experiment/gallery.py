@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base.drawing import draw_grid
 from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
 from stemcell_lit.experiment.results import Results
-from stemcell_lit.gan.module import GANModule, draw_grid
+from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, nearest_training, quality
 from stemcell_lit.gan.synthesis import Ensemble
 from stemcell_lit.gan.watch import samples

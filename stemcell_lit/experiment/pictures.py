@@ -1,48 +1,23 @@
-"""The pictures of a report: differences, confusion, stages, curves, samples, the hardest patches."""
+"""The pictures of a report: differences, confusion, stages, curves, reliability."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.errors import UserError
+from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
 from stemcell_lit.evaluate.metrics import calibration_error, reliability
 from stemcell_lit.evaluate.statistics import METRICS, judge, points
-from stemcell_lit.experiment.results import CLAIM, TITLES, Result, Results, Row, rows_of
+from stemcell_lit.experiment.patch_pictures import PatchPictures, confidence
+from stemcell_lit.experiment.results import CLAIM, TITLES, Results, Row, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, then Tol's muted one: told apart under every common colour blindness.
-GREY = "#8a8f98"  # the baseline
-PALETTE = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
-    *("#332288", "#882255", "#999933", "#117733", "#aa4499", "#111111"),
-)
-
-# of all pictures
-STYLE: Any = {
-    "font.size": 10,
-    "text.parse_math": False,  # a class may be called $x
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.edgecolor": "#9aa0a6",
-    "xtick.color": "#444",
-    "ytick.color": "#444",
-    "legend.frameon": False,
-}
-
-DPI = 150  # of the pictures
 
 
 class Pictures:
@@ -51,15 +26,10 @@ class Pictures:
     def __init__(
         self, results: Results, table: pd.DataFrame, counts: Mapping[str, np.ndarray], seed: int
     ):
-        self.results, self.counts, self.seed = results, counts, seed
+        self.results, self.counts = results, counts
         self.rows = rows_of(table)
-        self.facts: dict[str, Any] = {
-            "notes": [],
-            "generator": None,
-            "nearest": None,
-            "stages": None,
-            "average_precision": {},
-        }
+        self.facts: dict[str, Any] = {"stages": None, "average_precision": {}}
+        self.patches = PatchPictures(results, seed, self.facts)
         self.colour = colours(results.methods, results.baseline)
 
     def make(self) -> dict[str, bytes]:
@@ -74,18 +44,16 @@ class Pictures:
                 ("confusion", self.confusion),
                 ("stages", self.stages),
                 ("precision_recall", self.precision_recall),
-                ("samples", self.samples),
-                ("entropy", self.entropy),
+                ("samples", self.patches.samples),
+                ("entropy", self.patches.entropy),
                 ("curves", self.curves),
-                ("hardest", self.hardest),
+                ("hardest", self.patches.hardest),
                 ("reliability", self.reliability),
             ):
                 figure = draw()
                 if figure is not None:
                     made[name] = png(figure)
         return made
-
-    # -- numbers
 
     def macro_difference(self) -> Figure | None:
         """Macro TPR and F1 of each method against the baseline, with intervals."""
@@ -287,20 +255,18 @@ class Pictures:
         """Share of right answers over their confidence, and how often each is given."""
         methods = self.results.methods
         figure, axes = blank_figure(9.5, 3.4, 1, 2)
-        errors = {}
         for method in methods:
             tested = self.results.tested(method)
-            sure = _confidence(tested, self.results.classes)
+            sure = confidence(tested, self.results.classes)
             right = (tested["label"] == tested["predicted"]).to_numpy()
             mean, share, number = reliability(sure, right)
             enough = number >= 10 * len(self.results.seeds)  # fewer say nothing of a share
-            errors[method] = calibration_error(sure, right)
             axes.flat[0].plot(
                 *(mean[enough], share[enough], "o-"),
                 color=self.colour[method],
                 ms=3.5,
                 lw=1.2,
-                label=f"{method}, error {errors[method]:.3f}",
+                label=f"{method}, error {calibration_error(sure, right):.3f}",
             )
             axes.flat[1].hist(
                 sure, np.linspace(0, 1, 21), histtype="step", color=self.colour[method]
@@ -311,267 +277,4 @@ class Pictures:
         axes.flat[0].legend(fontsize=8, loc="best")
         axes.flat[1].set(xlabel="how sure (probability of the call)", ylabel="patches, all seeds")
         axes.flat[1].set_title("How often so sure")
-        self.facts["calibration"] = errors
         return figure
-
-    # -- patches
-
-    @cached_property
-    def _store(self) -> PatchStore | None:
-        """The real patches; None (and a note) where they have moved or changed."""
-        try:
-            return self.results.real()
-        except UserError as error:
-            self.facts["notes"].append(f"Pictures of patches are left out: {error}.")
-            return None
-
-    @cached_property
-    def _generator(self) -> tuple[Result, PatchStore] | None:
-        """A cell with generated patches and these; None where there are none or they have moved."""
-        try:
-            found = self.results.generated()
-        except UserError as error:
-            self.facts["notes"].append(f"Generated patches are left out: {error}.")
-            return None
-        if found is not None:
-            cell = found[0]
-            self.facts["generator"] = {"method": cell.method, "fold": cell.fold, "seed": cell.seed}
-        return found
-
-    def _training(self, cell: Result, store: PatchStore) -> np.ndarray:
-        """Rows of the training patches: of the training groups, and never a test patch."""
-        inside = store.manifest["group"].isin(cell.info["split"]["train"]).to_numpy(copy=True)
-        inside[cell.predictions["patch"].to_numpy()] = False
-        return np.flatnonzero(inside)
-
-    def samples(self) -> Figure | None:
-        """Per class: real training patches, generated ones, and what in training is nearest."""
-        if self._store is None or self._generator is None:
-            return self._real_only()
-        from stemcell_lit.data.patches import reduce_pixels
-
-        (cell, fake), store, shown = self._generator, self._store, 10
-        size = fake.pixels.shape[1]
-        if store.size % size:
-            self.facts["notes"].append(
-                "Generated patches are of a size that real ones cannot take."
-            )
-            return None
-        random = np.random.default_rng(self.seed)
-        train = self._training(cell, store)
-        labels = store.manifest["label"].to_numpy()
-        panels: dict[str, np.ndarray] = {}
-        rows: dict[str, np.ndarray] = {}
-        for name in self.results.classes:
-            mine = np.flatnonzero(fake.manifest["label"].to_numpy() == name)
-            real = train[labels[train] == name]
-            if len(mine) == 0 or len(real) == 0:
-                continue
-            rows[name] = random.permutation(mine)[:shown]
-            panels[name] = random.permutation(real)[:shown]
-        if not rows:
-            return self._real_only()
-        queries = np.concatenate([fake.pixels[rows[name]] for name in rows])
-        near, distance = nearest(queries, store.pixels, train, size)
-        held = random.permutation(cell.predictions["patch"].to_numpy())[: len(queries)]
-        _, floor = nearest(
-            reduce_pixels(store.pixels[np.sort(held)], size), store.pixels, train, size
-        )
-        self.facts["nearest"] = {
-            "generated": float(np.median(distance)),
-            "held_out": float(np.median(floor)),
-        }
-        columns = 2 if len(rows) > 1 else 1
-        lines = math.ceil(len(rows) / columns)
-        figure, axes = blank_figure(5.2 * columns, 1.75 * lines, lines, columns)
-        start = 0
-        for axis, name in zip(axes.flat, rows, strict=False):
-            stop = start + len(rows[name])
-            real = reduce_pixels(store.pixels[np.sort(panels[name])], size)
-            found = reduce_pixels(store.pixels[near[start:stop]], size)
-            _mosaic(axis, [real, queries[start:stop], found], shown)
-            axis.set_yticks(
-                (np.arange(3) + 0.5) * (size + 2) - 1, ["real", "generated", "nearest real"]
-            )
-            axis.set_title(name, loc="left")
-            start = stop
-        for axis in axes.flat[len(rows) :]:
-            axis.remove()
-        return figure
-
-    def _real_only(self) -> Figure | None:
-        """Real test patches per class, where nothing was generated."""
-        store, classes = self._store, self.results.classes
-        if store is None:
-            return None
-        random, shown = np.random.default_rng(self.seed), 12
-        labels = store.manifest["label"].to_numpy()
-        figure, axes = blank_figure(9, 0.85 * len(classes), len(classes), 1)
-        for axis, name in zip(axes.flat, classes, strict=True):
-            rows = np.sort(random.permutation(np.flatnonzero(labels == name))[:shown])
-            _mosaic(axis, [store.finest[rows]], shown)
-            axis.set_yticks([store.size / 2], [name])
-        return figure
-
-    def entropy(self) -> Figure | None:
-        """Entropy histograms of real training and generated patches, per class."""
-        if self._store is None or self._generator is None:
-            return None
-        try:
-            from stemcell_lit.gan.quality import entropy, entropy_intersection
-        except ImportError:
-            return None
-        from stemcell_lit.data.patches import reduce_pixels
-
-        (cell, fake), store, most = self._generator, self._store, 2000
-        size = fake.pixels.shape[1]
-        if store.size % size:
-            return None
-        random = np.random.default_rng(self.seed)
-        train, labels = self._training(cell, store), store.manifest["label"].to_numpy()
-        sides = {}
-        for name in self.results.classes:
-            mine = np.flatnonzero(fake.manifest["label"].to_numpy() == name)
-            real = train[labels[train] == name]
-            if len(mine) and len(real):
-                pick = [np.sort(random.permutation(part)[:most]) for part in (real, mine)]
-                sides[name] = (reduce_pixels(store.pixels[pick[0]], size), fake.pixels[pick[1]])
-        if not sides:
-            return None
-        columns = min(4, len(sides))
-        lines = math.ceil(len(sides) / columns)
-        figure, axes = blank_figure(2.7 * columns, 2.1 * lines, lines, columns)
-        overlap = {}
-        for axis, (name, (real, generated)) in zip(axes.flat, sides.items(), strict=False):
-            bits = [entropy(real), entropy(generated)]
-            edges = np.linspace(min(map(np.min, bits)), max(map(np.max, bits)) + 1e-6, 26)
-            for side, colour, label in zip(
-                bits, (GREY, PALETTE[1]), ("real", "generated"), strict=True
-            ):
-                axis.hist(side, edges, density=True, color=colour, alpha=0.55, label=label)
-            overlap[name] = entropy_intersection(real, generated, seed=self.seed)
-            axis.set_title(f"{name}: overlap {overlap[name][0]:.2f}")
-            axis.set_xlabel("entropy, bits")
-            axis.set_yticks([])
-        for axis in axes.flat[len(sides) :]:
-            axis.remove()
-        handles = axes.flat[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=2)
-        self.facts["entropy"] = overlap
-        return figure
-
-    def hardest(self, shown: int = 16) -> Figure | None:
-        """Test patches that the full method calls wrong and is surest of, over all seeds."""
-        store, method = self._store, self.results.full or self.results.baseline
-        if store is None:
-            return None
-        tested = self.results.tested(method)
-        tested["sure"] = _confidence(tested, self.results.classes)
-        wrong = tested[tested["label"] != tested["predicted"]]
-        if wrong.empty:
-            return None
-        calls = wrong.groupby(["patch", "predicted"])["sure"].agg(["sum", "count"]).reset_index()
-        calls["score"] = calls["sum"] / len(self.results.seeds)
-        calls = calls.sort_values(["score", "patch"], ascending=[False, True])
-        calls = calls.drop_duplicates("patch").head(shown)
-        columns = min(8, len(calls))
-        lines = math.ceil(len(calls) / columns)
-        figure, axes = blank_figure(1.55 * columns, 2.25 * lines, lines, columns)
-        for axis, call in zip(axes.flat, calls.to_dict("records"), strict=False):
-            fact = store.manifest.iloc[int(call["patch"])]
-            axis.imshow(store.finest[int(call["patch"])], cmap="gray", vmin=0, vmax=255)
-            when = f", {fact['time_h']:.0f} h" if math.isfinite(fact["time_h"]) else ""
-            axis.set_title(
-                f"{fact['label']}\n→ {call['predicted']} {call['sum'] / call['count']:.2f}",
-                fontsize=8,
-                fontweight="normal",
-                loc="left",
-            )
-            axis.set_xlabel(f"{str(fact['group'])[-18:]}{when}", fontsize=6.5, loc="left")
-            axis.set(xticks=[], yticks=[])
-        for axis in axes.flat[len(calls) :]:
-            axis.remove()
-        self.facts["hardest"] = {
-            "method": method,
-            "wrong": len(wrong),
-            "tested": len(tested),
-        }
-        return figure
-
-
-def nearest(
-    queries: np.ndarray, pixels: np.ndarray, rows: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of some stored patches to each query, over its eight turns and flips.
-
-    Args:
-        queries: uint8 (n, size, size).
-        pixels: uint8 (patches, height, width), perhaps memory-mapped; reduced to `size` here.
-        rows: (m,) which of them to look at, in chunks.
-        size: px.
-
-    Returns:
-        (n,) rows of the nearest, and (n,) root mean square distances in gray levels.
-    """
-    from stemcell_lit.data.patches import reduce_pixels
-
-    n = len(queries)
-    turned = [np.rot90(q, k, (1, 2)) for q in (queries, queries[:, :, ::-1]) for k in range(4)]
-    a = np.stack(turned).reshape(8 * n, -1).astype(np.float32)
-    best, found = np.full(n, np.inf), np.zeros(n, np.int64)
-    for start in range(0, len(rows), 2048):
-        part = rows[start : start + 2048]
-        b = reduce_pixels(pixels[part], size).reshape(len(part), -1).astype(np.float32)
-        squares = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
-        squares = squares.reshape(8, n, -1).min(0)
-        place = squares.argmin(1)
-        least = squares[np.arange(n), place]
-        better = least < best
-        best[better], found[better] = least[better], part[place[better]]
-    return found, np.sqrt(np.maximum(best, 0) / size**2)
-
-
-def _confidence(tested: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """(n,) probability of the predicted class."""
-    p = tested[[f"p/{name}" for name in classes]].to_numpy(np.float64)
-    place = pd.Index(classes).get_indexer(pd.Index(tested["predicted"]))
-    return p[np.arange(len(p)), place]
-
-
-def colours(methods: Sequence[str], baseline: str) -> dict[str, str]:
-    """A colour for each method, grey for the baseline."""
-    others = [m for m in methods if m != baseline]
-    return {baseline: GREY} | {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(others)}
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=DPI, format="png")
-    return stream.getvalue()
-
-
-def blank_figure(
-    width: float, height: float, rows: int, columns: int, **shared: Any
-) -> tuple[Figure, np.ndarray]:
-    """A figure of its own: pyplot would keep a list of all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
-
-
-def _mosaic(axis: Axes, lines: Sequence[np.ndarray], columns: int) -> None:
-    """Rows of patches side by side, two white pixels between them."""
-    size = lines[0].shape[1]
-    canvas = np.full((len(lines) * (size + 2) - 2, columns * (size + 2) - 2), 255, np.uint8)
-    for i, line in enumerate(lines):
-        for j, patch in enumerate(line[:columns]):
-            y, x = i * (size + 2), j * (size + 2)
-            canvas[y : y + size, x : x + size] = patch
-    axis.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axis.set_xticks([])
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)

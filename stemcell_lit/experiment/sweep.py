@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.base.markdown import markdown_table
 from stemcell_lit.base.names import safe_name
@@ -33,8 +34,8 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.statistics import points
 from stemcell_lit.experiment.forms import SWEEP
-from stemcell_lit.experiment.pictures import STYLE, blank_figure, colours, png
-from stemcell_lit.experiment.report import check_report, make_report, print_table, read_table
+from stemcell_lit.experiment.report import check_report, make_report
+from stemcell_lit.experiment.report_tables import print_table, read_table, verdict_word
 from stemcell_lit.experiment.results import TITLES, as_override, collect
 from stemcell_lit.schema import SweepConfig
 from stemcell_lit.settings.quoting import override, printable
@@ -221,8 +222,8 @@ def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapp
         if math.isfinite(row["delta"]):
             text += f", {points(row['delta'])}"
         if math.isfinite(row["delta_low"]):
-            word = row["verdict"].rsplit(": ", 1)[-1]
-            text += f" ({points(row['delta_low'])} to {points(row['delta_high'])}): {word}"
+            ends = f"{points(row['delta_low'])} to {points(row['delta_high'])}"
+            text += f" ({ends}): {verdict_word(row)}"
         told[names[row["value"]], row["method"]] = text
     return list(names.values()), list(dict.fromkeys(rows["method"])), told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from stemcell_lit.base.drawing import draw_grid
 from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
@@ -681,29 +681,3 @@ def _first(pixels: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]
     """At most `_REAL_PER_CLASS` images of each class."""
     keep = torch.cat([(label == c).nonzero().flatten()[:_REAL_PER_CLASS] for c in range(classes)])
     return pixels[keep], label[keep]
-
-
-def draw_grid(
-    rows: np.ndarray | Iterable[np.ndarray], names: Sequence[str], path: str | Path
-) -> None:
-    """Writes rows of patches with a name before each.
-
-    Args:
-        rows: uint8, for each name (columns, side, side).
-        names: one a row.
-        path: a PNG; its folder is made.
-    """
-    lines = [np.concatenate(list(row), axis=1) for row in rows]
-    width, height = max(line.shape[1] for line in lines), lines[0].shape[0]
-    zoom = max(1, 64 // height)  # small patches are shown large enough to be judged
-    margin = 8 * max(len(n) for n in names) + 8
-    page = Image.new("L", (margin + zoom * width, zoom * height * len(lines)), 255)
-    pen = ImageDraw.Draw(page)
-    for i, (line, name) in enumerate(zip(lines, names, strict=True)):
-        picture = Image.fromarray(line)
-        size = (zoom * picture.width, zoom * picture.height)
-        page.paste(picture.resize(size, Image.Resampling.NEAREST), (margin, zoom * height * i))
-        pen.text((4, zoom * height * i + zoom * height // 2 - 6), name, fill=0)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)

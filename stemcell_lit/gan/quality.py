@@ -100,21 +100,16 @@ def reduced(pixels: np.ndarray, turns: str = "square", side: int = 16) -> np.nda
     return small[:, np.hypot(y[:, None], x) < 0.5]
 
 
-def nearest_distance(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each query to its nearest reference.
+def nearest(query: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest reference of each query.
 
     Args:
         query: (n, features).
         reference: (m, features).
 
     Returns:
-        (n,) float64.
+        (n,) Euclidean distance, float64, and (n,) its row.
     """
-    return _nearest(query, reference)[0]
-
-
-def _nearest(query: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (n,) to the nearest reference, and its row (n,)."""
     query = query.astype(np.float64)
     squares, rows = np.full(len(query), np.inf), np.zeros(len(query), np.int64)
     for first in range(0, len(reference), _CHUNK):  # a bounded part of the table of distances
@@ -166,7 +161,7 @@ def nearest_training(generated: np.ndarray, train: np.ndarray, turns: str = "squ
         uint8 (n, side, side).
     """
     every = turned(train, turns)
-    return every[_nearest(reduced(generated, turns), reduced(every, turns))[1]]
+    return every[nearest(reduced(generated, turns), reduced(every, turns))[1]]
 
 
 def entropy_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -352,9 +347,7 @@ class Reference:
             ]
         known = self._cache["turned"]
         return [
-            nearest_distance(reduced(made, self.turns), ref)
-            if len(made) and len(ref)
-            else np.empty(0)
+            nearest(reduced(made, self.turns), ref)[0] if len(made) and len(ref) else np.empty(0)
             for made, ref in zip(sets, known, strict=True)
         ]
 

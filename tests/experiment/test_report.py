@@ -16,8 +16,11 @@ from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import report
-from stemcell_lit.experiment.pictures import Pictures, nearest
-from stemcell_lit.experiment.report import make_report, print_table, read_table
+from stemcell_lit.experiment.patch_pictures import nearest_stored
+from stemcell_lit.experiment.pictures import Pictures
+from stemcell_lit.experiment.report import make_report
+from stemcell_lit.experiment.report_page import _column_sums
+from stemcell_lit.experiment.report_tables import print_table, read_table
 from stemcell_lit.experiment.results import collect, comparable
 from stemcell_lit.schema import RunCommand
 from stemcell_lit.settings.compose import methods as methods_known
@@ -283,7 +286,7 @@ def test_page_shows_stages_precision_and_what_column_sums_would_have_said(result
     matrix = confusion(tested["label"], tested["predicted"], CLASSES)
     assert matrix.sum() == len(tested)
     text = text_of(results / "report.html")
-    rows = report._column_sums({"flat": matrix[None, None]})
+    rows = _column_sums({"flat": matrix[None, None]})
     assert rows[0]["recall"] == pytest.approx(np.mean(matrix.diagonal() / matrix.sum(1)))
     assert rows[0]["precision"] == pytest.approx(np.mean(matrix.diagonal() / matrix.sum(0)))
     assert "TPR is recall" in text and "Average precision" in text
@@ -442,7 +445,7 @@ def test_failure_leaves_the_old_report(small, monkeypatch, no_pictures):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report, "_page", fail)
+    monkeypatch.setattr(report, "report_page", fail)
     with pytest.raises(OSError, match="disk full"):
         make_report(small, resamples=50, seed=1)
     assert {p: p.read_bytes() for p in small.glob("[!.]*.*")} == before
@@ -473,9 +476,9 @@ def test_nearest_finds_a_turned_copy():
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (50, 16, 16), dtype=np.uint8)
     queries = np.stack([np.rot90(pixels[7]), pixels[30][:, ::-1]])
-    found, distance = nearest(queries, pixels, np.arange(50), 16)
+    found, distance = nearest_stored(queries, pixels, np.arange(50), 16)
     assert list(found) == [7, 30] and distance == pytest.approx([0, 0], abs=0.1)
-    found, distance = nearest(queries, pixels, np.setdiff1d(np.arange(50), [7, 30]), 16)
+    found, distance = nearest_stored(queries, pixels, np.setdiff1d(np.arange(50), [7, 30]), 16)
     assert not set(found) & {7, 30} and (distance > 50).all()
 
 

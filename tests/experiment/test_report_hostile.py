@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.spreadsheets import as_text, as_written, read_csv, to_csv
-from stemcell_lit.experiment.report import make_report, read_table
+from stemcell_lit.experiment.report import make_report
+from stemcell_lit.experiment.report_tables import read_table
 from stemcell_lit.experiment.sweep import Table, _markdown, _page
 from stemcell_lit.schema import SweepConfig
 from tests.hostile import SCRIPT, result
