@@ -3,7 +3,7 @@
     python benchmarks/store.py [--save] [--repeat 2] [--images 12000] [--full]
 
 20 cells (five methods, three of them with a generator, two folds, two seeds) on two CPU slots. With --full the
-trainings are those of `reproduce` (conf/profile/cpu.yaml) on its simulated movies, which takes hours. Runs alternate.
+trainings are those of `reproduce` without a profile, on its simulated movies, which takes hours. Runs alternate.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
             for way in ("shared", "own") if turn % 2 == 0 else ("own", "shared"):
                 out = root / f"{way}{turn}"
                 own = [OWN] if way == "own" else []
-                profile = "cpu" if given.full else "smoke"
+                profile = "null" if given.full else "smoke"
                 command = sweep(out, store, *settings, *own, few=given.few, profile=profile)
                 start = time.monotonic()
                 subprocess.run(command, check=True, capture_output=True)
@@ -69,7 +69,7 @@ def main() -> None:
             cells=cells(given.few),
             seconds=seconds,
             generator_trainings=trainings,
-            gan_images="profile cpu" if given.full else given.images,
+            gan_images="the default" if given.full else given.images,
         )
 
 
