@@ -396,8 +396,8 @@ def table_of(
     }
     for name in REAL:
         for part, label in PARTS.items():
-            for metric, (value, std) in real[name][part].items():
-                rows.append(_row(name, label, metric, value, std))
+            for score, (value, std) in real[name][part].items():
+                rows.append(_row(name, label, score, value, std))
     for name in names:
         mine = [(e, f) for e, f in zip(entries, folders, strict=True) if e.name == name]
         qualities = [read_quality(f)["quality"] for _, f in mine]
@@ -422,9 +422,9 @@ def table_of(
                 )
         found_c = [_read(f / "accuracy.json", ACCURACY) for _, f in mine]
         for part, label in PARTS.items():
-            for metric, (value, std) in accuracy(found_c, part, classes).items():
-                floor = real[REAL[0]][part][metric]
-                rows.append(_row(name, label, metric, value, std, *floor))
+            for score, (value, std) in accuracy(found_c, part, classes).items():
+                floor = real[REAL[0]][part][score]
+                rows.append(_row(name, label, score, value, std, *floor))
     return pd.DataFrame(rows)
 
 
