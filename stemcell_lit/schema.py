@@ -574,21 +574,6 @@ class PredictCommand:
     threads: int = number(0, least=0, most=1024)  # of the networks; 0: torch's choice, all cores
 
 
-COMMANDS: dict[str, type] = {
-    "simulate": SimulateCommand,
-    "import": ImportCommand,
-    "annotate": AnnotateCommand,
-    "train": TrainCommand,
-    "generate": GenerateCommand,
-    "evaluate": EvaluateCommand,
-    "run": RunCommand,
-    "reproduce": ReproduceCommand,
-    "judge": JudgeCommand,
-    "report": ReportCommand,
-    "predict": PredictCommand,
-}
-
-
 # --- from what a user gave --------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit import commands
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 from tests.test_predict import make_model, noise
 
@@ -111,7 +113,7 @@ BAD_MOVIES = {
 @pytest.fixture(scope="module")
 def bases():
     return {
-        name: cli.compose(name, []) for name in ("predict", "annotate", "import", "evaluate", "run")
+        name: compose(name, []) for name in ("predict", "annotate", "import", "evaluate", "run")
     }
 
 
@@ -122,7 +124,7 @@ def place(tmp_path, monkeypatch, bases):
     def compose(name, overrides):
         return OmegaConf.merge(bases[name], OmegaConf.from_dotlist(overrides))
 
-    monkeypatch.setattr(cli, "compose", compose)
+    monkeypatch.setattr(commands, "compose", compose)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     make_model(um_per_px=1.0).save(tmp_path / "model")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -10,7 +11,8 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit import schema
 from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.schema import typed
-from stemcell_lit.settings.compose import register
+from stemcell_lit.settings.compose import compose, register
+from stemcell_lit.settings.registry import COMMANDS, SETTINGS
 from tests.conftest import make_store
 from tests.program import Program
 
@@ -27,16 +29,26 @@ def test_help_lists_every_command_with_a_sentence_and_an_example(capsys):
     for args in ([], ["--help"]):
         cli.main(args)
         shown = capsys.readouterr().out
-        for name, (sentence, example) in cli.COMMANDS.items():
-            assert f"  {name}" in shown and sentence in shown and f"$ {example}" in shown
-            assert example.startswith(f"stemcell-lit {name}")
-    assert set(cli.ACTIONS) | {"artifacts"} == set(cli.COMMANDS)
+        for name, command in COMMANDS.items():
+            assert f"  {name}" in shown and command.sentence in shown
+            assert f"$ {command.example}" in shown
+            assert command.example.startswith(f"stemcell-lit {name}")
 
 
-@pytest.mark.parametrize("name", list(cli.ACTIONS))
+def test_every_command_has_an_action_and_all_but_artifacts_have_settings():
+    assert all(callable(resolve_name(command.action)) for command in COMMANDS.values())
+    assert [name for name, command in COMMANDS.items() if command.settings is None] == ["artifacts"]
+
+
+def test_the_actions_are_imported_without_running_the_program():
+    code = "import sys, stemcell_lit.commands; print('stemcell_lit.__main__' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
 def test_examples_compose(name):
-    example = cli.COMMANDS[name][1]
-    typed(cli.compose(name, example.split()[2:]), schema.COMMANDS[name])
+    typed(compose(name, COMMANDS[name].example.split()[2:]), SETTINGS[name])
 
 
 def test_help_of_a_command_lists_its_keys_and_choices(capsys):
@@ -56,25 +68,28 @@ def choices():
 @pytest.mark.parametrize(("group", "name"), list(choices()))
 def test_every_config_composes_into_the_schema(group, name):
     if group == "experiment":  # of whole tables; what of it cells get is tested beside `reproduce`
-        assert typed(cli.compose("reproduce", [f"{group}={name}"]), schema.ReproduceCommand).methods
+        assert typed(compose("reproduce", [f"{group}={name}"]), schema.ReproduceCommand).methods
         return
-    config = typed(cli.compose("run", [f"{group}={name}"]))
+    config = typed(compose("run", [f"{group}={name}"]))
     if group == "method":
         assert config.method.name == name
 
 
 def test_the_search_composes_with_its_defaults():
-    from hydra import compose, initialize_config_dir
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
 
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = compose("run", ["hydra/sweeper=optuna"], return_hydra_config=True).hydra.sweeper
+        found = hydra_compose(
+            "run", ["hydra/sweeper=optuna"], return_hydra_config=True
+        ).hydra.sweeper
     assert found._target_.endswith("StemcellOptunaSweeper") and found.over == []
 
 
 def test_methods_differ_only_in_what_their_names_say():
     def parts(name):
-        c = typed(cli.compose("run", [f"method={name}"]))
+        c = typed(compose("run", [f"method={name}"]))
         return c.mix.recipe, c.temporal.kind, c.method.tree
 
     assert parts("flat") == ("real", "none", False)

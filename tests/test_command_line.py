@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stemcell_lit import __main__ as cli
-from stemcell_lit import schema
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.reproduce import for_cells
 from stemcell_lit.schema import typed
 from stemcell_lit.settings.compose import compose, told
 from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.quoting import command_line, override, printable, shell_word
+from stemcell_lit.settings.registry import SETTINGS
 from stemcell_lit.settings.words import nearest, read
 
 ODD = [
@@ -222,10 +222,10 @@ WRONG = st.sampled_from(
 
 @pytest.fixture(scope="module")
 def composed():
-    return {name: compose(name, []) for name in schema.COMMANDS}
+    return {name: compose(name, []) for name in SETTINGS}
 
 
-@pytest.mark.parametrize("command", list(schema.COMMANDS))
+@pytest.mark.parametrize("command", list(SETTINGS))
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(composed, command, data):
@@ -248,7 +248,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(composed, comman
             OmegaConfBaseException
         ) as error:  # which `compose` catches: all of Hydra is inside it
             raise UserError(told(error)) from error
-        assert isinstance(typed(config, schema.COMMANDS[command]), schema.COMMANDS[command])
+        assert isinstance(typed(config, SETTINGS[command]), SETTINGS[command])
     except UserError as error:
         assert len(str(error)) > 10
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit import commands
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import report_tables
 from stemcell_lit.experiment.run import with_settings
@@ -29,7 +30,7 @@ def fails(monkeypatch, tmp_path, capsys):
         def action(words):
             raise error
 
-        monkeypatch.setitem(cli.ACTIONS, "report", action)
+        monkeypatch.setattr(commands, "do_report", action)
         with pytest.raises(SystemExit) as end:
             cli.main(["report", "out=r x"])
         return end.value.code, capsys.readouterr().err.splitlines()

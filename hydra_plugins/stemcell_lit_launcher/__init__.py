@@ -54,7 +54,7 @@ class StemcellSlurmConf:
     """`hydra/launcher=stemcell_slurm`: a Slurm cluster, through submitit. Values in conf/hydra/launcher/slurm.yaml."""
 
     _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
-    task: str = "stemcell_lit.__main__.run_cell"  # function of a job's overrides, by dotted name
+    task: str = "stemcell_lit.commands.run_cell"  # function of a job's overrides, by dotted name
     done: str | None = None  # function of a job's config, by dotted name: its result is there
     plan: str | None = (
         None  # likewise, of all jobs' configs: refuses what cannot work before any starts

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from stemcell_lit.experiment.leash import LAUNCHER
 
 PRELOADED = [
     "stemcell_lit.experiment.leash",  # first: importing the rest takes seconds, in which the launcher may die
-    "stemcell_lit.__main__",
+    "stemcell_lit.commands",
     "stemcell_lit.experiment.judge",
     "hydra",
     "wandb",
@@ -135,10 +136,8 @@ def _main(arguments: list[str], env: dict[str, str], log: str, folder: str) -> N
     os.chdir(folder)
     sys.argv = ["stemcell-lit", *arguments]
     sys.orig_argv = [*PROGRAM, *arguments]
-    from stemcell_lit.__main__ import main
-
     try:
-        main(arguments)
+        runpy.run_module(PROGRAM[-1], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # a forked process leaves without them
 

@@ -62,9 +62,9 @@ def register() -> None:
     """Makes the typed schemas known to Hydra."""
     from hydra.core.config_store import ConfigStore
 
-    from stemcell_lit import schema
+    from stemcell_lit.settings.registry import SETTINGS
 
-    for name, node in schema.COMMANDS.items():
+    for name, node in SETTINGS.items():
         ConfigStore.instance().store(name=f"{name}_command", node=node)
 
 

@@ -95,9 +95,9 @@ class Key:
 @cache
 def keys_of(command: str) -> dict[str, Key]:
     """Legal keys of a command by name; those of no command for an unknown one."""
-    from stemcell_lit.schema import COMMANDS
+    from stemcell_lit.settings.registry import SETTINGS
 
-    return {key.name: key for key in _walk(COMMANDS[command], "")}
+    return {key.name: key for key in _walk(SETTINGS[command], "")}
 
 
 def _walk(owner: type, prefix: str) -> Iterator[Key]:

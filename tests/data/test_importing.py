@@ -15,6 +15,7 @@ from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.experiment.cell import prepare
 from stemcell_lit.predict import Mapper
 from stemcell_lit.schema import typed
+from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
 SIZE = 16
@@ -153,7 +154,7 @@ def test_a_cell_is_named_by_the_content_of_its_store(tmp_path):
     for seed in (0, 0, 1):
         make_store(tmp_path / "store", seed=seed)
         args = [f"data.store={tmp_path / 'store'}", f"out={tmp_path / 'res'}", "hierarchy=flat"]
-        names.append(prepare(typed(cli.compose("run", args))).name)
+        names.append(prepare(typed(compose("run", args))).name)
     assert names[0] == names[1] != names[2]
 
 

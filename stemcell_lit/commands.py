@@ -1,0 +1,243 @@
+"""What each command does with its words; what is slow to import is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stemcell_lit.base.endings import DEBUG, refused, unforeseen
+from stemcell_lit.errors import JobsFailed, UserError
+from stemcell_lit.schema import typed
+from stemcell_lit.settings.compose import compose, conf_dir, register, told
+from stemcell_lit.settings.quoting import command_line, printable
+from stemcell_lit.settings.registry import SETTINGS
+from stemcell_lit.settings.words import read
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def settings_of(command: str, words: list[str]) -> Any:
+    """The typed settings of a command, of its class in the table.
+
+    Raises:
+        UserError: what the user gave cannot be used.
+    """
+    return typed(compose(command, words), SETTINGS[command])
+
+
+def sweep(command: str, words: list[str]) -> None:
+    """Many cells, by Hydra: `run -m`, without that word.
+
+    Raises:
+        UserError: another command, or settings that do not fit.
+        JobsFailed: some cells failed.
+    """
+    import hydra
+    from hydra.errors import HydraException
+
+    from stemcell_lit.base.yamls import check_chosen
+
+    if command != "run":
+        raise UserError(f"-m goes with `run`, not with `{command}`")
+    register()
+    overrides = read(command, words, several=True)
+    check_chosen(conf_dir(), overrides)
+    sys.argv = [f"stemcell-lit {command}", "-m", *overrides]
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
+    def job(config: Any) -> float | None:
+        from stemcell_lit.experiment.run import run, validation_f1
+
+        folder = run(typed(config))
+        print(printable(folder / "result.json"))
+        return validation_f1(folder)  # what a sweeper that searches maximises
+
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # errors come here, instead of being printed with their tracebacks
+    )
+    try:
+        job()
+    except JobsFailed:
+        raise
+    except HydraException as error:
+        raise UserError(
+            f"{told(error)} (`stemcell-lit {command} --help` lists the keys)"
+        ) from error
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def do_simulate(overrides: list[str]) -> None:
+    """Simulated movies, and the patches cut from them."""
+    from stemcell_lit.base.files import check_target
+    from stemcell_lit.data.extraction import extract
+    from stemcell_lit.data.simulate import simulate
+
+    c = settings_of("simulate", overrides)
+    if c.store:  # before the hours that the movies may take
+        check_target(c.store, "store", inputs=[c.out])
+    simulate(c.simulation, Path(c.out))
+    print(f"movies: {printable(c.out)}")
+    if c.store:
+        print(extract(Path(c.out), Path(c.store), c.extraction))
+
+
+def do_import(overrides: list[str]) -> None:
+    """A store of patches from pictures of the user."""
+    from stemcell_lit.data.importing import import_patches
+
+    c = settings_of("import", overrides)
+    store = import_patches(c)
+    print(store)
+    by = store.info["made_by"]
+    if by.get("unsure"):
+        print(
+            f"unsure: {by['unsure']} places left out, named in {printable(store.path / 'unsure.parquet')}"
+        )
+    print(
+        f"split by {printable(by.get('split_by', 'movie'))}: {store.manifest['group'].nunique()} groups"
+    )
+    name = Path(c.store).resolve().name
+    settings = {"data.store": c.store, "hierarchy": "flat", "out": f"results/{name}"}
+    print(f"next: {command_line('reproduce', settings)}")
+
+
+def do_annotate(overrides: list[str]) -> None:
+    """Patches sorted by hand."""
+    from stemcell_lit.data.annotate import annotate
+
+    annotate(settings_of("annotate", overrides))
+
+
+def do_run(overrides: list[str]) -> None:
+    """One cell of the table."""
+    from stemcell_lit.experiment.run import run
+
+    print(printable(run(settings_of("run", overrides)) / "result.json"))
+
+
+def run_cell(overrides: list[str]) -> None:
+    """Makes one cell of the table; what a task of a cluster calls.
+
+    Raises:
+        UserError: what the user gave cannot be used, or what the system refused.
+    """
+    try:
+        do_run(overrides)
+    except UserError:
+        raise
+    except Exception as error:  # the log of a task ends with a line, too
+        if os.environ.get(DEBUG) == "1":
+            raise
+        said = refused(error) or unforeseen(error, ["run", *overrides])
+        raise UserError(said) from None
+
+
+def do_train(overrides: list[str]) -> None:
+    """One module of a cell."""
+    from stemcell_lit.experiment.run import train
+
+    print(printable(train(settings_of("train", overrides))))
+
+
+def do_generate(overrides: list[str]) -> None:
+    """A store of generated patches."""
+    from stemcell_lit.experiment.generators import generate
+
+    print(generate(settings_of("generate", overrides)))
+
+
+def do_evaluate(overrides: list[str]) -> None:
+    """A trained cell on a store."""
+    from stemcell_lit.experiment.run import evaluate_store
+
+    print(printable(evaluate_store(settings_of("evaluate", overrides))))
+
+
+def do_reproduce(overrides: list[str]) -> int:
+    """Methods x folds x seeds, then the report; 1 where jobs failed."""
+    from stemcell_lit.experiment.reproduce import reproduce
+
+    config = settings_of("reproduce", overrides)
+    return reproduce(config, overrides, partial(settings_of, "run"))
+
+
+def do_judge(overrides: list[str]) -> int:
+    """Generators side by side; 1 where jobs failed."""
+    from stemcell_lit.experiment.judge import judge
+
+    config = settings_of("judge", overrides)
+    return judge(config, overrides, partial(settings_of, "run"))
+
+
+def do_report(overrides: list[str]) -> None:
+    """Table and pages of results that are there."""
+    from stemcell_lit.experiment.sweep import make_reports
+
+    c = settings_of("report", overrides)
+    if c.wandb:
+        from stemcell_lit.experiment.dashboard import dashboard
+        from stemcell_lit.experiment.tracking import rebuild
+
+        n = rebuild(c.out, c.logger)
+        print(f"W&B: {n} runs ({c.logger.wandb}) in {printable(Path(c.out) / 'wandb')}")
+        try:
+            print(printable(dashboard(c.out, c.logger)))
+        except UserError as error:  # it comes with an extra; the runs and the report do not
+            print(f"note: {printable(error)}", file=sys.stderr)
+    make_reports(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
+
+
+def do_predict(overrides: list[str]) -> None:
+    """Class maps of a movie's frames."""
+    from stemcell_lit.predict import predict
+
+    # `none` is no map with settings of its own, and so no file of the group
+    overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]
+    print(printable(predict(settings_of("predict", overrides))))
+
+
+def do_artifacts(args: list[str]) -> None:
+    """Lists, shows or prunes a store of artifacts.
+
+    Raises:
+        UserError: other words than these take, or nothing there.
+    """
+    import json
+
+    from stemcell_lit.experiment.artifacts import ArtifactStore
+
+    how = "stemcell-lit artifacts list DIR | show DIR HASH | prune DIR HASH [HASH ...]"
+    known = args[:1] and args[0] in ("list", "show", "prune")
+    if not known or (len(args) != 2 if args[0] == "list" else len(args) < 3):
+        raise UserError(f"expected: {how}")
+    flags = [a for a in args if a.startswith("-") and not Path(a).exists()]
+    if flags:
+        raise UserError(f"{printable(flags[0])}: there are no flags; expected: {how}")
+    action, root, hashes = args[0], Path(args[1]), args[2:]
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder; expected a store of artifacts, such as results/default/artifacts"
+        )
+    store = ArtifactStore(root)
+    if action == "list":
+        for a in store.list():
+            print(f"{a.kind:<11} {a.hash}  {a.size / 1e6:8.1f} MB  made in {a.seconds:7.1f} s")
+    elif action == "show":
+        for h in hashes:
+            a = store.show(h)
+            print(
+                json.dumps(
+                    {"kind": a.kind, "hash": a.hash, "seconds": a.seconds, "key": a.key}, indent=1
+                )
+            )
+    else:
+        doomed = {store.show(h).path for h in hashes}
+        for path in store.prune(lambda a: a.path not in doomed):
+            print(f"deleted {printable(path)}")
