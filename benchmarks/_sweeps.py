@@ -31,7 +31,7 @@ def stemcell_lit(*words: str) -> list[str]:
     return [sys.executable, "-m", "stemcell_lit", *words]
 
 
-def cells(few: bool) -> int:
+def trials(few: bool) -> int:
     """How many a sweep has."""
     return len(FEW) * len(FOLDS) if few else len(METHODS) * len(FOLDS) * len(SEEDS)
 
@@ -58,13 +58,13 @@ def sweep(
 
 
 def results(out: Path) -> dict[str, tuple[dict[str, Any], pd.DataFrame]]:
-    """Name of a cell -> result.json and predictions."""
+    """Name of a trial -> result.json and predictions."""
     return {
         file.parent.name: (
             json.loads(file.read_text(encoding="utf-8")),
             pd.read_parquet(file.parent / "predictions.parquet"),
         )
-        for file in sorted(out.glob("cells/[!.]*/result.json"))
+        for file in sorted(out.glob("trials/[!.]*/result.json"))
     }
 
 

@@ -23,12 +23,17 @@ import yaml
 from _common import report
 
 from stemcell_lit.data.datamodule import PatchDataModule, View
-from stemcell_lit.data.extraction import extract
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.data.simulate import simulate
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, quiet
-from stemcell_lit.schema import ExtractionConfig, SimulationConfig, SplitConfig, TrainerConfig
+from stemcell_lit.patches.extraction import extract
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import (
+    ExtractionConfig,
+    SimulationConfig,
+    SplitConfig,
+    TrainerConfig,
+)
+from stemcell_lit.simulate.write import simulate
 
 WARM_UP = 3  # pairs of blocks before the first that counts
 

@@ -43,9 +43,11 @@ from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.data.augment import to_float
-from stemcell_lit.data.frames import open_frames
-from stemcell_lit.predict import DenseStage, Mapper, _leaves
-from stemcell_lit.schema import HierarchyConfig, PredictCommand, StageConfig, TemporalConfig
+from stemcell_lit.movies.frames import open_frames
+from stemcell_lit.predict.dense import DenseStage, _leaves
+from stemcell_lit.predict.mapper import Mapper
+from stemcell_lit.settings.commands import PredictCommand
+from stemcell_lit.settings.groups import HierarchyConfig, StageConfig, TemporalConfig
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
 UM_PER_PX = 1.2  # of the frame

@@ -36,8 +36,8 @@ import numpy as np
 from _common import report
 from PIL import Image
 
-from stemcell_lit.experiment.launch import default_slots
-from stemcell_lit.experiment.warm import PROGRAM, WarmProcess
+from stemcell_lit.launch.slots import default_slots
+from stemcell_lit.launch.warm import PROGRAM, WarmProcess
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 MARKS = ("<!-- counts of benchmarks/results/faults.json -->", "<!-- end of counts -->")
@@ -82,7 +82,7 @@ class Given:
         return self.root / "store"
 
     def results(self) -> Path:
-        """A finished cell with a generator."""
+        """A finished trial with a generator."""
         self._once(
             "results", "run", *SMOKE, "method=flat_gan", f"data.store={self.store()}", "out=results"
         )
@@ -90,7 +90,7 @@ class Given:
 
     def model(self) -> Path:
         """Its trained classifier."""
-        return next(self.results().glob("cells/[!.]*/model"))
+        return next(self.results().glob("trials/[!.]*/model"))
 
     def generator(self) -> Path:
         """The checkpoint of its generator."""
@@ -627,13 +627,13 @@ def table(result: dict[str, Any]) -> str:
     }
     lines = [f"| command | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for command, counts in result["counts"].items():
-        cells = []
+        trials = []
         for faults in columns.values():
             some = [counts[f] for f in faults if f in counts]
-            cells.append(
+            trials.append(
                 f"{sum(c['survived'] for c in some)} of {sum(c['injected'] for c in some)}"
             )
-        lines.append(f"| {command} | {' | '.join(cells)} |")
+        lines.append(f"| {command} | {' | '.join(trials)} |")
     total = f"Together {result['value']} of {result['injected']} (seed {result['seed']})."
     return "\n".join([*lines, "", total])
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stemcell_lit.experiment.training import keep_memory
 from stemcell_lit.gan import networks
-from stemcell_lit.gan.module import check_config
+from stemcell_lit.gan.config import check_config
 
 
 def _upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

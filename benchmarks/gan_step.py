@@ -20,7 +20,8 @@ from _training import arguments, measure
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.module import GANModule, check_config, native_bfloat16
+from stemcell_lit.gan.config import check_config, native_bfloat16
+from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.networks import build_pair
 
 PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp": 0.0}

@@ -25,10 +25,11 @@ import tifffile
 from _common import report
 from PIL import Image, ImageDraw
 
-from stemcell_lit.data.extraction import extract
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.data.simulate import ENTROPY_SHARES, entropy_shares, simulate
-from stemcell_lit.schema import ExtractionConfig, SimulationConfig
+from stemcell_lit.evaluate.entropy import ENTROPY_SHARES, entropy_shares
+from stemcell_lit.patches.extraction import extract
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import ExtractionConfig, SimulationConfig
+from stemcell_lit.simulate.write import simulate
 
 GOAL = 0.10
 SHOWN = (0, 1)  # movies of the strips: late and bright, early and dark

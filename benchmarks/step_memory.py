@@ -23,10 +23,11 @@ import torch
 from _common import report
 from _training import arguments, data_module, open_patches
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.experiment.training import fit, keep_memory, quiet
-from stemcell_lit.gan.module import GANModule, check_config
-from stemcell_lit.schema import TrainerConfig
+from stemcell_lit.gan.config import check_config
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import TrainerConfig
 
 WAY = "STEP_MEMORY_WAY"  # set for a process that trains: one of WAYS
 WAYS = ("default", "kept")

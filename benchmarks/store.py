@@ -1,8 +1,8 @@
-"""What the artifact store saves: the same sweep with one store for all cells, and with one for each.
+"""What the artifact store saves: the same sweep with one store for all trials, and with one for each.
 
     python benchmarks/store.py [--save] [--repeat 2] [--images 12000] [--full]
 
-20 cells (five methods, three of them with a generator, two folds, two seeds) on two CPU slots. With --full the
+20 trials (five methods, three of them with a generator, two folds, two seeds) on two CPU slots. With --full the
 trainings are those of `reproduce` without a profile, on its simulated movies, which takes hours. Runs alternate.
 """
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from _common import report
-from _sweeps import FOLDS, cells, make_store, makings, results, stemcell_lit, sweep
+from _sweeps import FOLDS, make_store, makings, results, stemcell_lit, sweep, trials
 
 OWN = "artifacts=${out}/own/${method.name}-f${split.fold}-s${seed}"
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=2, help="runs of each way")
     parser.add_argument("--images", type=int, default=12_000, help="budget of a generator")
-    parser.add_argument("--few", action="store_true", help="4 cells, to try the script")
+    parser.add_argument("--few", action="store_true", help="4 trials, to try the script")
     parser.add_argument(
         "--full", action="store_true", help="trainings as long as those of reproduce"
     )
@@ -56,7 +56,7 @@ def main() -> None:
                 trainings[way].append(sum(makings(out, "generator")))
                 metrics.append({name: r["metrics"] for name, (r, _) in results(out).items()})
                 print(f"{way}: {seconds[way][-1]} s, {trainings[way][-1]} generators", flush=True)
-        if any(m != metrics[0] for m in metrics) or len(metrics[0]) != cells(given.few):
+        if any(m != metrics[0] for m in metrics) or len(metrics[0]) != trials(given.few):
             raise SystemExit("the two ways differ in their results")
         ratios = [a / b for a, b in zip(seconds["own"], seconds["shared"], strict=True)]
         report(
@@ -66,7 +66,7 @@ def main() -> None:
             f"> 1, and {len(FOLDS)} generators trained, one a fold",
             [round(min(ratios), 2), round(max(ratios), 2)],
             given.save,
-            cells=cells(given.few),
+            trials=trials(given.few),
             seconds=seconds,
             generator_trainings=trainings,
             gan_images="the default" if given.full else given.images,

@@ -2,10 +2,10 @@
 
     python benchmarks/sweep_kill.py [--save] [--seed 0] [--keep DIR]
 
-20 cells (five methods, two folds, two seeds) on two CPU slots, trainings of seconds. First the sweep runs undisturbed.
+20 trials (five methods, two folds, two seeds) on two CPU slots, trainings of seconds. First the sweep runs undisturbed.
 Then the same command runs in another folder, while at random moments within the time that the undisturbed one took five
 workers and once the launcher get SIGKILL; whenever the launcher has gone or has ended with failures, the same command
-runs again. Counted are cells whose metrics and predictions, every probability of every patch, equal the undisturbed
+runs again. Counted are trials whose metrics and predictions, every probability of every patch, equal the undisturbed
 ones, and how often the generator of each fold was trained, by the store's log.
 """
 
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from _common import report
-from _sweeps import FOLDS, cells, make_store, makings, results, sweep
+from _sweeps import FOLDS, make_store, makings, results, sweep, trials
 
 WORKERS = 5  # SIGKILLs of workers, and one of the launcher
 POLL_S = 0.02
@@ -35,7 +35,7 @@ def children(pid: int) -> list[int]:
 
 
 def job_of(pid: int) -> str | None:
-    """Which cell a process works on; None: it has not begun, or has ended."""
+    """Which trial a process works on; None: it has not begun, or has ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
     parser.add_argument("--images", type=int, default=6000, help="budget of a generator")
-    parser.add_argument("--few", action="store_true", help="4 cells, to try the script")
+    parser.add_argument("--few", action="store_true", help="4 trials, to try the script")
     parser.add_argument("--keep", type=Path, help="work here and leave all as it is")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     given = parser.parse_args()
@@ -116,15 +116,15 @@ def main() -> None:
             and whole[name][0]["metrics"] == cut[name][0]["metrics"]
             and whole[name][1].equals(cut[name][1])
         ]
-        count, trained = cells(given.few), makings(root / "cut", "generator")
+        count, trained = trials(given.few), makings(root / "cut", "generator")
         report(
             "sweep_kill",
             len(same),
-            "cells of an interrupted sweep identical to the undisturbed one",
+            "trials of an interrupted sweep identical to the undisturbed one",
             f"{count} of {count}, each generator trained once",
             None,
             given.save,
-            cells=count,
+            trials=count,
             results=len(cut),
             slots=2,
             folds=len(FOLDS),

@@ -1,8 +1,8 @@
-"""What forking a cell's process from one that has imported everything saves, on a cell that trains nothing.
+"""What forking a trial's process from one that has imported everything saves, on a trial that trains nothing.
 
     python benchmarks/warm_start.py [--repeat 5] [--save]
 
-The cell is the time-only classifier on a small store, with its offline W&B run: what is left is the start. Both ways
+The trial is the time-only classifier on a small store, with its offline W&B run: what is left is the start. Both ways
 in turns; the server's own start, paid once a table, is told beside them.
 """
 
@@ -19,15 +19,17 @@ from pathlib import Path
 from _common import report
 from _sweeps import make_store
 
-from stemcell_lit.experiment.launch import Job, default_slots, run_jobs
-from stemcell_lit.experiment.warm import PROGRAM
+from stemcell_lit.launch.jobs import Job
+from stemcell_lit.launch.pool import run_jobs
+from stemcell_lit.launch.slots import default_slots
+from stemcell_lit.launch.warm import PROGRAM
 
 WAYS = {"warm": PROGRAM, "cold": [sys.executable, "-X", "utf8", *PROGRAM[1:]]}  # any other words
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=5, help="cells of each way")
+    parser.add_argument("--repeat", type=int, default=5, help="trials of each way")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
     given = parser.parse_args()
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -39,7 +41,7 @@ def main() -> None:
                 out = Path(scratch) / f"{way}{turn}"
                 words = ["run", "method=time_only", f"data.store={store}", f"out={out}"]
                 start = time.monotonic()
-                (outcome,) = run_jobs([Job("cell", [*program, *words])], slots=slots)
+                (outcome,) = run_jobs([Job("trial", [*program, *words])], slots=slots)
                 seconds[way].append(round(time.monotonic() - start, 2))
                 if not outcome.ok:
                     raise SystemExit(f"{way}: {outcome.reason}")

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from stemcell_lit.classify.hierarchy import Hierarchy
     from stemcell_lit.classify.stage import StageModule
     from stemcell_lit.data.datamodule import PatchDataModule
-    from stemcell_lit.data.patches import PatchStore
     from stemcell_lit.experiment.run import run
     from stemcell_lit.gan.module import GANModule
+    from stemcell_lit.patches.store import PatchStore
 
 _HOME = {
-    "PatchStore": "stemcell_lit.data.patches",
+    "PatchStore": "stemcell_lit.patches.store",
     "PatchDataModule": "stemcell_lit.data.datamodule",
     "GANModule": "stemcell_lit.gan.module",
     "StageModule": "stemcell_lit.classify.stage",

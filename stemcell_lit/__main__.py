@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.compose import help_lines
-from stemcell_lit.settings.quoting import printable, split
+from stemcell_lit.settings.quoting import split
 from stemcell_lit.settings.registry import COMMANDS
 from stemcell_lit.settings.words import nearest
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from stemcell_lit.base.endings import DEBUG, refused, unforeseen
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import JobsFailed, UserError
-from stemcell_lit.schema import typed
-from stemcell_lit.settings.compose import compose, conf_dir, register, told
-from stemcell_lit.settings.quoting import command_line, printable
+from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.compose import compose, register, told
+from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.quoting import command_line
 from stemcell_lit.settings.registry import SETTINGS
 from stemcell_lit.settings.words import read
 
@@ -29,11 +31,11 @@ def settings_of(command: str, words: list[str]) -> Any:
 
 
 def sweep(command: str, words: list[str]) -> None:
-    """Many cells, by Hydra: `run -m`, without that word.
+    """Many trials, by Hydra: `run -m`, without that word.
 
     Raises:
         UserError: another command, or settings that do not fit.
-        JobsFailed: some cells failed.
+        JobsFailed: some trials failed.
     """
     import hydra
     from hydra.errors import HydraException
@@ -76,8 +78,8 @@ def sweep(command: str, words: list[str]) -> None:
 def do_simulate(overrides: list[str]) -> None:
     """Simulated movies, and the patches cut from them."""
     from stemcell_lit.base.files import check_target
-    from stemcell_lit.data.extraction import extract
-    from stemcell_lit.data.simulate import simulate
+    from stemcell_lit.patches.extraction import extract
+    from stemcell_lit.simulate.write import simulate
 
     c = settings_of("simulate", overrides)
     if c.store:  # before the hours that the movies may take
@@ -90,7 +92,7 @@ def do_simulate(overrides: list[str]) -> None:
 
 def do_import(overrides: list[str]) -> None:
     """A store of patches from pictures of the user."""
-    from stemcell_lit.data.importing import import_patches
+    from stemcell_lit.patches.importing import import_patches
 
     c = settings_of("import", overrides)
     store = import_patches(c)
@@ -110,20 +112,20 @@ def do_import(overrides: list[str]) -> None:
 
 def do_annotate(overrides: list[str]) -> None:
     """Patches sorted by hand."""
-    from stemcell_lit.data.annotate import annotate
+    from stemcell_lit.annotate.page import annotate
 
     annotate(settings_of("annotate", overrides))
 
 
 def do_run(overrides: list[str]) -> None:
-    """One cell of the table."""
+    """One trial of the table."""
     from stemcell_lit.experiment.run import run
 
     print(printable(run(settings_of("run", overrides)) / "result.json"))
 
 
-def run_cell(overrides: list[str]) -> None:
-    """Makes one cell of the table; what a task of a cluster calls.
+def run_trial(overrides: list[str]) -> None:
+    """Makes one trial of the table; what a task of a cluster calls.
 
     Raises:
         UserError: what the user gave cannot be used, or what the system refused.
@@ -140,7 +142,7 @@ def run_cell(overrides: list[str]) -> None:
 
 
 def do_train(overrides: list[str]) -> None:
-    """One module of a cell."""
+    """One module of a trial."""
     from stemcell_lit.experiment.run import train
 
     print(printable(train(settings_of("train", overrides))))
@@ -154,7 +156,7 @@ def do_generate(overrides: list[str]) -> None:
 
 
 def do_evaluate(overrides: list[str]) -> None:
-    """A trained cell on a store."""
+    """A trained trial on a store."""
     from stemcell_lit.experiment.run import evaluate_store
 
     print(printable(evaluate_store(settings_of("evaluate", overrides))))
@@ -162,7 +164,7 @@ def do_evaluate(overrides: list[str]) -> None:
 
 def do_reproduce(overrides: list[str]) -> int:
     """Methods x folds x seeds, then the report; 1 where jobs failed."""
-    from stemcell_lit.experiment.reproduce import reproduce
+    from stemcell_lit.studies.reproduce import reproduce
 
     config = settings_of("reproduce", overrides)
     return reproduce(config, overrides, partial(settings_of, "run"))
@@ -170,7 +172,7 @@ def do_reproduce(overrides: list[str]) -> int:
 
 def do_judge(overrides: list[str]) -> int:
     """Generators side by side; 1 where jobs failed."""
-    from stemcell_lit.experiment.judge import judge
+    from stemcell_lit.studies.judge import judge
 
     config = settings_of("judge", overrides)
     return judge(config, overrides, partial(settings_of, "run"))
@@ -178,12 +180,12 @@ def do_judge(overrides: list[str]) -> int:
 
 def do_report(overrides: list[str]) -> None:
     """Table and pages of results that are there."""
-    from stemcell_lit.experiment.sweep import make_reports
+    from stemcell_lit.report.sweep import make_reports
 
     c = settings_of("report", overrides)
     if c.wandb:
-        from stemcell_lit.experiment.dashboard import dashboard
-        from stemcell_lit.experiment.tracking import rebuild
+        from stemcell_lit.report.dashboard import dashboard
+        from stemcell_lit.report.wandb_runs import rebuild
 
         n = rebuild(c.out, c.logger)
         print(f"W&B: {n} runs ({c.logger.wandb}) in {printable(Path(c.out) / 'wandb')}")
@@ -196,7 +198,7 @@ def do_report(overrides: list[str]) -> None:
 
 def do_predict(overrides: list[str]) -> None:
     """Class maps of a movie's frames."""
-    from stemcell_lit.predict import predict
+    from stemcell_lit.predict.maps import predict
 
     # `none` is no map with settings of its own, and so no file of the group
     overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]
@@ -211,7 +213,7 @@ def do_artifacts(args: list[str]) -> None:
     """
     import json
 
-    from stemcell_lit.experiment.artifacts import ArtifactStore
+    from stemcell_lit.base.artifacts import ArtifactStore
 
     how = "stemcell-lit artifacts list DIR | show DIR HASH | prune DIR HASH [HASH ...]"
     known = args[:1] and args[0] in ("list", "show", "prune")

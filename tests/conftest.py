@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.patches.store import PatchStore
 
 torch.set_num_threads(1)  # the suite runs in several processes; each on its own core
 
@@ -96,7 +96,7 @@ def generated(tmp_path: Path, store: PatchStore) -> PatchStore:
 
 @pytest.fixture(scope="session")
 def exp911() -> Path:
-    """Real crops of cells in mitosis, where the reference data lies beside the project."""
+    """Real crops of trials in mitosis, where the reference data lies beside the project."""
     folder = SHARED / "cellcognition-exp911"
     if not folder.is_dir():
         pytest.skip(f"the reference data {folder.name} is not beside the project")

@@ -16,27 +16,22 @@ import numpy as np
 import pandas as pd
 import torch
 
+from stemcell_lit.annotate.session import Session
+from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.data.annotate import Session
-from stemcell_lit.data.labelled import simulated
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.gallery import read_quality
 from stemcell_lit.experiment.generators import generate
-from stemcell_lit.experiment.report_tables import read_table
 from stemcell_lit.experiment.results import collect
-from stemcell_lit.experiment.sweep import make_reports
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.schema import (
-    GANConfig,
-    GenerateCommand,
-    HierarchyConfig,
-    StageConfig,
-    TemporalConfig,
-)
+from stemcell_lit.patches.labelled import simulated
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.report.sweep import make_reports
+from stemcell_lit.report.tables import read_table
+from stemcell_lit.settings.commands import GenerateCommand
+from stemcell_lit.settings.groups import GANConfig, HierarchyConfig, StageConfig, TemporalConfig
 
 CLASSES = ["a", "b"]
 SCRIPT = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
@@ -54,9 +49,9 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "generator": ("generator/generator.ckpt", lambda d: _generate(d)),
     "quality": ("generator/quality.json", lambda d: read_quality(d / "generator")),
     "encoder": ("generator/encoder.pt", lambda d: Encoder.load(d / "generator" / "encoder.pt")),
-    "result": ("out/cells/one/result.json", lambda d: collect(d / "out")),
+    "result": ("out/trials/one/result.json", lambda d: collect(d / "out")),
     "predictions": (
-        "out/cells/one/predictions.parquet",
+        "out/trials/one/predictions.parquet",
         lambda d: collect(d / "out")[0].predictions,
     ),
     "table": ("out/table.csv", lambda d: read_table(d / "out")),
@@ -242,7 +237,7 @@ def result() -> dict[str, Any]:
 
 
 def _results(out: Path, rng: np.random.Generator) -> None:
-    _write(out / "cells/one/result.json", result())
+    _write(out / "trials/one/result.json", result())
     p = rng.dirichlet([1, 1], 4)
     table = pd.DataFrame(
         {
@@ -257,7 +252,7 @@ def _results(out: Path, rng: np.random.Generator) -> None:
             "p/b": p[:, 1],
         }
     )
-    table.to_parquet(out / "cells/one/predictions.parquet", index=False)
+    table.to_parquet(out / "trials/one/predictions.parquet", index=False)
     header = "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict\n"
     (out / "table.csv").write_text(header + "flat,tpr,,0.5,,,,,,,baseline\n")
 

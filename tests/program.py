@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from stemcell_lit.experiment.launch import default_slots
-from stemcell_lit.experiment.warm import PROGRAM, WarmProcess, can_start_warm
+from stemcell_lit.launch.slots import default_slots
+from stemcell_lit.launch.warm import PROGRAM, WarmProcess, can_start_warm
 
 
 class Program:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stemcell_lit.experiment.artifacts import Recipe
+from stemcell_lit.base.artifacts import Recipe
 
 
 @dataclass

@@ -15,7 +15,7 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit import commands
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
-from tests.test_predict import make_model, noise
+from tests.predict.test_predict import make_model, noise
 
 SHAPE = (4, 64, 96)
 

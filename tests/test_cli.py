@@ -8,9 +8,9 @@ from pkgutil import resolve_name
 import pytest
 
 from stemcell_lit import __main__ as cli
-from stemcell_lit import schema
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.schema import typed
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings import commands
+from stemcell_lit.settings.commands import typed
 from stemcell_lit.settings.compose import compose, register
 from stemcell_lit.settings.registry import COMMANDS, SETTINGS
 from tests.conftest import make_store
@@ -67,8 +67,8 @@ def choices():
 
 @pytest.mark.parametrize(("group", "name"), list(choices()))
 def test_every_config_composes_into_the_schema(group, name):
-    if group == "experiment":  # of whole tables; what of it cells get is tested beside `reproduce`
-        assert typed(compose("reproduce", [f"{group}={name}"]), schema.ReproduceCommand).methods
+    if group == "experiment":  # of whole tables; what of it trials get is tested beside `reproduce`
+        assert typed(compose("reproduce", [f"{group}={name}"]), commands.ReproduceCommand).methods
         return
     config = typed(compose("run", [f"{group}={name}"]))
     if group == "method":
@@ -212,24 +212,24 @@ def test_reproduce_ends_with_a_table_and_a_report(tmp_path):
     assert code == 0, said
     assert "report.html" in said and "temporal_gan" in said
     names = {p.name for p in (tmp_path / "res").iterdir()}
-    assert {"table.csv", "table.md", "report.html", "figures", "cells", "artifacts"} <= names
+    assert {"table.csv", "table.md", "report.html", "figures", "trials", "artifacts"} <= names
     header = (tmp_path / "res" / "table.csv").read_text().splitlines()[0]
     assert header == "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict"
-    cells = sorted((tmp_path / "res" / "cells").iterdir())
-    assert len(cells) == 2 * 2
-    times = [(c / "result.json").stat().st_mtime_ns for c in cells]
+    trials = sorted((tmp_path / "res" / "trials").iterdir())
+    assert len(trials) == 2 * 2
+    times = [(c / "result.json").stat().st_mtime_ns for c in trials]
     code, said = call(*args, methods, cwd=tmp_path)
     assert code == 0, said
-    assert times == [(c / "result.json").stat().st_mtime_ns for c in cells]
+    assert times == [(c / "result.json").stat().st_mtime_ns for c in trials]
 
 
-def test_a_sweep_makes_each_cell_in_its_own_process(tmp_path):
+def test_a_sweep_makes_each_trial_in_its_own_process(tmp_path):
     make_store(tmp_path / "store", movies=8)
     args = ["run", "-m", "profile=smoke", "trainer=cpu", "data.store=store", "out=res"]
     code, said = call(*args, "method=flat,time_only", "split.fold=0,1", cwd=tmp_path)
     assert code == 0, said
     assert "stemcell-lit: 4 done" in said
-    found = sorted(p.name[:-9] for p in (tmp_path / "res" / "cells").iterdir())
+    found = sorted(p.name[:-9] for p in (tmp_path / "res" / "trials").iterdir())
     assert found == [f"{m}-f{f}-s0" for m, f in itertools.product(("flat", "time_only"), (0, 1))]
     failing = ["method=time_only", "split.fold=7,0", "out=other", "hydra.launcher.slots=1"]
     code, said = call(*args, *failing, "--fail-fast", cwd=tmp_path)
@@ -263,14 +263,14 @@ def test_the_wheel_carries_the_configuration(tmp_path):
     assert any(n.startswith("hydra_plugins/stemcell_lit_launcher/") for n in names)
 
 
-def test_two_ranks_train_one_cell_together(tmp_path):
-    """Two cells on two CPU ranks each."""
+def test_two_ranks_train_one_trial_together(tmp_path):
+    """Two trials on two CPU ranks each."""
     make_store(tmp_path / "store", movies=8)
     args = ["run", "-m", "profile=smoke", "trainer=cpu", "trainer.devices=2", "data.store=store"]
     code, said = call(*args, "out=res", "method=flat_gan", "split.fold=0,1", cwd=tmp_path)
     assert code == 0 and "2 done" in said, said
-    cells = sorted(p.name[:14] for p in (tmp_path / "res" / "cells").iterdir())
-    assert cells == ["flat_gan-f0-s0", "flat_gan-f1-s0"]
+    trials = sorted(p.name[:14] for p in (tmp_path / "res" / "trials").iterdir())
+    assert trials == ["flat_gan-f0-s0", "flat_gan-f1-s0"]
     log = (tmp_path / "res" / "artifacts" / "log.jsonl").read_text()
     assert log.count('"event": "made", "kind": "generator"') == 2
 

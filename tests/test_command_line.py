@@ -12,14 +12,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.reproduce import for_cells
-from stemcell_lit.schema import typed
+from stemcell_lit.settings.commands import typed
 from stemcell_lit.settings.compose import compose, told
 from stemcell_lit.settings.keys import keys_of
-from stemcell_lit.settings.quoting import command_line, override, printable, shell_word
+from stemcell_lit.settings.quoting import command_line, override
 from stemcell_lit.settings.registry import SETTINGS
 from stemcell_lit.settings.words import nearest, read
+from stemcell_lit.studies.reproduce import for_trials
 
 ODD = [
     "Exp 3 (day=2), Zürich µ",
@@ -127,9 +128,9 @@ def test_a_sweep_over_paths_is_asked_for_by_name(tmp_path, monkeypatch):
         read("run", ["data.store=a,b"], several=True)
 
 
-def test_cells_of_reproduce_get_the_users_paths():
+def test_trials_of_reproduce_get_the_users_paths():
     words = ["data.store=Exp 3 (day=2), µ", "out=r/epoch=3", "seeds=[0]", "stage.lr=0.1"]
-    kept = for_cells(words)
+    kept = for_trials(words)
     assert kept == ["data.store=Exp 3 (day=2), µ", "stage.lr=0.1"]
     config = typed(compose("run", [*kept, override("out", "r/epoch=3")]))
     assert (config.data.store, config.out) == ("Exp 3 (day=2), µ", "r/epoch=3")

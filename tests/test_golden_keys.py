@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.experiment.artifacts import key_hash
-from stemcell_lit.experiment.cell import SimulatedStore, prepare
+from stemcell_lit.base.artifacts import key_hash
 from stemcell_lit.experiment.encoders import TrainedEncoder
 from stemcell_lit.experiment.generators import generator_recipe
 from stemcell_lit.experiment.stages import TrainedStage
-from stemcell_lit.schema import typed
+from stemcell_lit.experiment.trial import SimulatedStore, prepare
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import typed
 from stemcell_lit.settings.compose import compose
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]

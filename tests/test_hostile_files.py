@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import map_array
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.store import PatchStore
 from tests import hostile
 from tests.hostile import DOORS, FILES, WRONG, places, removed, replaced, within
 

@@ -1,4 +1,4 @@
-"""Hydra's door to `stemcell_lit.experiment.launch`: each job of a sweep is a process of its own.
+"""Hydra's door to `stemcell_lit.launch.pool`: each job of a sweep is a process of its own.
 
 Hydra finds launchers in this namespace package alone, and imports them at every start: what is slow
 to import is imported where it is used. It also runs this file without listing it in `sys.modules`,
@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stemcell_lit import errors
 from stemcell_lit.base.formats import anything, read_json
-from stemcell_lit.settings.quoting import override, printable
+from stemcell_lit.base.terminal import printable
+from stemcell_lit.settings.quoting import override
 
 RETURN = "return.json"  # in a job's folder: what its task function returned
 
@@ -54,7 +55,7 @@ class StemcellSlurmConf:
     """`hydra/launcher=stemcell_slurm`: a Slurm cluster, through submitit. Values in conf/hydra/launcher/slurm.yaml."""
 
     _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
-    task: str = "stemcell_lit.commands.run_cell"  # function of a job's overrides, by dotted name
+    task: str = "stemcell_lit.commands.run_trial"  # function of a job's overrides, by dotted name
     done: str | None = None  # function of a job's config, by dotted name: its result is there
     plan: str | None = (
         None  # likewise, of all jobs' configs: refuses what cannot work before any starts
@@ -122,7 +123,8 @@ class StemcellLocalLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Runs a batch of jobs and waits for all of them."""
         from stemcell_lit.errors import UserError
-        from stemcell_lit.experiment.launch import default_slots, run_jobs
+        from stemcell_lit.launch.pool import run_jobs
+        from stemcell_lit.launch.slots import default_slots
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -131,11 +133,11 @@ class StemcellLocalLauncher(Launcher):
         except UserError as error:
             _refuse(error)
         done = get_method(self.done) if self.done else None
-        cells = _cells(self, job_overrides, initial_job_idx, done)
-        _plan(self.plan, cells)
+        trials = _trials(self, job_overrides, initial_job_idx, done)
+        _plan(self.plan, trials)
         try:
             outcomes = run_jobs(
-                [cell.job() for cell in cells],
+                [trial.job() for trial in trials],
                 slots=slots,
                 devices_per_job=self.devices,
                 fail_fast=self.fail_fast,
@@ -145,7 +147,7 @@ class StemcellLocalLauncher(Launcher):
             raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
         except UserError as error:
             _refuse(error)
-        return _results(cells, outcomes)
+        return _results(trials, outcomes)
 
 
 class StemcellSlurmLauncher(Launcher):
@@ -168,7 +170,7 @@ class StemcellSlurmLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Submits a batch of jobs and waits for all of them."""
         from stemcell_lit.errors import UserError
-        from stemcell_lit.experiment.cluster import run_on_slurm
+        from stemcell_lit.launch.slurm import run_on_slurm
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -185,12 +187,12 @@ class StemcellSlurmLauncher(Launcher):
             given.pop("timeout_min"),
             given.pop("tasks_per_node"),
         )
-        cells = _cells(self, job_overrides, initial_job_idx, done)
-        _plan(self.plan, cells, here=False)
+        trials = _trials(self, job_overrides, initial_job_idx, done)
+        _plan(self.plan, trials, here=False)
         title = str(self.config.hydra.job.name)
         try:
             outcomes = run_on_slurm(
-                [cell.plain_job() for cell in cells],
+                [trial.plain_job() for trial in trials],
                 function=task,
                 folder=folder,
                 parameters={
@@ -205,7 +207,7 @@ class StemcellSlurmLauncher(Launcher):
             raise SystemExit(130) from None
         except UserError as error:
             _refuse(error)
-        return _results(cells, outcomes)
+        return _results(trials, outcomes)
 
 
 def _refuse(error: Exception) -> None:
@@ -214,31 +216,31 @@ def _refuse(error: Exception) -> None:
     raise SystemExit(2)
 
 
-def _plan(function: str | None, cells: "Sequence[_Cell]", **where: bool) -> None:
+def _plan(function: str | None, trials: "Sequence[_Trial]", **where: bool) -> None:
     """Has all jobs planned by the function of this dotted name; ends where they cannot work."""
     from stemcell_lit.errors import UserError
 
     if function is None:
         return
     try:
-        get_method(function)([cell.config for cell in cells], **where)
+        get_method(function)([trial.config for trial in trials], **where)
     except UserError as error:
         _refuse(error)
 
 
-def _results(cells: "Sequence[_Cell]", outcomes: Sequence[Any]) -> Sequence[JobReturn]:
+def _results(trials: "Sequence[_Trial]", outcomes: Sequence[Any]) -> Sequence[JobReturn]:
     """What Hydra hears of the jobs; it raises the error of the first that failed."""
     bad = [f"{o.name} ({o.reason})" for o in outcomes if o.status == "failed"]
     stopped = sum(o.status == "stopped" for o in outcomes)
     message = f"{len(bad)} of {len(outcomes)} jobs failed: {'; '.join(bad)}"
     error = JobsFailed(message + (f"; {stopped} were not run to their end" if stopped else ""))
     return [
-        cell.result(None if outcome.ok else error)
-        for cell, outcome in zip(cells, outcomes, strict=True)
+        trial.result(None if outcome.ok else error)
+        for trial, outcome in zip(trials, outcomes, strict=True)
     ]
 
 
-class _Cell:
+class _Trial:
     """One job of a sweep, seen from Hydra's side."""
 
     def __init__(self, launcher: Any, overrides: list[str], number: int, done: Any):
@@ -258,13 +260,13 @@ class _Cell:
 
     def plain_job(self) -> Any:
         """As Slurm takes it: overrides alone."""
-        from stemcell_lit.experiment.launch import Job
+        from stemcell_lit.launch.jobs import Job
 
         return Job(self.name, self.overrides, self.out, self.done)
 
     def job(self) -> Any:
         """As a process of its own."""
-        from stemcell_lit.experiment.launch import Job
+        from stemcell_lit.launch.jobs import Job
 
         launcher = self.launcher
         argv = [
@@ -318,13 +320,13 @@ class ReturnValue(Callback):
         part.replace(file)
 
 
-def _cells(
+def _trials(
     launcher: Any, job_overrides: Sequence[Sequence[str]], first: int, done: Any
-) -> list[_Cell]:
+) -> list[_Trial]:
     """The jobs of a batch, each with a name of its own."""
-    cells = [_Cell(launcher, list(o), first + i, done) for i, o in enumerate(job_overrides)]
-    _name(cells)
-    return cells
+    trials = [_Trial(launcher, list(o), first + i, done) for i, o in enumerate(job_overrides)]
+    _name(trials)
+    return trials
 
 
 def _folder_name(overrides: Sequence[str]) -> str:
@@ -337,14 +339,15 @@ def _folder_name(overrides: Sequence[str]) -> str:
     return f"{readable}-{key}"
 
 
-def _name(cells: Sequence[_Cell]) -> None:
+def _name(trials: Sequence[_Trial]) -> None:
     """Names each job by the overrides in which it differs from the others."""
-    common = set.intersection(*(set(cell.overrides) for cell in cells)) if cells[1:] else set()
+    common = set.intersection(*(set(trial.overrides) for trial in trials)) if trials[1:] else set()
     names = [
-        " ".join(filter_overrides([o for o in cell.overrides if o not in common])) for cell in cells
+        " ".join(filter_overrides([o for o in trial.overrides if o not in common]))
+        for trial in trials
     ]
-    for cell, name in zip(cells, names, strict=True):
-        cell.name = name if name and names.count(name) == 1 else f"{name} #{cell.number}".strip()
+    for trial, name in zip(trials, names, strict=True):
+        trial.name = name if name and names.count(name) == 1 else f"{name} #{trial.number}".strip()
 
 
 def _running_program() -> list[str]:

@@ -95,7 +95,7 @@ class StemcellOptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Searches over the arguments with several values; the others hold for every trial."""
         from stemcell_lit.errors import UserError
-        from stemcell_lit.experiment.search import search
+        from stemcell_lit.launch.search import search
 
         try:
             search(

@@ -1,1 +1,1 @@
-"""What every room stands on: files, processes, artifacts."""
+"""Ground: files, formats, artifacts, processes, progress, drawing. Knows nothing of patches or networks."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from stemcell_lit.settings.quoting import printable, shell_word
+from stemcell_lit.base.terminal import printable, shell_word
 
 DEBUG = "STEMCELL_LIT_DEBUG"  # 1: an error that nobody foresaw shows its traceback
 FULL = 2**20  # bytes; a disk with less is full for what is written here

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from stemcell_lit.base import swap
 from stemcell_lit.base.ownership import (
@@ -34,6 +36,8 @@ from stemcell_lit.base.ownership import (
 from stemcell_lit.errors import UserError
 
 _KEPT = 2  # texts of a file that are known: the one there, and the one that takes its place
+
+
 _LONGEST = 100  # bytes of a target's name in the name of what is made beside it
 
 
@@ -67,9 +71,6 @@ def check_files(folder: str | Path, names: Sequence[str]) -> None:
     for name in names:
         target = located(folder / name)
         refuse_file(target, folder / name, own_files(target.parent), None)
-
-
-# --- folders ------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -287,9 +288,6 @@ def _sweep_one(path: Path, target: Path) -> None:
         os.close(handle)
 
 
-# --- files --------------------------------------------------------------------------------------------
-
-
 def write_whole(path: str | Path, text: str, *, durable: bool = True) -> None:
     """Writes a text file so that a reader sees the old content or the new, never a part.
 
@@ -351,3 +349,14 @@ def _take_place(part: Path, target: Path, given: str | Path, hashes: Sequence[st
                 swap.exchange(part, target)
                 raise UserError(f"{given}: has just been changed; nothing was lost; move it away")
             return
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -26,7 +26,7 @@ KINDS = {
     "store": "a store of patches",
     "movies": "simulated movies",
     "annotation": "an annotation",
-    "cell": "a result",
+    "trial": "a result",
     "evaluation": "an evaluation",
     "prediction": "a result of predict",
     "figures": "figures of a report",

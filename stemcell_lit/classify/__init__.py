@@ -1,1 +1,1 @@
-"""Stages, the hierarchy over them, and decoding in time."""
+"""Networks of the stages, and the hierarchy that is constrained in time."""

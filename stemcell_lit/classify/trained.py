@@ -16,8 +16,8 @@ from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
 from stemcell_lit.classify.hierarchy import Hierarchy, check_fitted
 from stemcell_lit.classify.stage import StageModule, read_stage
-from stemcell_lit.data.patches import reduce_pixels
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.store import reduce_pixels
 
 FORMAT = 3
 _MODEL = form.versioned(
@@ -118,10 +118,10 @@ class TrainedHierarchy:
         file = folder / "model.json"
         if not os.path.lexists(file):
             raise UserError(
-                f"{file}: no such file; expected the `model` folder of a finished cell, such as "
-                "results/default/cells/NAME/model"
+                f"{file}: no such file; expected the `model` folder of a finished trial, such as "
+                "results/default/trials/NAME/model"
             )
-        again = "run the cell again"
+        again = "run the trial again"
         about = form.read_json(file, _MODEL, again)
         hierarchy = Hierarchy.from_dict(about["hierarchy"])
         nodes = {node.name for node in hierarchy.nodes}
@@ -158,4 +158,4 @@ def load_stage(file: Path) -> StageModule:
     Raises:
         UserError: missing or unreadable.
     """
-    return read_stage(file, "run the cell again")[0]
+    return read_stage(file, "run the trial again")[0]

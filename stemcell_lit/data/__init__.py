@@ -1,1 +1,1 @@
-"""Frames, colonies, patches, splits, mixing and the data module."""
+"""From a store to batches: splits, the mix of real and generated patches, augmentation."""

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
-from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import MixConfig
+from stemcell_lit.patches.store import PatchStore, reduce_pixels
+from stemcell_lit.settings.groups import MixConfig
 
 ALWAYS = (-np.inf, np.inf)
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import MixConfig
+from stemcell_lit.settings.groups import MixConfig
 
 RECIPES = ("real", "balance", "extra_k", "ratio", "target")
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import SplitConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import SplitConfig
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Metrics and statistics."""
+"""Scores, intervals, verdicts and entropy, on plain arrays."""

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stemcell_lit.experiment.artifacts import Recipe
-from stemcell_lit.experiment.cell import Cell, rows_hash
+from stemcell_lit.base.artifacts import Recipe
+from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.gan.encoder import FILE, Encoder
-from stemcell_lit.schema import StageConfig
+from stemcell_lit.settings.groups import StageConfig
 
 
 @dataclass(frozen=True)
@@ -17,33 +17,33 @@ class TrainedEncoder(Recipe):
     """The encoder of a fold's training patches: encoder.pt."""
 
     kind: ClassVar[str] = "encoder"
-    cell: Cell
+    trial: Trial
 
     def key(self) -> dict[str, Any]:
         """Training patches, budget, and the threads of the CPU, which change the order of sums."""
-        config = self.cell.config
+        config = self.trial.config
         return {
-            "data": self.cell.store.content_hash,
-            "train": rows_hash(self.cell.split.train),
-            "size": self.cell.size,
+            "data": self.trial.store.content_hash,
+            "train": rows_hash(self.trial.split.train),
+            "size": self.trial.size,
             "stage": {**asdict(StageConfig()), "images": config.quality.encoder_images},
             "threads": config.trainer.threads,
         }
 
     def make(self, folder: Path) -> None:
         """Trains it; the first digits of its hash are its name."""
-        train, stage = self.cell.train, self.key()["stage"]
+        train, stage = self.trial.train, self.key()["stage"]
         Encoder.fit(
             train.pixels,
             train.labels,
-            self.cell.store.classes,
+            self.trial.store.classes,
             images=stage["images"],
-            name=self.cell.artifacts.locate(self).name[:6],
+            name=self.trial.artifacts.locate(self).name[:6],
             stage=stage,
-            accelerator=self.cell.config.trainer.accelerator,
+            accelerator=self.trial.config.trainer.accelerator,
         ).save(folder / FILE)
 
 
-def encoder_of(cell: Cell) -> Encoder:
+def encoder_of(trial: Trial) -> Encoder:
     """The encoder of this fold's training patches, trained or taken from the artifacts."""
-    return Encoder.load(cell.artifacts.get(TrainedEncoder(cell)) / FILE)
+    return Encoder.load(trial.artifacts.get(TrainedEncoder(trial)) / FILE)

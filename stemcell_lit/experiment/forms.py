@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from stemcell_lit.base import formats as form
 
-# --- a generator's quality --------------------------------------------------------------------------------------------
-
 _NUMBER = form.maybe(form.number())
+
+
 _SCORE = form.record(
     dict.fromkeys(("value", "floor"), _NUMBER), {"std": _NUMBER, "floor_std": _NUMBER}
 )
+
+
 # quality.json: metric -> class -> numbers
 QUALITY = form.record(
     {
@@ -21,6 +23,8 @@ QUALITY = form.record(
         ),
     }
 )
+
+
 # of result.json: what it says of a generator
 _TOLD = form.record(
     {"quality": form.mapping(_SCORE)},
@@ -36,11 +40,16 @@ _TOLD = form.record(
     },
 )
 
-# --- result.json and what it is made of -------------------------------------------------------------------------------
 
 _COUNTS = form.maybe(form.mapping(form.whole()))
+
+
 _SCORES = form.mapping(form.maybe(form.number()))
+
+
 _MATRIX = form.matrix(form.whole())
+
+
 _TEXTS = form.listing(form.text())
 
 
@@ -136,10 +145,13 @@ RESULT = form.versioned(
     ),
 )
 
-# validation of a cell, all that a search asks for
+
+# validation of a trial, all that a search asks for
 VALIDATION = form.versioned(
     1, form.record({}, {"validation": form.maybe(form.mapping(form.maybe(form.number())))})
 )
+
+
 STAGE = form.record(
     {
         "node": form.text(),
@@ -150,46 +162,16 @@ STAGE = form.record(
         "curve": form.CURVE,
     }
 )
+
+
 PHASE = form.record({"images": form.whole(), "curve": form.CURVE})
 
-# --- artifact.json and a line of log.jsonl ----------------------------------------------------------------------------
-
-_KIND = form.text(64, r"[a-z0-9][a-z0-9_-]*", "a short lower-case name")
-ARTIFACT = form.record(
-    {
-        "kind": _KIND,
-        "hash": form.text(16, "[0-9a-f]{16}", "16 hexadecimal digits"),
-        "key": form.mapping(form.anything),
-        "time": form.number(0),
-        "seconds": form.number(0),
-        "files": form.mapping(
-            form.record(
-                {
-                    "size": form.whole(),
-                    "sha256": form.text(64, "[0-9a-f]{64}", "64 hexadecimal digits"),
-                }
-            ),
-            keys=form.inside,
-        ),
-    }
-)
-LOG_LINE = form.record(
-    {
-        "event": form.exactly("made", "reused", "failed"),
-        "kind": _KIND,
-        "hash": form.HASH,
-        "pid": form.whole(),
-        "host": form.text(),
-        "seconds": form.number(0),
-        "time": form.number(0),
-    }
-)
-
-# --- judge ------------------------------------------------------------------------------------------------------------
 
 ACCURACY = form.record(
     dict.fromkeys(("val", "test"), form.listing(form.matrix(form.whole()), least=1)), more=False
 )
+
+
 FACTS = form.record(
     {
         "images": form.whole(),
@@ -203,7 +185,6 @@ FACTS = form.record(
     }
 )
 
-# --- sweeps -----------------------------------------------------------------------------------------------------------
 
 SWEEP = form.versioned(
     1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,21 +14,30 @@ from stemcell_lit.base import formats as form
 from stemcell_lit.base.drawing import draw_grid
 from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.names import safe_name
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
-from stemcell_lit.experiment.results import Results
+from stemcell_lit.gan.distances import nearest_training
+from stemcell_lit.gan.ensemble import Ensemble
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.quality import Quality, Reference, nearest_training, quality
-from stemcell_lit.gan.synthesis import Ensemble
+from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.gan.watch import samples
-from stemcell_lit.schema import QualityConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import QualityConfig
 
 QUALITY = "quality.json"
+
+
 _AGAIN = "train the generator again"
+
+
 _GRID_BYTES = 64 << 20
+
+
 _SHOWN = 12  # patches in a row of a grid
+
+
 _FINAL = 1  # stream of the latents, other ones than the choice of the snapshot saw
+
 
 # In the order of a table: what the number is called, whether more is better, digits.
 METRICS = {
@@ -122,58 +130,6 @@ def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
         "generators": len(about.get("members", [None])),
         "quality": found,
         **{k: store["made_by"].get(k) for k in ("filters", "acceptance", "missing")},
-    }
-
-
-# --- the report ---------------------------------------------------------------------------------
-
-
-def generator_section(results: Results) -> dict[str, Any] | None:
-    """What the report's section on generators shows; None where none was used. The page escapes it.
-
-    Args:
-        results: reads generator_quality of each cell and the grids of one fold.
-    """
-    used: dict[str, tuple[int, dict[str, Any]]] = {}  # a generator serves many cells
-    for cell in results.cells:
-        if cell.info.get("generator") and cell.info.get("generator_quality"):
-            path = cell.info["generator"]["path"]
-            used.setdefault(path, (cell.fold, cell.info["generator_quality"]))
-    if not used:
-        return None
-    in_order = sorted(used.values(), key=lambda u: u[0])
-    path, (fold, _) = min(used.items(), key=lambda u: u[1][0])
-    return {
-        "titles": [title for title, _, _ in METRICS.values()],
-        "rows": [
-            {
-                "fold": of,
-                "images": about.get("images"),
-                "generators": about.get("generators", 1),
-                "scores": [
-                    cell_text(find(about["quality"], metric), digits)
-                    for metric, (_, _, digits) in METRICS.items()
-                ],
-                "alarm": about.get("alarm"),
-                "missing": about.get("missing") or {},
-                "filters": about.get("filters") or [],
-                "kept": {
-                    c: rates.get("all", 0.0) for c, rates in (about.get("acceptance") or {}).items()
-                },
-            }
-            for of, about in in_order
-        ],
-        "grids_fold": fold,
-        "grids": [
-            {
-                "name": name,
-                "data": base64.b64encode(
-                    form.read_bytes(file, _GRID_BYTES, "make the generator again")
-                ).decode("ascii"),
-            }
-            for name in results.classes
-            if (file := Path(results.out) / path / "grids" / grid_file(name)).is_file()
-        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""Generators of a cell's fold and the patches drawn from them, made once and shared as artifacts."""
+"""Generators of a trial's fold and the patches drawn from them, made once and shared as artifacts."""
 
 from __future__ import annotations
 
@@ -16,75 +16,80 @@ import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.base import formats as form
-from stemcell_lit.base.files import check_target
+from stemcell_lit.base.artifacts import Recipe, key_hash
+from stemcell_lit.base.files import check_target, finite
+from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.datamodule import PatchDataModule, View
 from stemcell_lit.data.mixing import generated_quota, share_out
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment import gallery, tracking
-from stemcell_lit.experiment.artifacts import Recipe, finite, first_rank, key_hash
-from stemcell_lit.experiment.cell import FORMAT, Cell, rows_hash
+from stemcell_lit.experiment import callbacks, gallery
 from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
+from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
+from stemcell_lit.gan.config import GANDiverged
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
+from stemcell_lit.gan.ensemble import Ensemble, load_generator
 from stemcell_lit.gan.modes import Modes
-from stemcell_lit.gan.module import GANDiverged, GANModule
+from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.gan.synthesis import Ensemble, load_generator, make_filters, synthesize
+from stemcell_lit.gan.selection import make_filters
+from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.gan.watch import QualityWatch, settle
-from stemcell_lit.schema import GenerateCommand, QualityConfig, SelectConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
-from stemcell_lit.settings.meaning import determining
+from stemcell_lit.settings.groups import QualityConfig, SelectConfig
+from stemcell_lit.settings.roles import determining
 
 CHECKPOINT = "generator.ckpt"
 
 
-def reference_of(cell: Cell) -> Reference | None:
+def reference_of(trial: Trial) -> Reference | None:
     """What this fold's generators are compared with: its training and validation patches, never a test patch.
 
     None where nothing is set aside for validation.
     """
-    if not len(cell.split.val):
+    if not len(trial.split.val):
         return None
     return Reference.draw(
-        cell.store.classes,
-        (cell.train.pixels, cell.train.labels),
-        (cell.val.pixels, cell.val.labels),
-        encoder_of(cell),
-        cell.config.quality.most,
-        turns=cell.config.gan.turns,
+        trial.store.classes,
+        (trial.train.pixels, trial.train.labels),
+        (trial.val.pixels, trial.val.labels),
+        encoder_of(trial),
+        trial.config.quality.most,
+        turns=trial.config.gan.turns,
     )
 
 
-def modes_of(cell: Cell) -> tuple[np.ndarray | None, list[list[float]] | None]:
+def modes_of(trial: Trial) -> tuple[np.ndarray | None, list[list[float]] | None]:
     """Modes of the classes, found among this fold's training patches: (patches of the store,) int64, and their shares.
 
     None and None where every class is one. Test patches have no mode (-1).
     """
-    gan = cell.config.gan
+    gan = trial.config.gan
     if gan.modes <= 1:
         return None, None
-    encoder = encoder_of(cell)
-    features = encoder.features(cell.train.pixels)
+    encoder = encoder_of(trial)
+    features = encoder.features(trial.train.pixels)
     modes = Modes.fit(
         features,
-        cell.train.labels,
-        cell.store.classes,
+        trial.train.labels,
+        trial.store.classes,
         most=gan.modes,
         patches=gan.mode_patches,
     )
     if max(map(len, modes.shares)) == 1:
         return None, None
-    found = np.full(len(cell.store), -1, np.int64)
-    found[cell.split.train] = modes.of(features, cell.train.labels)
-    found[cell.split.val] = modes.of(encoder.features(cell.val.pixels), cell.val.labels)
+    found = np.full(len(trial.store), -1, np.int64)
+    found[trial.split.train] = modes.of(features, trial.train.labels)
+    found[trial.split.val] = modes.of(encoder.features(trial.val.pixels), trial.val.labels)
     return found, modes.shares
 
 
-def _key(cell: Cell) -> dict[str, Any]:
-    config, store = cell.config, cell.store
+def _key(trial: Trial) -> dict[str, Any]:
+    config, store = trial.config, trial.store
     if len(store.scales) > 1:
         raise UserError(
             f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
@@ -93,9 +98,9 @@ def _key(cell: Cell) -> dict[str, Any]:
         )
     return {
         "data": store.content_hash,
-        "train": rows_hash(cell.split.train),
-        "val": rows_hash(cell.split.val),
-        "size": cell.size,
+        "train": rows_hash(trial.split.train),
+        "val": rows_hash(trial.split.val),
+        "size": trial.size,
         "gan": determining(config.gan),
         "quality": determining(config.quality),
         "seed": config.generator_seed,
@@ -105,7 +110,7 @@ def _key(cell: Cell) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrainedGenerator(Recipe):
-    """The generator of a cell's fold, trained on its training groups.
+    """The generator of a trial's fold, trained on its training groups.
 
     Its folder has generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt and
     grids/. The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
@@ -115,7 +120,7 @@ class TrainedGenerator(Recipe):
     kind: ClassVar[str] = "generator"
     resumable: ClassVar[bool] = True
     together: ClassVar[bool] = True
-    cell: Cell
+    trial: Trial
 
     def key(self) -> dict[str, Any]:
         """Training and validation patches, settings, seed.
@@ -123,7 +128,7 @@ class TrainedGenerator(Recipe):
         Raises:
             UserError: patches at several scales.
         """
-        return _key(self.cell)
+        return _key(self.trial)
 
     def make(self, folder: Path) -> None:
         """Trains it, chooses its snapshot and measures that.
@@ -131,15 +136,15 @@ class TrainedGenerator(Recipe):
         Raises:
             UserError: an alarm before any good snapshot.
         """
-        cell, config = self.cell, self.cell.config
-        reference = reference_of(cell)  # here: all ranks of a job come to this together
-        modes, shares = modes_of(cell)
+        trial, config = self.trial, self.trial.config
+        reference = reference_of(trial)  # here: all ranks of a job come to this together
+        modes, shares = modes_of(trial)
         torch.manual_seed(config.generator_seed)
         data = self._data(modes)
-        classes, seed = cell.store.classes, config.generator_seed
-        module = GANModule(asdict(config.gan), classes, cell.size, seed, shares)
+        classes, seed = trial.store.classes, config.generator_seed
+        module = GANModule(asdict(config.gan), classes, trial.size, seed, shares)
         watch = QualityWatch(reference, config.quality, folder) if reference else None
-        curve = tracking.CurveKeeper()
+        curve = callbacks.CurveKeeper()
         alarm = self._fit(module, data, folder, [curve, watch] if watch else [curve])
         chosen = settle(watch, folder, alarm)
         if not first_rank():
@@ -151,8 +156,8 @@ class TrainedGenerator(Recipe):
             "format": FORMAT,
             "hash": key_hash(self.key()),
             "classes": classes,
-            "seen_groups": sorted(cell.split.units(cell.store, "train")),
-            "um_per_px": cell.um_per_px,
+            "seen_groups": sorted(trial.split.units(trial.store, "train")),
+            "um_per_px": trial.um_per_px,
             "images": int(generator.images_seen),
             "images_trained": int(module.images_seen),
             "modes": dict(zip(classes, shares, strict=True)) if shares else None,
@@ -168,22 +173,22 @@ class TrainedGenerator(Recipe):
 
     @property
     def _title(self) -> str:
-        seed = self.cell.config.generator_seed
-        return f"generator of fold {self.cell.config.split.fold}" + (
+        seed = self.trial.config.generator_seed
+        return f"generator of fold {self.trial.config.split.fold}" + (
             f", seed {seed}" if seed else ""
         )
 
     def _data(self, modes: np.ndarray | None) -> PatchDataModule:
-        config = self.cell.config
+        config = self.trial.config
         return PatchDataModule(
-            self.cell.store,
-            self.cell.split,
-            View.of_classes(self.cell.store.classes),
+            self.trial.store,
+            self.trial.split,
+            View.of_classes(self.trial.store.classes),
             modes=modes,
             epoch_images=config.gan.validate_every_images,
             batch_size=config.gan.batch_size,
             augment="none",  # the generator's module augments by itself, differentiably
-            patch_size=self.cell.size,
+            patch_size=self.trial.size,
             seed=config.generator_seed,
             min_class_patches=config.data.min_class_patches,
         )
@@ -192,7 +197,7 @@ class TrainedGenerator(Recipe):
         self, module: GANModule, data: PatchDataModule, folder: Path, callbacks: list[pl.Callback]
     ) -> GANDiverged | None:
         """Trains it and writes its checkpoint, or returns the alarm that ended the training."""
-        config = self.cell.config
+        config = self.trial.config
         try:
             trainer = fit(
                 module,
@@ -201,7 +206,7 @@ class TrainedGenerator(Recipe):
                 folder,
                 self._title,
                 config.gan.images,
-                self.cell.wandb_run,
+                self.trial.wandb_run,
                 callbacks,
             )
             trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
@@ -219,7 +224,7 @@ class GeneratorEnsemble(Recipe):
 
     kind: ClassVar[str] = "generator"
     together: ClassVar[bool] = True
-    cell: Cell
+    trial: Trial
 
     def key(self) -> dict[str, Any]:
         """That of the first, and how many.
@@ -227,21 +232,21 @@ class GeneratorEnsemble(Recipe):
         Raises:
             UserError: patches at several scales.
         """
-        return {**_key(self.cell), "generators": self.cell.config.generators}
+        return {**_key(self.trial), "generators": self.trial.config.generators}
 
     def make(self, folder: Path) -> None:
         """Trains the members that are not there yet and measures what they draw together."""
-        cells = self._cells()
-        members = [cell.artifacts.get(TrainedGenerator(cell)) for cell in cells]
-        reference = reference_of(self.cell)  # by all ranks together, as the members
+        trials = self._trials()
+        members = [trial.artifacts.get(TrainedGenerator(trial)) for trial in trials]
+        reference = reference_of(self.trial)  # by all ranks together, as the members
         if not first_rank():
             return
         facts = [generator_facts(m) for m in members]
         for member, file in zip(members, _checkpoints(folder, len(members)), strict=True):
             shutil.copy(member / CHECKPOINT, file)
         alarms = [
-            f"seed {cell.config.generator_seed}: {f['alarm']}"
-            for cell, f in zip(cells, facts, strict=True)
+            f"seed {trial.config.generator_seed}: {f['alarm']}"
+            for trial, f in zip(trials, facts, strict=True)
             if f["alarm"]
         ]
         about = {
@@ -255,27 +260,27 @@ class GeneratorEnsemble(Recipe):
         }
         if reference is not None:
             together = _load(folder / CHECKPOINT, about)
-            _show(together, reference, self.cell.config.quality, folder)
+            _show(together, reference, self.trial.config.quality, folder)
             for file in (members[0] / "grids").glob("images_*.png"):
                 shutil.copy(file, folder / "grids" / file.name)
         _write_facts(folder, about)
 
-    def _cells(self) -> list[Cell]:
-        """A cell for each member; the first alone shows its training."""
-        cell, config = self.cell, self.cell.config
+    def _trials(self) -> list[Trial]:
+        """A trial for each member; the first alone shows its training."""
+        trial, config = self.trial, self.trial.config
         return [
             replace(
-                cell,
+                trial,
                 config=replace(config, generators=1, generator_seed=config.generator_seed + i),
-                wandb_run=None if i else cell.wandb_run,
+                wandb_run=None if i else trial.wandb_run,
             )
             for i in range(config.generators)
         ]
 
 
-def generator_recipe(cell: Cell) -> TrainedGenerator | GeneratorEnsemble:
-    """How the generator of this cell's fold is made, or with `generators` above 1 those of so many seeds."""
-    return GeneratorEnsemble(cell) if cell.config.generators > 1 else TrainedGenerator(cell)
+def generator_recipe(trial: Trial) -> TrainedGenerator | GeneratorEnsemble:
+    """How the generator of this trial's fold is made, or with `generators` above 1 those of so many seeds."""
+    return GeneratorEnsemble(trial) if trial.config.generators > 1 else TrainedGenerator(trial)
 
 
 def _show(
@@ -341,7 +346,7 @@ def generator_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-# --- patches drawn from one -------------------------------------------------------------------------------------------
+# --- patches drawn from one -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -349,19 +354,19 @@ class GeneratedPatches(Recipe):
     """So many generated patches per class, selected by `select`: a store in `store`.
 
     Attributes:
-        cell: whose selection and seed.
+        trial: whose selection and seed.
         generator: folder of a trained generator, or of several.
         wanted: class -> patches.
     """
 
     kind: ClassVar[str] = "generated"
-    cell: Cell
+    trial: Trial
     generator: Path
     wanted: Mapping[str, int]
 
     def key(self) -> dict[str, Any]:
         """The generator, how many, the seed, the selection."""
-        config = self.cell.config
+        config = self.trial.config
         return {
             "generator": generator_facts(self.generator)["hash"],
             "per_class": dict(self.wanted),
@@ -371,7 +376,7 @@ class GeneratedPatches(Recipe):
 
     def make(self, folder: Path) -> None:
         """Draws them."""
-        config, about = self.cell.config, generator_facts(self.generator)
+        config, about = self.trial.config, generator_facts(self.generator)
         _synthesize(
             self.generator / CHECKPOINT,
             about,
@@ -382,31 +387,31 @@ class GeneratedPatches(Recipe):
         )
 
 
-def make_generated(cell: Cell, hierarchy: Hierarchy) -> dict[str, Path] | None:
-    """Generated patches enough for every stage of this cell, or None where the recipe wants none.
+def make_generated(trial: Trial, hierarchy: Hierarchy) -> dict[str, Path] | None:
+    """Generated patches enough for every stage of this trial, or None where the recipe wants none.
 
     Returns:
         `path`, the folder of their generator, and `generated`, their store.
     """
-    wanted = _pool(cell, hierarchy)
+    wanted = _pool(trial, hierarchy)
     if not any(wanted.values()):
         return None
-    generator = cell.artifacts.get(generator_recipe(cell))
-    generated = cell.artifacts.get(GeneratedPatches(cell, generator, wanted))
+    generator = trial.artifacts.get(generator_recipe(trial))
+    generated = trial.artifacts.get(GeneratedPatches(trial, generator, wanted))
     return {"path": generator, "generated": generated / "store"}
 
 
-def _pool(cell: Cell, hierarchy: Hierarchy) -> dict[str, int]:
+def _pool(trial: Trial, hierarchy: Hierarchy) -> dict[str, int]:
     """Generated patches per class that the hungriest stage asks for."""
-    labels, times = (cell.train.manifest[c].to_numpy() for c in ("label", "time_h"))
-    most = dict.fromkeys(cell.store.classes, 0)
+    labels, times = (trial.train.manifest[c].to_numpy() for c in ("label", "time_h"))
+    most = dict.fromkeys(trial.store.classes, 0)
     for node in hierarchy.nodes:
         inside = node.view.learns_at(times)
         real = {
             group: int((np.isin(labels, members) & inside).sum())
             for group, members in node.targets.items()
         }
-        for group, n in generated_quota(real, cell.config.mix).items():
+        for group, n in generated_quota(real, trial.config.mix).items():
             members = node.targets[group]
             for c, part in zip(members, share_out(n, [n] * len(members)), strict=True):
                 most[c] = max(most[c], part)

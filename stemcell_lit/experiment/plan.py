@@ -18,12 +18,13 @@ from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.datamodule import check_ways
 from stemcell_lit.data.mixing import generated_quota
-from stemcell_lit.data.patches import COLUMNS, PatchStore, reduce_pixels
 from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.cell import (
-    Cell,
+from stemcell_lit.experiment.remedies import Change, changes_of
+from stemcell_lit.experiment.stages import phases_of
+from stemcell_lit.experiment.trial import (
     SimulatedStore,
+    Trial,
     artifacts_of,
     check_batches,
     check_pseudo,
@@ -31,11 +32,10 @@ from stemcell_lit.experiment.cell import (
     open_store,
     with_settings,
 )
-from stemcell_lit.experiment.remedies import Change, changes_of
-from stemcell_lit.experiment.stages import phases_of
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.synthesis import check_select
-from stemcell_lit.schema import RunCommand, typed
+from stemcell_lit.gan.selection import check_select
+from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
+from stemcell_lit.settings.commands import RunCommand, typed
 
 MOST_LINES = 12  # of a message
 MOST_STEPS = 4  # changes that a remedy may take together
@@ -49,7 +49,7 @@ class Problem:
     Attributes:
         kind: what it is about, by which a remedy is looked for; `settings` has its own in the sentence.
         what: a sentence.
-        method: of the cell; empty where every method has it.
+        method: of the trial; empty where every method has it.
         label: the class that it is about, where it is about one.
     """
 
@@ -66,18 +66,18 @@ def plan(
     generator: bool = False,
     baseline: str | None = None,
     here: bool = True,
-) -> list[list[Cell]]:
-    """Plans cells and trains nothing. Simulated movies are made only once nothing else is in the way.
+) -> list[list[Trial]]:
+    """Plans trials and trains nothing. Simulated movies are made only once nothing else is in the way.
 
     Args:
-        configs: a cell each, or with `every_fold` one for all its folds.
+        configs: a trial each, or with `every_fold` one for all its folds.
         every_fold: plan all folds, whatever `split.fold` says.
         generator: each trains a generator, whatever its mix.
         baseline: the method that a table cannot do without; others may be proposed to be left out. None: no table.
         here: they run on this machine, so its devices are known and movies may be simulated.
 
     Returns:
-        for each of `configs` its cells.
+        for each of `configs` its trials.
 
     Raises:
         UserError: everything that cannot work, a line each, with what was seen to work.
@@ -88,7 +88,7 @@ def plan(
         planner = Planner(generator=generator, here=here, make=True)
         planner.refuse(configs, every_fold, baseline)
     return [
-        [planner.cell(one) for one in planner.folds(config, every_fold)]
+        [planner.trial(one) for one in planner.folds(config, every_fold)]
         for config in configs
         if here or config.data.store is not None
     ]
@@ -104,7 +104,7 @@ def check_sweep(configs: Sequence[Any], here: bool = True) -> None:
 
 
 class Planner:
-    """Looks through cells for what cannot work; what several of them share is looked at once.
+    """Looks through trials for what cannot work; what several of them share is looked at once.
 
     Args:
         generator: each trains a generator.
@@ -129,7 +129,7 @@ class Planner:
             raise found
         return found
 
-    # --- parts of a cell ----------------------------------------------------------------------------------------------
+    # --- parts of a trial --------------------------------------------------------------------------------------------
 
     def store(self, config: RunCommand) -> PatchStore:
         """Its patches, or what is known of those not simulated yet."""
@@ -157,18 +157,18 @@ class Planner:
         count = fold_count(self.store(config), config.split)
         return [replace(config, split=replace(config.split, fold=f)) for f in range(count)]
 
-    def cell(self, config: RunCommand) -> Cell:
-        """A planned cell."""
+    def trial(self, config: RunCommand) -> Trial:
+        """A planned trial."""
         store = self.store(config)
         hierarchy = self._hierarchy(config, store)
-        return Cell(config, store, self.split(config), artifacts_of(config), hierarchy)
+        return Trial(config, store, self.split(config), artifacts_of(config), hierarchy)
 
     def _hierarchy(self, config: RunCommand, store: PatchStore) -> Hierarchy:
         return Hierarchy.build(
             store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
         )
 
-    # --- what is wrong ------------------------------------------------------------------------------------------------
+    # --- what is wrong -----------------------------------------------------------------------------------------------
 
     def problems(self, configs: Sequence[RunCommand], every_fold: bool) -> Iterator[Problem]:
         """What cannot work, the quickly found first; the same thing once for each method that it meets."""
@@ -261,21 +261,21 @@ class Planner:
             return
         if not known:
             return
-        cell = self.cell(config)
-        if cell.finished:
+        trial = self.trial(config)
+        if trial.finished:
             return
         where = f"fold {config.split.fold} of {fold_count(store, config.split)}"
         if not len(split.test):
             yield Problem("folds", f"{where}: no patches to test")
         try:
-            check_pseudo(cell)
+            check_pseudo(trial)
         except UserError as error:
             yield Problem("pseudo", str(error), method)
         key = f"fit {config.data.store} {store.classes} {config.split} {config.hierarchy} {config.temporal}"
         key += f" {config.method.tree}"
-        train = cell.train.facts
+        train = trial.train.facts
         try:
-            hierarchy = self._once(key, lambda: cell.hierarchy.fit(**train))
+            hierarchy = self._once(key, lambda: trial.hierarchy.fit(**train))
         except UserError as error:
             yield Problem("times", str(error), method)
             return
@@ -307,7 +307,7 @@ class Planner:
                     method,
                 )
 
-    # --- what is said -------------------------------------------------------------------------------------------------
+    # --- what is said ------------------------------------------------------------------------------------------------
 
     def refuse(self, configs: Sequence[RunCommand], every_fold: bool, baseline: str | None) -> None:
         """Says all that cannot work, and what would.
@@ -370,7 +370,7 @@ class Planner:
     def _search(
         self, configs: Sequence[RunCommand], every_fold: bool, baseline: str | None
     ) -> tuple[list[str], Sequence[RunCommand], bool]:
-        """Overrides that mend what they can, the cells with them, and whether nothing is left in the way."""
+        """Overrides that mend what they can, the trials with them, and whether nothing is left in the way."""
         taken: list[str] = []
         solved: set[str] = set()
         for _ in range(MOST_STEPS):
@@ -480,7 +480,7 @@ def _build_gan(config: RunCommand, store: PatchStore) -> None:
 
 def _expected(config: RunCommand) -> PatchStore:
     """What is known of movies before they are simulated: that they hold every class at every time."""
-    from stemcell_lit.data.simulate import CLASSES
+    from stemcell_lit.simulate.movie import CLASSES
 
     movies = config.data.simulation.movies
     if movies < 2:

@@ -8,12 +8,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
-from stemcell_lit.schema import HierarchyConfig, MixConfig, RunCommand, SelectConfig, TemporalConfig
-from stemcell_lit.settings.compose import conf_dir, without_generated
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.compose import without_generated
+from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.groups import HierarchyConfig, MixConfig, SelectConfig, TemporalConfig
 
-# An override as it is typed, and what it does to a configuration; None: the cell is left out.
+# An override as it is typed, and what it does to a configuration; None: the trial is left out.
 Change = tuple[str, Callable[[RunCommand], RunCommand | None]]
 
 MOST_FOLDS = 10
@@ -31,7 +33,7 @@ def changes_of(
 
     Args:
         kind: of the problem, see `plan.Problem`.
-        configs: of all cells.
+        configs: of all trials.
         store: their patches.
         every_fold: whether each stands for all its folds.
         table: the baseline of a table of methods, None where there is none.

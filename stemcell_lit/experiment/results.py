@@ -1,6 +1,6 @@
-"""Finished cells as they lie in a folder, and which of them can be compared.
+"""Finished trials as they lie in a folder, and which of them can be compared.
 
-Everything is read from `cells/*/result.json` and their `predictions.parquet`.
+Everything is read from `trials/*/result.json` and their `predictions.parquet`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import pandas as pd
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import read_table
-from stemcell_lit.data.patches import PatchStore
+from stemcell_lit.base.terminal import shell_word
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.statistics import group_counts
+from stemcell_lit.evaluate.intervals import group_counts
 from stemcell_lit.experiment.forms import RESULT
-from stemcell_lit.schema import MethodConfig
-from stemcell_lit.settings.meaning import Role, role_of
-from stemcell_lit.settings.quoting import command_line, override, shell_word
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import MethodConfig
+from stemcell_lit.settings.meaning import role_of
+from stemcell_lit.settings.quoting import command_line, override
+from stemcell_lit.settings.roles import Role
 
 Row = Mapping[str, Any]  # of the table
 
@@ -33,7 +35,7 @@ TITLES = {"tpr": "TPR", "f1": "F1"}
 
 @dataclass
 class Result:
-    """A finished cell.
+    """A finished trial.
 
     Attributes:
         folder: where it lies.
@@ -75,7 +77,7 @@ class Result:
         file = self.folder / "predictions.parquet"
         needed = {"patch": "whole", **dict.fromkeys(("group", "label", "predicted"), "text")}
         needed |= {f"p/{name}": "number" for name in self.classes}
-        again = f"remove {self.folder} and run that cell again"
+        again = f"remove {self.folder} and run that trial again"
         table = read_table(file, needed, again)
         for column in ("label", "predicted"):
             strange = sorted(set(table[column]) - set(self.classes))
@@ -94,26 +96,26 @@ class Result:
 
 @dataclass
 class Results:
-    """Cells that can be compared, and what was left out.
+    """Trials that can be compared, and what was left out.
 
     Attributes:
         out: the folder of results.
         baseline: what the others are compared with.
         methods: rows of the table, the baseline first, the most complete last.
-        cells: of these methods, every method with the same folds and seeds.
+        trials: of these methods, every method with the same folds and seeds.
         notes: what was left out, in sentences.
     """
 
     out: Path
     baseline: str
     methods: list[str]
-    cells: list[Result]
+    trials: list[Result]
     notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> list[str]:
         """Class names in their fixed order."""
-        return self.cells[0].classes
+        return self.trials[0].classes
 
     @property
     def full(self) -> str | None:
@@ -132,28 +134,31 @@ class Results:
     @property
     def seeds(self) -> list[int]:
         """Seeds that every method has."""
-        return sorted({cell.seed for cell in self.cells})
+        return sorted({trial.seed for trial in self.trials})
 
     @property
     def folds(self) -> list[int]:
         """Folds that every method has."""
-        return sorted({cell.fold for cell in self.cells})
+        return sorted({trial.fold for trial in self.trials})
 
     @cached_property
     def groups(self) -> list[str]:
         """Names of all tested groups."""
-        return sorted({str(g) for cell in self.cells for g in cell.predictions["group"].unique()})
+        return sorted(
+            {str(g) for trial in self.trials for g in trial.predictions["group"].unique()}
+        )
 
     @property
     def subsets(self) -> dict[str, list[str]]:
         """Named subsets of the classes, of the hierarchy's file, that have scores of their own."""
-        given = self.cells[0].info["config"].get("hierarchy", {}).get("subsets") or {}
+        given = self.trials[0].info["config"].get("hierarchy", {}).get("subsets") or {}
         return {str(k): list(v) for k, v in given.items() if set(v) <= set(self.classes)}
 
     def of(self, method: str) -> list[Result]:
-        """Its cells by seed, then fold."""
+        """Its trials by seed, then fold."""
         return sorted(
-            (cell for cell in self.cells if cell.method == method), key=lambda c: (c.seed, c.fold)
+            (trial for trial in self.trials if trial.method == method),
+            key=lambda c: (c.seed, c.fold),
         )
 
     def tested(self, method: str) -> pd.DataFrame:
@@ -181,7 +186,7 @@ class Results:
         Raises:
             UserError: the store has moved, or changed since the runs.
         """
-        info = self.cells[0].info
+        info = self.trials[0].info
         path = Path(info["store"])
         # a relative path was written from where the run was started, perhaps above `out`
         places = [path, *(place / path for place in (self.out, *self.out.resolve().parents))]
@@ -191,119 +196,119 @@ class Results:
         return store
 
     def generated(self) -> tuple[Result, PatchStore] | None:
-        """A cell with generated patches, of the full method where it has some, and these patches.
+        """A trial with generated patches, of the full method where it has some, and these patches.
 
         Raises:
             UserError: the store has moved.
         """
-        cells = [cell for cell in self.cells if cell.info.get("generator")]
-        if not cells:
+        trials = [trial for trial in self.trials if trial.info.get("generator")]
+        if not trials:
             return None
-        cell = min(cells, key=lambda c: (c.method != self.full, c.seed, c.fold))
-        return cell, PatchStore.open(self.out / cell.info["generator"]["generated"])
+        trial = min(trials, key=lambda c: (c.method != self.full, c.seed, c.fold))
+        return trial, PatchStore.open(self.out / trial.info["generator"]["generated"])
 
 
 def collect(out: str | Path) -> list[Result]:
-    """Every finished cell in a folder of results, see `together`.
+    """Every finished trial in a folder of results, see `together`.
 
     Args:
-        out: the folder of results; cells lie in its `cells/`.
+        out: the folder of results; trials lie in its `trials/`.
 
     Returns:
-        Cells by method, seed and fold.
+        Trials by method, seed and fold.
 
     Raises:
-        UserError: no cells, a cell that cannot be read, or cells on different data.
+        UserError: no trials, a trial that cannot be read, or trials on different data.
     """
     out = Path(out)
-    folders = sorted(p for p in (out / "cells").glob("*") if p.is_dir() and p.name[0] != ".")
+    folders = sorted(p for p in (out / "trials").glob("*") if p.is_dir() and p.name[0] != ".")
     if not folders:
         raise UserError(
-            f"{out}: no results in {out / 'cells'}; make them with "
+            f"{out}: no results in {out / 'trials'}; make them with "
             f"`{command_line('reproduce', {'out': out})}`, or one with `{command_line('run', {'out': out})}`"
         )
-    cells = [Result(folder, read_result(folder / "result.json"), "") for folder in folders]
-    return together(cells)
+    trials = [Result(folder, read_result(folder / "result.json"), "") for folder in folders]
+    return together(trials)
 
 
-def together(cells: Sequence[Result]) -> list[Result]:
-    """Cells of one table, named and in order.
+def together(trials: Sequence[Result]) -> list[Result]:
+    """Trials of one table, named and in order.
 
-    Cells of one method with other settings (a sweep over them) become methods of their own, named
+    Trials of one method with other settings (a sweep over them) become methods of their own, named
     by what tells them apart, such as `flat_gan [mix.amount=1000]`.
 
     Raises:
-        UserError: cells on different data, or two of the same method, fold and seed.
+        UserError: trials on different data, or two of the same method, fold and seed.
     """
-    first = cells[0]
-    for cell in cells[1:]:
+    first = trials[0]
+    for trial in trials[1:]:
         for name, found in (
             ("classes", lambda c: c.classes),
             ("data", lambda c: c.info["data"]["content_hash"]),
             ("split", lambda c: c.info["split"]["kind"]),
         ):
-            if found(cell) != found(first):
+            if found(trial) != found(first):
                 raise UserError(
-                    f"{cell.folder} and {first.folder} have different {name} "
-                    f"({_short(found(cell))}, {_short(found(first))}) and cannot stand in one "
+                    f"{trial.folder} and {first.folder} have different {name} "
+                    f"({_short(found(trial))}, {_short(found(first))}) and cannot stand in one "
                     "table; keep each in an out= of its own"
                 )
-    _name_methods(cells)
+    _name_methods(trials)
     seen: dict[tuple[str, int, int], Result] = {}
-    for cell in cells:
-        other = seen.setdefault((cell.method, cell.fold, cell.seed), cell)
-        if other is not cell:
+    for trial in trials:
+        other = seen.setdefault((trial.method, trial.fold, trial.seed), trial)
+        if other is not trial:
             raise UserError(
-                f"{cell.folder} and {other.folder} are both {cell.method}, fold {cell.fold}, "
-                f"seed {cell.seed}; remove one of them"
+                f"{trial.folder} and {other.folder} are both {trial.method}, fold {trial.fold}, "
+                f"seed {trial.seed}; remove one of them"
             )
-    return sorted(cells, key=lambda c: (c.about.rank, c.method, c.seed, c.fold))
+    return sorted(trials, key=lambda c: (c.about.rank, c.method, c.seed, c.fold))
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """The content of a cell's result.json.
+    """The content of a trial's result.json.
 
     Raises:
         UserError: not there, not readable, or of another format.
     """
-    again = f"remove {file.parent} and run that cell again"
+    again = f"remove {file.parent} and run that trial again"
     if not os.path.lexists(file):
-        raise UserError(f"{file}: no such file, the cell is not finished; {again}")
+        raise UserError(f"{file}: no such file, the trial is not finished; {again}")
     info: dict[str, Any] = form.read_json(file, RESULT, again)
     return info
 
 
-def _name_methods(cells: Sequence[Result]) -> None:
-    """Gives every cell its row: the method's name, with settings where one name has several."""
-    for name in {cell.info["method"] for cell in cells}:
-        same = [cell for cell in cells if cell.info["method"] == name]
+def _name_methods(trials: Sequence[Result]) -> None:
+    """Gives every trial its row: the method's name, with settings where one name has several."""
+    for name in {trial.info["method"] for trial in trials}:
+        same = [trial for trial in trials if trial.info["method"] == name]
         settings = [
             {k: v for k, v in flatten(c.info["config"]).items() if role_of(k) is Role.RESULT}
             for c in same
         ]
         keys = sorted(set().union(*settings))
         differ = [k for k in keys if len({as_override(s.get(k)) for s in settings}) > 1]
-        for cell, setting in zip(same, settings, strict=True):
+        for trial, setting in zip(same, settings, strict=True):
             told = ", ".join(f"{k}={as_override(setting.get(k))}" for k in differ)
-            cell.method = f"{name} [{told}]" if told else name
+            trial.method = f"{name} [{told}]" if told else name
 
 
-def comparable(cells: Sequence[Result], baseline: str) -> Results:
-    """What of the cells can be compared: for every method the same folds and seeds.
+def comparable(trials: Sequence[Result], baseline: str) -> Results:
+    """What of the trials can be compared: for every method the same folds and seeds.
 
     A method without a single seed that has every fold is left out, where the baseline has one: a table that was
     stopped halfway must not take the folds from all the others.
 
     Raises:
-        UserError: the baseline has no cells, or nothing is common to all methods.
+        UserError: the baseline has no trials, or nothing is common to all methods.
     """
-    out = cells[0].folder.parent.parent
-    names = list(dict.fromkeys(cell.method for cell in cells))
+    out = trials[0].folder.parent.parent
+    names = list(dict.fromkeys(trial.method for trial in trials))
     several = [m for m in names if m.startswith(f"{baseline} [")]
     if several:
         raise UserError(
             f"{out}: the baseline's results are of several settings, {several}; give new ones a folder of their own "
-            f"(out=..., artifacts={out}/artifacts keeps what was trained), move the old ones out of {out}/cells, or "
+            f"(out=..., artifacts={out}/artifacts keeps what was trained), move the old ones out of {out}/trials, or "
             f"choose one with {shell_word(override('baseline', several[0]))}"
         )
     if baseline not in names:
@@ -311,7 +316,7 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
             f"{out}: no results of the baseline {baseline!r}, only of {names}; run it with "
             f"`{command_line('run', {'out': out, 'method': baseline})}`, or choose another with baseline="
         )
-    have = {m: {(c.seed, c.fold) for c in cells if c.method == m} for m in names}
+    have = {m: {(c.seed, c.fold) for c in trials if c.method == m} for m in names}
     everything = set().union(*have.values())
     folds = {fold for _, fold in everything}
     complete = {m: {s for s, _ in have[m] if all((s, f) in have[m] for f in folds)} for m in names}
@@ -319,7 +324,7 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     for m in [m for m in names if complete[baseline] and not complete[m] & complete[baseline]]:
         names.remove(m)
         notes.append(
-            f"{m} has {len(have.pop(m))} of {len(everything)} cells and is left out. Run the same command again to "
+            f"{m} has {len(have.pop(m))} of {len(everything)} trials and is left out. Run the same command again to "
             "fill them in."
         )
     everything = set().union(*have.values())
@@ -341,7 +346,7 @@ def comparable(cells: Sequence[Result], baseline: str) -> Results:
     if not whole:
         notes.append("No seed has every fold yet: not every patch has been tested.")
     order = [baseline, *(name for name in names if name != baseline)]
-    chosen = [c for c in cells if c.method in have and (c.seed, c.fold) in kept]
+    chosen = [c for c in trials if c.method in have and (c.seed, c.fold) in kept]
     return Results(out, baseline, order, chosen, notes)
 
 

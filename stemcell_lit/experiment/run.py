@@ -1,4 +1,4 @@
-"""`run` makes a cell of the table, from patches to result.json; `train` and `evaluate` make parts of one."""
+"""`run` makes a trial, from patches to result.json; `train` and `evaluate` make parts of one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.base import formats as form
-from stemcell_lit.base.files import check_target, whole_or_absent
+from stemcell_lit.base.files import check_target, finite, whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import gallery, tracking
-from stemcell_lit.experiment.artifacts import finite
-from stemcell_lit.experiment.cell import FORMAT, RESULT, Cell, Part, prepare, with_settings
 from stemcell_lit.experiment.forms import VALIDATION
 from stemcell_lit.experiment.generators import (
     CHECKPOINT,
@@ -33,13 +30,15 @@ from stemcell_lit.experiment.generators import (
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.stages import TrainedStage, open_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
-from stemcell_lit.schema import EvaluateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.experiment.trial import FORMAT, RESULT, Part, Trial, prepare, with_settings
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import EvaluateCommand, RunCommand, TrainCommand, typed
 
 PREDICTIONS = "predictions.parquet"
 
 
 def run(config: RunCommand) -> Path:
-    """Makes one cell and returns its folder; a finished one is returned at once.
+    """Makes one trial and returns its folder; a finished one is returned at once.
 
     The folder holds result.json, predictions.parquet (a row per test patch) and model/ (the trained hierarchy).
 
@@ -48,16 +47,16 @@ def run(config: RunCommand) -> Path:
     """
     quiet()
     first = join_ranks(config.trainer)
-    ((cell,),) = plan([config])
-    if cell.finished:
-        return cell.folder
+    ((trial,),) = plan([config])
+    if trial.finished:
+        return trial.folder
     if first:
-        check_target(cell.folder, "cell", inputs=[config.data.store])
+        check_target(trial.folder, "trial", inputs=[config.data.store])
     start = time.monotonic()
     use_cpu(config.trainer)
-    beginning = _beginning(cell)
+    beginning = _beginning(trial)
     with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as wandb_run:
-        chosen, tuning = choose(cell)
+        chosen, tuning = choose(trial)
         chosen = replace(chosen, wandb_run=wandb_run)
         trained = _train(chosen)
         table, scored = evaluate(trained.model, chosen.test)
@@ -71,14 +70,14 @@ def run(config: RunCommand) -> Path:
         result["data"]["generated"] = trained.generated_counts
         result["seconds"] = round(time.monotonic() - start, 1)
         if first:
-            _write(cell.folder, trained.model, table, result, [config.data.store])
-            tracking.log_result(wandb_run, finite(result), table, Path(config.out), cell.store)
-    return cell.folder
+            _write(trial.folder, trained.model, table, result, [config.data.store])
+            tracking.log_result(wandb_run, finite(result), table, Path(config.out), trial.store)
+    return trial.folder
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training of a cell gives.
+    """What the training of a trial gives.
 
     Attributes:
         model: the hierarchy, tuned on validation patches.
@@ -98,20 +97,20 @@ class Trained:
         }
 
 
-def _train(cell: Cell) -> Trained:
-    hierarchy = cell.hierarchy.fit(**cell.train.facts)
+def _train(trial: Trial) -> Trained:
+    hierarchy = trial.hierarchy.fit(**trial.train.facts)
     modules, stages, generator = {}, [], None
-    if cell.config.method.network:
-        generator = make_generated(cell, hierarchy)
+    if trial.config.method.network:
+        generator = make_generated(trial, hierarchy)
         generated = PatchStore.open(generator["generated"]) if generator else None
         for node in hierarchy.nodes:
-            folder = cell.artifacts.get(TrainedStage(cell, node, generated))
+            folder = trial.artifacts.get(TrainedStage(trial, node, generated))
             modules[node.name], about = open_stage(folder)
             stages.append(about)
-    model = TrainedHierarchy(hierarchy, modules, cell.size, cell.um_per_px, cell.store.scales)
-    if len(cell.val) and cell.config.method.network:
-        facts = cell.val.facts
-        p = model.network_probabilities(cell.val.pixels, facts["times"])
+    model = TrainedHierarchy(hierarchy, modules, trial.size, trial.um_per_px, trial.store.scales)
+    if len(trial.val) and trial.config.method.network:
+        facts = trial.val.facts
+        p = model.network_probabilities(trial.val.pixels, facts["times"])
         model.hierarchy = hierarchy.tune(p, **facts)
     return Trained(model, stages, generator)
 
@@ -123,7 +122,7 @@ def _write(
     result: Mapping[str, Any],
     inputs: Sequence[str | None],
 ) -> None:
-    with whole_or_absent(place, "cell", inputs=inputs) as folder:
+    with whole_or_absent(place, "trial", inputs=inputs) as folder:
         (folder / "model").mkdir()
         model.save(folder / "model")
         table.to_parquet(folder / PREDICTIONS, index=False)
@@ -131,52 +130,52 @@ def _write(
         (folder / RESULT).write_text(text + "\n", encoding="utf-8")
 
 
-# --- what result.json says --------------------------------------------------------------------------------------------
+# --- what result.json says ------------------------------------------------------------------------------------------
 
 
-def _beginning(cell: Cell) -> dict[str, Any]:
+def _beginning(trial: Trial) -> dict[str, Any]:
     """What is known before the training."""
-    config = cell.config
+    config = trial.config
     return {
         "format": FORMAT,
-        "hash": cell.hash,
+        "hash": trial.hash,
         "method": config.method.name,
         "fold": config.split.fold,
         "seed": config.seed,
-        "classes": cell.store.classes,
-        "data": _data_facts(cell),
-        "temporal": {"kind": cell.hierarchy.temporal},
+        "classes": trial.store.classes,
+        "data": _data_facts(trial),
+        "temporal": {"kind": trial.hierarchy.temporal},
         "config": asdict(config),
     }
 
 
-def _data_facts(cell: Cell) -> dict[str, Any]:
+def _data_facts(trial: Trial) -> dict[str, Any]:
     return {
-        "unlabelled": len(cell.unlabelled),
-        "store": str(cell.store.path),
-        "content_hash": cell.store.content_hash,
-        "simulated": cell.store.info["made_by"].get("origin") == "simulated",
-        "real": cell.train.counts,
-        "val": cell.val.counts,
-        "test": cell.test.counts,
+        "unlabelled": len(trial.unlabelled),
+        "store": str(trial.store.path),
+        "content_hash": trial.store.content_hash,
+        "simulated": trial.store.info["made_by"].get("origin") == "simulated",
+        "real": trial.train.counts,
+        "val": trial.val.counts,
+        "test": trial.test.counts,
     }
 
 
-def _ending(cell: Cell, trained: Trained) -> dict[str, Any]:
+def _ending(trial: Trial, trained: Trained) -> dict[str, Any]:
     """What is known after it, beside the scores on test patches."""
-    model, generator, split = trained.model, trained.generator, cell.split
+    model, generator, split = trained.model, trained.generator, trial.split
     return {
-        "stages": _with_test_confusions(trained.stages, model, cell.test),
+        "stages": _with_test_confusions(trained.stages, model, trial.test),
         "generator": generator
         and {
-            **{k: os.path.relpath(v, cell.config.out) for k, v in generator.items()},
+            **{k: os.path.relpath(v, trial.config.out) for k, v in generator.items()},
             "curve": generator_facts(generator["path"])["curve"],
         },
         "generator_quality": gallery.told(generator),
-        "store": str(cell.store.path),
+        "store": str(trial.store.path),
         "split": {
             "kind": split.kind,
-            **{part: split.groups(cell.store, part) for part in ("train", "val", "test")},
+            **{part: split.groups(trial.store, part) for part in ("train", "val", "test")},
         },
         "temporal": {
             "kind": model.hierarchy.temporal,
@@ -208,26 +207,27 @@ def _with_test_confusions(
     return found
 
 
-# --- choosing on validation patches -----------------------------------------------------------------------------------
+# --- choosing on validation patches ---------------------------------------------------------------------------------
 
 
-def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
-    """The cell with the settings of its method that do best on the fold's validation patches.
+def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
+    """The trial with the settings of its method that do best on the fold's validation patches.
 
-    Every choice is trained with `tune_seed`, whatever the cell's own seed, so that all seeds of a fold share one choice
-    and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches have no say.
+    Every choice is trained with `tune_seed`, whatever the trial's own seed, so that all seeds of a fold share one
+    choice and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches have no
+    say.
 
     Returns:
-        the cell to train, and for result.json all that was tried with its validation scores; the cell itself and None
+        the trial to train, and for result.json all that was tried with its validation scores; the trial itself and None
         where nothing is to be chosen.
 
     Raises:
         UserError: no validation patches, or a choice that is no legal setting.
     """
-    config = cell.config
+    config = trial.config
     if not config.tune or not config.method.choices or not config.method.network:
-        return cell, None
-    if len(cell.val) == 0:
+        return trial, None
+    if len(trial.val) == 0:
         raise UserError(
             "tune=true chooses on validation patches, and there are none; give split.validation_share"
         )
@@ -246,34 +246,34 @@ def choose(cell: Cell) -> tuple[Cell, dict[str, Any] | None]:
     }
 
 
-def validation_scores(model: TrainedHierarchy, cell: Cell) -> dict[str, float]:
+def validation_scores(model: TrainedHierarchy, trial: Trial) -> dict[str, float]:
     """Macro and per-class TPR and F1 on the validation patches; empty where there are none."""
-    if len(cell.val) == 0:
+    if len(trial.val) == 0:
         return {}
-    _, predicted = model.predict(cell.val.pixels, cell.val.manifest)
-    return scores(cell.val.labels, predicted, cell.store.classes)
+    _, predicted = model.predict(trial.val.pixels, trial.val.manifest)
+    return scores(trial.val.labels, predicted, trial.store.classes)
 
 
-# --- what sweeps ask --------------------------------------------------------------------------------------------------
+# --- what sweeps ask ------------------------------------------------------------------------------------------------
 
 
 def finished(config: Any) -> bool:
-    """Whether a composed configuration's cell has its result; asked by sweeps before they start a process."""
+    """Whether a composed configuration's trial has its result; asked by sweeps before they start a process."""
     try:
         return prepare(typed(config)).finished
     except UserError:
-        return False  # its own process says what is wrong, and the other cells go on
+        return False  # its own process says what is wrong, and the other trials go on
 
 
 def validation_f1(folder: Path) -> float | None:
-    """What a search maximises: a finished cell's macro F1 on its validation patches, never on a test patch.
+    """What a search maximises: a finished trial's macro F1 on its validation patches, never on a test patch.
 
     None where nobody has written the result yet (another rank will), or where there was no validation patch.
     """
     file = folder / RESULT
     if not file.is_file():
         return None
-    info = form.read_json(file, VALIDATION, f"remove {folder} and run that cell again")
+    info = form.read_json(file, VALIDATION, f"remove {folder} and run that trial again")
     found = (info.get("validation") or {}).get("macro/f1")
     return None if found is None else float(found)
 
@@ -283,11 +283,11 @@ def returned(config: Any) -> float | None:
     return validation_f1(prepare(typed(config)).folder)
 
 
-# --- the other commands on the same parts -----------------------------------------------------------------------------
+# --- the other commands on the same parts ---------------------------------------------------------------------------
 
 
 def train(config: TrainCommand) -> Path:
-    """Trains one module of a cell and returns its file.
+    """Trains one module of a trial and returns its file.
 
     Raises:
         UserError: an unknown task or node.
@@ -296,21 +296,21 @@ def train(config: TrainCommand) -> Path:
     if config.task not in ("gan", "stage"):
         raise UserError(f"task={config.task}: expected gan or stage")
     join_ranks(config.trainer)
-    ((cell,),) = plan([config], generator=config.task == "gan")
+    ((trial,),) = plan([config], generator=config.task == "gan")
     use_cpu(config.trainer)
     if config.task == "gan":
-        return cell.artifacts.get(generator_recipe(cell)) / CHECKPOINT
-    hierarchy = cell.hierarchy.fit(**cell.train.facts)
+        return trial.artifacts.get(generator_recipe(trial)) / CHECKPOINT
+    hierarchy = trial.hierarchy.fit(**trial.train.facts)
     node = next((n for n in hierarchy.nodes if n.name == config.node), None)
     if node is None:
         raise UserError(f"node={config.node}: expected one of {[n.name for n in hierarchy.nodes]}")
-    generator = make_generated(cell, hierarchy)
+    generator = make_generated(trial, hierarchy)
     generated = PatchStore.open(generator["generated"]) if generator else None
-    return cell.artifacts.get(TrainedStage(cell, node, generated)) / "stage.ckpt"
+    return trial.artifacts.get(TrainedStage(trial, node, generated)) / "stage.ckpt"
 
 
 def evaluate_store(config: EvaluateCommand) -> Path:
-    """Classifies every patch of a store with a cell's trained hierarchy; writes result.json and predictions.parquet.
+    """Classifies every patch of a store with a trial's trained hierarchy; writes result.json and predictions.parquet.
 
     Raises:
         UserError: no trained hierarchy there, a store of other classes, or something of the user's in the way.

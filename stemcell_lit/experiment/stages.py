@@ -1,4 +1,4 @@
-"""Trained stages of a cell, made once and shared as artifacts; the parts of a stage's training."""
+"""Trained stages of a trial, made once and shared as artifacts; the parts of a stage's training."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ import numpy as np
 import torch
 
 from stemcell_lit.base import formats as form
+from stemcell_lit.base.artifacts import Recipe
 from stemcell_lit.base.checkpoints import read_whole
-from stemcell_lit.base.files import write_whole
-from stemcell_lit.classify.hierarchy import Node
+from stemcell_lit.base.files import finite, write_whole
+from stemcell_lit.base.ranks import Ranks, first_rank
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import load_stage, save_weights
+from stemcell_lit.classify.tree import Node
 from stemcell_lit.data.datamodule import PatchDataModule
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import Ranks, Recipe, finite, first_rank
-from stemcell_lit.experiment.cell import Cell, rows_hash
 from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
-from stemcell_lit.settings.meaning import determining
-from stemcell_lit.settings.quoting import printable
+from stemcell_lit.experiment.trial import Trial, rows_hash
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.roles import determining
 
 
 @dataclass(frozen=True)
 class TrainedStage(Recipe):
-    """A trained stage of a cell: stage.ckpt, and stage.json with what is known of its training.
+    """A trained stage of a trial: stage.ckpt, and stage.json with what is known of its training.
 
     Every stage has the whole budget: one that sees only part of the patches has fewer to learn from, not less to learn.
 
     Attributes:
-        cell: whose.
+        trial: whose.
         node: of its hierarchy.
         generated: patches that join the real ones; None: none do.
     """
@@ -46,16 +47,16 @@ class TrainedStage(Recipe):
     kind: ClassVar[str] = "stage"
     resumable: ClassVar[bool] = True
     together: ClassVar[bool] = True
-    cell: Cell
+    trial: Trial
     node: Node
     generated: PatchStore | None = None
 
     def key(self) -> dict[str, Any]:
         """Its patches, its place in the tree, its settings."""
-        config, split, node = self.cell.config, self.cell.split, self.node
+        config, split, node = self.trial.config, self.trial.split, self.node
         stage = determining(config.stage)
         return {
-            "data": self.cell.store.content_hash,
+            "data": self.trial.store.content_hash,
             "train": rows_hash(split.train),
             "val": rows_hash(split.val),
             "node": {
@@ -79,10 +80,10 @@ class TrainedStage(Recipe):
         """Trains it in one phase or several, each from the weights of the one before."""
         module: StageModule | None = None
         seen, curve, pseudo = 0, [], None
-        phases = phases_of(asdict(self.cell.config.stage))
+        phases = phases_of(asdict(self.trial.config.stage))
         for i, phase in enumerate(phases):
             if module is not None and phase.pseudo:
-                pseudo = _pseudo_labels(self.cell, module)
+                pseudo = _pseudo_labels(self.trial, module)
             data = self._data(phase, i, pseudo)
             module, known = self._train(phase, i, data, module, folder / phase.name)
             curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
@@ -105,10 +106,10 @@ class TrainedStage(Recipe):
     def _data(
         self, phase: Phase, i: int, pseudo: tuple[np.ndarray, np.ndarray] | None
     ) -> PatchDataModule:
-        config = self.cell.config
+        config = self.trial.config
         return PatchDataModule(
-            self.cell.store,
-            self.cell.split,
+            self.trial.store,
+            self.trial.split,
             self.node.view,
             generated=self.generated,
             pseudo=pseudo,
@@ -131,8 +132,8 @@ class TrainedStage(Recipe):
         if finished is not None:
             return finished
         module = self._module(phase, i, data, before)
-        cell = self.cell
-        fit(module, data, cell.config.trainer, place, title, phase.images, cell.wandb_run)
+        trial = self.trial
+        fit(module, data, trial.config.trainer, place, title, phase.images, trial.wandb_run)
         known = {"images": module.images_seen, "curve": module.curve}
         if phase.name and first_rank():
             write_whole(place / "phase.json", json.dumps(finite(known)))
@@ -142,10 +143,10 @@ class TrainedStage(Recipe):
     def _module(
         self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None
     ) -> StageModule:
-        seed, targets = self.cell.config.seed, self.node.targets
+        seed, targets = self.trial.config.seed, self.node.targets
         counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
         torch.manual_seed(seed + i)
-        plan = {**asdict(self.cell.config.stage), "images": phase.images}
+        plan = {**asdict(self.trial.config.stage), "images": phase.images}
         module = StageModule(plan, self.node.name, targets, counts, data.size, seed, data.channels)
         if before is not None:
             module.load_state_dict(before.state_dict())
@@ -225,11 +226,11 @@ def phases_of(stage: Mapping[str, Any]) -> list[Phase]:
     return parts + ([Phase("head", head, "balanced", head=True)] if head else [])
 
 
-def _pseudo_labels(cell: Cell, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
+def _pseudo_labels(trial: Trial, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
     """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
-    p = module.cpu().probabilities(cell.unlabelled.pixels)
-    real = cell.train.counts  # without a tree, groups are classes
+    p = module.cpu().probabilities(trial.unlabelled.pixels)
+    real = trial.train.counts  # without a tree, groups are classes
     chosen, called = pseudo_balance(
-        p, [real[c] for c in module.groups], cell.config.stage.pseudo_confidence
+        p, [real[c] for c in module.groups], trial.config.stage.pseudo_confidence
     )
-    return cell.split.unlabelled[chosen], called
+    return trial.split.unlabelled[chosen], called

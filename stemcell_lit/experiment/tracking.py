@@ -1,7 +1,7 @@
-"""Weights & Biases: a run per cell, offline unless asked otherwise, never a reason to fail.
+"""Weights & Biases: a run per trial, offline unless asked otherwise, never a reason to fail.
 
 result.json is the truth: whatever W&B shows is made from it and from predictions.parquet, under names that do not
-change (docs/wandb.md lists them), so every run can be rebuilt. Only what appears under `live/` while a cell trains
+change (docs/wandb.md lists them), so every run can be rebuilt. Only what appears under `live/` while a trial trains
 is for watching alone.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,22 +18,29 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pytorch_lightning import Callback
 from pytorch_lightning.loggers.logger import Logger
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import LoggerConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import LoggerConfig
 
 if TYPE_CHECKING:
     from wandb import Run
 
+
 MODES = ("offline", "online", "disabled")
 
-# Bounds on what a run carries: hundreds of cells lie in one project, and predictions.parquet has everything.
+
+# Bounds on what a run carries: hundreds of trials lie in one project, and predictions.parquet has everything.
 MISTAKES = 64  # most certain mistakes, each with its picture
+
+
 SAMPLE = 1000  # rows of the table of predictions, evenly spaced
+
+
 GRIDS = 8  # sample grids of the generator, evenly spaced over its training
+
+
 TAG = 64  # characters of a tag, W&B's limit
 
 
@@ -48,9 +53,9 @@ def wandb_run(
     first: bool = True,
     anew: bool = False,
 ) -> Iterator[Run | None]:
-    """Opens the W&B run of a cell, or yields None where W&B is disabled or does not start.
+    """Opens the W&B run of a trial, or yields None where W&B is disabled or does not start.
 
-    The run's id is the cell's hash, so a resumed cell goes on in its run. Online without a key, or without a network,
+    The run's id is the trial's hash, so a resumed trial goes on in its run. Online without a key, or without a network,
     the run is kept offline.
 
     Args:
@@ -96,7 +101,7 @@ def _own_folders(folder: Path) -> Iterator[None]:
 
 
 def identity(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a cell's run findable: id, name, job type, tags and config, from (the beginning of) its result."""
+    """What makes a trial's run findable: id, name, job type, tags and config, from (the beginning of) its result."""
     config, data = info["config"], info["data"]
     tree = config["hierarchy"]["name"] if config["method"]["tree"] else "flat"
     mix = config["mix"]["recipe"] + (
@@ -112,7 +117,7 @@ def identity(info: Mapping[str, Any]) -> dict[str, Any]:
         f"mix-{mix}",
         *(["simulated"] if data.get("simulated") else []),
     ]
-    cell = {
+    trial = {
         "hash": info["hash"],
         "data": data["content_hash"][:8],
         "hierarchy": tree,
@@ -125,7 +130,7 @@ def identity(info: Mapping[str, Any]) -> dict[str, Any]:
         "name": f"{info['method']}-f{info['fold']}-s{info['seed']}-{info['hash'][:8]}",
         "job_type": info["method"],
         "tags": [tag[:TAG] for tag in tags],
-        "config": {**config, "cell": cell},
+        "config": {**config, "trial": trial},
     }
 
 
@@ -155,9 +160,9 @@ def _start(info: Mapping[str, Any], logger: LoggerConfig, out: Path, anew: bool)
                 settings=wandb.Settings(console="off", x_disable_stats=True, init_timeout=30),
                 **identity(info),
             )
-        except Exception as error:  # whatever W&B cannot do, the cell can do without
+        except Exception as error:  # whatever W&B cannot do, the trial can do without
             then = "is kept offline" if mode != modes[-1] else "goes on without it"
-            warnings.warn(f"W&B does not start {mode} ({error}); the cell {then}", stacklevel=4)
+            warnings.warn(f"W&B does not start {mode} ({error}); the trial {then}", stacklevel=4)
             _try(wandb.teardown)  # its service still holds the run's id
     return None
 
@@ -173,11 +178,8 @@ def has_key() -> bool:
     return False
 
 
-# --- while a cell trains ----------------------------------------------------------------------------
-
-
 class LiveLogger(Logger):
-    """Lightning's metrics into the cell's run, as `live/<what is trained>/<metric>`; a failure of W&B is noted once."""
+    """Lightning's metrics into the trial's run, as `live/<what is trained>/<metric>`; a failure is noted once."""
 
     def __init__(self, run: Run, title: str):
         super().__init__()
@@ -208,32 +210,8 @@ class LiveLogger(Logger):
 
 
 def lightning_logger(run: Run | None, title: str) -> LiveLogger | Literal[False]:
-    """A Lightning logger into the cell's run; False for none."""
+    """A Lightning logger into the trial's run; False for none."""
     return LiveLogger(run, title) if run is not None else False
-
-
-class CurveKeeper(Callback):
-    """Keeps what a module logs at each validation, by images seen; survives a resume with the checkpoint."""
-
-    def __init__(self) -> None:
-        self.curve: list[dict[str, float]] = []
-
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Takes a point, after the module has logged."""
-        if not trainer.sanity_checking:
-            point = {k: float(v) for k, v in trainer.callback_metrics.items()}
-            self.curve.append({"images": int(module.images_seen), **dict(sorted(point.items()))})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The curve."""
-        return {"curve": self.curve}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes it up again."""
-        self.curve = list(state_dict["curve"])
-
-
-# --- what a finished cell shows ---------------------------------------------------------------------
 
 
 def stable(name: str) -> str:
@@ -304,7 +282,7 @@ def log_result(
     out: Path,
     store: PatchStore | None,
 ) -> None:
-    """Puts a finished cell into its run: summary, curves, confusion matrices, predictions, grids of its generator.
+    """Puts a finished trial into its run: summary, curves, confusion matrices, predictions, grids of its generator.
 
     Args:
         run: of W&B, or None.
@@ -420,69 +398,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-# --- again, from files ------------------------------------------------------------------------------
-
-
-def rebuild(out: str | Path, logger: LoggerConfig) -> int:
-    """Makes the run of every finished cell again, from result.json and predictions.parquet alone.
-
-    A run that was there under the same id is replaced, so a second call changes nothing. Pictures need the patch
-    store and the artifacts; where these have moved, the runs lack them and a warning says so.
-
-    Args:
-        out: folder of results.
-        logger: offline or online, project, group.
-
-    Returns:
-        How many.
-
-    Raises:
-        UserError: no results, broken ones, or `logger=disabled`.
-    """
-    from stemcell_lit.experiment.results import Results, collect
-
-    if logger.wandb == "disabled":
-        raise UserError(
-            "logger=disabled: there is nothing to rebuild; give logger=offline or online"
-        )
-    out = Path(out)
-    cells = collect(out)
-    store = None
-    try:
-        store = Results(out, "", [], cells).real()
-    except UserError as error:
-        warnings.warn(f"{error}; the runs have no pictures of patches", stacklevel=2)
-    for cell in cells:
-        _forget(out, str(cell.info["hash"]))
-        with wandb_run(cell.info, logger, out, anew=True) as run:
-            log_result(run, cell.info, cell.predictions, out, store)
-    return len(cells)
-
-
-def _forget(out: Path, hash: str) -> None:
-    """Deletes what W&B keeps of a run.
-
-    Raises:
-        UserError: a hash that is none, or something else lies there.
-    """
-    if not re.fullmatch(
-        r"[0-9A-Za-z]{1,64}", hash
-    ):  # it comes from a file, and is part of a path here
-        raise UserError(
-            f"{out}: a result has the hash {hash!r}; expected hex digits; run its cell again"
-        )
-    for old in (out / "wandb").glob(f"offline-run-*-{hash}"):
-        files = {f"run-{hash}.wandb", f"run-{hash}.wandb.synced"}
-        strange = [p for p in old.iterdir() if p.name not in files | {"files", "logs", "tmp"}]
-        if old.is_symlink() or strange:
-            found = strange[0].name if strange else "a link"
-            raise UserError(
-                f"{old}: holds {found}, which is not W&B's and would be lost; move it away"
-            )
-        shutil.rmtree(old)
-    shutil.rmtree(staging(out, hash), ignore_errors=True)
 
 
 def _try(action: Callable[[], Any]) -> bool:

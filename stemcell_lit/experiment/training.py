@@ -23,15 +23,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from stemcell_lit.base.checkpoints import PART, WholeCheckpoints, check_resumable
+from stemcell_lit.base.ranks import Ranks, first_rank
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
-from stemcell_lit.experiment.artifacts import Ranks, first_rank
-from stemcell_lit.experiment.interrupt import CheckpointOnSignal
-from stemcell_lit.experiment.progress import ImagesProgress
-from stemcell_lit.schema import TrainerConfig
-from stemcell_lit.settings.quoting import printable
+from stemcell_lit.experiment.callbacks import CheckpointOnSignal, ImagesProgress
+from stemcell_lit.settings.groups import TrainerConfig
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -122,7 +121,7 @@ def _validate_every(module: pl.LightningModule) -> int:
 
 
 def join_ranks(trainer: TrainerConfig) -> bool:
-    """Joins the other ranks of this cell, where it has any, before they share artifacts.
+    """Joins the other ranks of this trial, where it has any, before they share artifacts.
 
     Returns:
         True on the first rank, which alone writes and logs.

@@ -1,1 +1,1 @@
-"""Class-conditional generators of patches."""
+"""The generator: networks, training, quality, selection and synthesis."""

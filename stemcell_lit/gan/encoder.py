@@ -18,8 +18,8 @@ from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.quality import entropy
-from stemcell_lit.schema import StageConfig
+from stemcell_lit.evaluate.entropy import entropy
+from stemcell_lit.settings.groups import StageConfig
 
 FILE = "encoder.pt"
 _MOST = 2_000  # training patches of a class whose features are kept, for the filters

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,133 +19,39 @@ from stemcell_lit.base.drawing import draw_grid
 from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.networks import CONDITIONS, NETWORKS, NORMS, SIZES, build_pair, levels
-from stemcell_lit.schema import GANConfig
+from stemcell_lit.gan.config import (
+    _FIXED,
+    GANDiverged,
+    _first,
+    _macro,
+    check_config,
+    ema_decay,
+    mean_distance,
+    native_bfloat16,
+    seed_of,
+    spread,
+)
+from stemcell_lit.gan.layers import levels
+from stemcell_lit.gan.networks import build_pair
 
 # batches between two looks at the losses: a look waits for the device; a NaN never leaves the
 # weights
 _ALARM_EVERY = 16
+
+
 _ADA_EVERY = 4  # batches over which ADA averages before it changes the strength, as published
+
+
 _PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
+
+
 _GRID_COLUMNS = 16
-_REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
+
+
 _RECENT = 4  # training batches whose scores are compared with those of held-out patches
+
+
 _REFRESH_BATCHES, _REFRESH_BATCH = 4, 256  # images that batch-norm statistics are measured on
-_FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream
-
-
-class GANDiverged(UserError):
-    """The training went wrong for good: a loss is not a number, or a class has collapsed."""
-
-
-def seed_of(*parts: int) -> int:
-    """A 63-bit seed that depends on every part; streams of different parts are independent."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def ema_decay(images: int, seen: int, halflife: float, rampup: float) -> float:
-    """Share of the averaged weights that one update keeps, 0.5^(images / half-life).
-
-    Args:
-        images: images of this batch, over all devices.
-        seen: images seen, this batch among them.
-        halflife: images after which an old weight counts half.
-        rampup: the half-life is at most this share of `seen` (as in StyleGAN2-ADA), so that the
-            first, bad weights are forgotten; 0: no ramp.
-    """
-    if rampup:
-        halflife = min(halflife, rampup * seen)
-    return 0.5 ** (images / max(halflife, 1e-8))
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16, rather than emulating it slowly."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in tests)
-    return False
-
-
-def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a `GANConfig` given as a mapping, and checks it.
-
-    Returns:
-        Plain values only, so that a checkpoint which holds them loads under `weights_only=True`.
-
-    Raises:
-        UserError: a key or a value that is not legal.
-    """
-    defaults = asdict(GANConfig())
-    unknown = sorted(set(gan) - set(defaults))
-    if unknown:
-        raise UserError(f"gan: unknown keys {unknown}, expected some of {sorted(defaults)}")
-    plain: dict[str, Any] = {}
-    for key, default in defaults.items():
-        value = gan.get(key, default)
-        kind = type(default)
-        if kind is list:  # of channels where the default is empty
-            item = type(default[0]) if default else int
-            plain[key] = [item(v) for v in value]
-        else:
-            plain[key] = kind(value)
-    legal: dict[str, Sequence[str]] = {
-        "loss": objectives.LOSSES,
-        "network": NETWORKS,
-        "size": tuple(SIZES),
-        "condition": CONDITIONS,
-        "norm": NORMS,
-        "turns": objectives.TURNS,
-        "precision": ("auto", "float32", "bfloat16"),
-    }
-    for key, values in legal.items():
-        if plain[key] not in values:
-            raise UserError(f"gan.{key}={plain[key]!r}, expected one of {list(values)}")
-    wrong = sorted(set(plain["augment"]) - set(objectives.AUGMENTATIONS))
-    if wrong:
-        raise UserError(f"gan.augment={wrong}, expected some of {list(objectives.AUGMENTATIONS)}")
-    at_least_one = (
-        "latent embedding batch_size images validate_every_images penalty_every collapse_checks "
-        "critic_steps ada_images modes mode_patches"
-    )
-    for key in at_least_one.split():
-        if plain[key] < 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected at least 1")
-    for key in ("channels", "critic_channels"):
-        if min(plain[key], default=1) < 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected a list of positive channel counts")
-    for key in ("burn_in", "ada_target"):
-        if not 0 <= plain[key] <= 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected 0 to 1")
-    if plain["ada_target"] and not plain["augment"]:
-        raise UserError(
-            f"gan.ada_target={plain['ada_target']} has nothing to adapt in gan.augment=[]"
-        )
-    return plain
-
-
-def spread(turn: Tensor) -> Tensor:
-    """Places between 0 and 1 for turns 0, 1, 2 ...: any few that follow each other lie evenly (golden ratio)."""
-    return ((turn.double() + 0.5) * 0.6180339887498949 % 1).float()
-
-
-def mean_distance(pixels: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Mean Euclidean distance between two images of a class, over all pairs.
-
-    Args:
-        pixels: (n, 1, h, w).
-        label: (n,) int64.
-        classes: number of classes.
-
-    Returns:
-        (classes,), NaN for a class with fewer than two images.
-    """
-    flat = pixels.detach().float().flatten(1)
-    each = [flat[label == c] for c in range(classes)]
-    return torch.stack(
-        [torch.pdist(x).mean() if len(x) > 1 else flat.new_tensor(float("nan")) for x in each]
-    )
 
 
 class GANModule(pl.LightningModule):
@@ -242,7 +147,7 @@ class GANModule(pl.LightningModule):
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._held_out: dict[str, Any] = {}
 
-    # --- training ---------------------------------------------------------------------------------
+    # --- training --------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Memory order and compilation of the networks, which must be settled before DDP wraps them.
@@ -502,7 +407,7 @@ class GANModule(pl.LightningModule):
                 "set gan.r1 above 0; check that the patches hold no constant images"
             )
 
-    # --- validation -------------------------------------------------------------------------------
+    # --- validation ------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums over held-out patches."""
@@ -575,7 +480,7 @@ class GANModule(pl.LightningModule):
                 "Lower gan.lr, add gan.augment, or merge classes with too few patches"
             )
 
-    # --- sampling ---------------------------------------------------------------------------------
+    # --- sampling --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
@@ -653,7 +558,7 @@ class GANModule(pl.LightningModule):
         )
         draw_grid(rows[:, :_GRID_COLUMNS], self.classes, path)
 
-    # --- checkpoint -------------------------------------------------------------------------------
+    # --- checkpoint ------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the counters, from which every random choice follows."""
@@ -669,15 +574,3 @@ class GANModule(pl.LightningModule):
         state = checkpoint["gan_state"]
         self.images_seen, self.batches_seen = state["images_seen"], state["batches_seen"]
         self._low_checks, self._stale = list(state["low_checks"]), state["stale"]
-
-
-def _macro(scores: Tensor, counts: Tensor) -> Tensor:
-    """Mean over the classes present of each class's mean."""
-    present = counts > 0
-    return (scores[present] / counts[present]).mean() if present.any() else scores.new_tensor(0.0)
-
-
-def _first(pixels: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """At most `_REAL_PER_CLASS` images of each class."""
-    keep = torch.cat([(label == c).nonzero().flatten()[:_REAL_PER_CLASS] for c in range(classes)])
-    return pixels[keep], label[keep]

@@ -15,7 +15,6 @@ has a pair of its own. `build_pair` makes any of them from the settings.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,11 +23,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.kernels import add_noise, downsample_conv, modulated_norm, upsample_conv
+from stemcell_lit.gan.kernels import modulated_norm
+from stemcell_lit.gan.layers import (
+    _SLOPE,
+    SpectralEmbedding,
+    SpectralLinear,
+    UpsampleConv,
+    _CriticBlock,
+    _initialise,
+    _Modulation,
+    _NormBlock,
+    _pixels,
+    _ResidualBlock,
+    _StridedBlock,
+    levels,
+    widths,
+)
+from stemcell_lit.gan.references import DCGenerator, PerClass
 
 NETWORKS = ("modulated", "dcgan")
+
+
 CONDITIONS = ("projection", "auxiliary", "separate")
+
+
 NORMS = ("batch", "none")
+
+
 # Channels of the generator from 4x4 up and of the critic from full size down, for 32 px; `widths`
 # fits them to other sizes. Chosen by multiplications of both, forward, per patch, see docs/generators.md.
 SIZES: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
@@ -48,175 +69,6 @@ SIZES: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
         "dcgan": ((1280, 1024, 768), (256, 512, 1024)),
     },
 }
-_SLOPE = 0.2  # of leaky ReLU, the value of DCGAN and of R3GAN
-
-
-def levels(image_size: int) -> int:
-    """Number of resolutions from 4x4 to full size: 4 for 32 px, 5 for 64 px.
-
-    Raises:
-        UserError: not a power of two of at least 8.
-    """
-    if image_size < 8 or image_size & (image_size - 1):
-        raise UserError(
-            f"patches of {image_size} px: the generator doubles its size from 4 px, so it makes "
-            "8, 16, 32, 64 ... px; "
-            "set data.patch_size to one of these"
-        )
-    return int(math.log2(image_size)) - 1
-
-
-def widths(channels: Sequence[int], count: int) -> list[int]:
-    """Fits a list of channels, coarsest first, to `count` resolutions.
-
-    A missing finer resolution gets half the channels of the one before it (at least 8), which keeps
-    the cost of doubling the size near a factor of two; surplus finer ones are dropped.
-    """
-    fitted = [int(c) for c in channels[:count]]
-    while len(fitted) < count:
-        fitted.append(max(8, fitted[-1] // 2))
-    return fitted
-
-
-class UpsampleConv(nn.Conv2d):
-    """A 3x3 convolution behind nearest upsampling by two, see `upsample_conv`."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True):
-        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, h, w) -> (batch, out, 2h, 2w)."""
-        return upsample_conv(x, self.weight, self.bias)
-
-
-class _Spectral:
-    """Mixin that divides a weight by its largest singular value, one power iteration a pass.
-
-    Own code rather than torch's parametrisation, because that runs the iteration in bfloat16 under
-    autocast.
-    """
-
-    weight: Any
-    left: Tensor
-    training: bool
-
-    def _start(self, layer: nn.Module) -> None:
-        layer.register_buffer("left", F.normalize(torch.randn(self.weight.shape[0]), dim=0))
-
-    def normal_weight(self) -> Tensor:
-        """The weight with spectral norm 1, float32."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            matrix = self.weight.flatten(1).float()
-            with torch.no_grad():
-                right = F.normalize(matrix.t() @ self.left, dim=0, eps=1e-12)
-                left = F.normalize(matrix @ right, dim=0, eps=1e-12)
-                if self.training:
-                    self.left.copy_(left)
-            return self.weight / (left @ (matrix @ right))
-
-
-class SpectralConv2d(nn.Conv2d, _Spectral):
-    """`nn.Conv2d` with spectral norm."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._start(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, h, w) -> (batch, out, h', w')."""
-        return self._conv_forward(x, self.normal_weight(), self.bias)
-
-
-class DownsampleConv(nn.Conv2d):
-    """A 4x4 convolution that halves the size, see `downsample_conv`."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return downsample_conv(input, weight, bias)
-
-
-class SpectralDownsampleConv(SpectralConv2d):
-    """`DownsampleConv` with spectral norm."""
-
-    _conv_forward = DownsampleConv._conv_forward
-
-
-class SpectralLinear(nn.Linear, _Spectral):
-    """`nn.Linear` with spectral norm."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._start(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in) -> (batch, out)."""
-        return F.linear(x, self.normal_weight(), self.bias)
-
-
-class SpectralEmbedding(nn.Embedding, _Spectral):
-    """`nn.Embedding` with spectral norm."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._start(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch,) int64 -> (batch, width)."""
-        return F.embedding(x, self.normal_weight())
-
-
-class _Modulation(nn.Module):
-    """Scale and shift of every channel by the condition: x * (1 + a(c)) + b(c)."""
-
-    def __init__(self, condition: int, channels: int):
-        super().__init__()
-        self.affine = nn.Linear(condition, 2 * channels)
-
-    def forward(self, condition: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """(batch, condition) -> a and b, both (batch, channels, 1, 1)."""
-        scale, shift = self.affine(condition).to(dtype)[:, :, None, None].chunk(2, dim=1)
-        return scale, shift
-
-
-class _Noise(nn.Module):
-    """Adds noise, one strength a channel: texture and camera noise need no latent of their own."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.strength = nn.Parameter(torch.full((1, channels, 1, 1), 0.1))
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return add_noise(x, self.strength.to(x.dtype), noise.to(x.dtype))
-
-
-class _NormBlock(nn.Module):
-    """Conditional batch norm, ReLU, doubling of the size, noise."""
-
-    def __init__(self, inputs: int, outputs: int, condition: int):
-        super().__init__()
-        self.norm = nn.BatchNorm2d(inputs, affine=False)
-        self.modulate = _Modulation(condition, inputs)
-        self.up = UpsampleConv(inputs, outputs, bias=False)  # the next batch norm removes a bias
-        self.noise = _Noise(outputs)
-
-    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        x = modulated_norm(x, self.norm, *self.modulate(condition, x.dtype))
-        return self.noise(self.up(x), noise)
-
-
-class _ResidualBlock(nn.Module):
-    """Doubling of the size, noise, then a residual branch that the condition modulates; no norm."""
-
-    def __init__(self, inputs: int, outputs: int, condition: int):
-        super().__init__()
-        self.up = UpsampleConv(inputs, outputs)
-        self.noise = _Noise(outputs)
-        self.modulate = _Modulation(condition, outputs)
-        self.branch = nn.Conv2d(outputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
-        x = self.noise(self.up(x), noise)
-        scale, shift = self.modulate(condition, x.dtype)
-        return x + self.branch(F.leaky_relu(torch.addcmul(x + shift, x, scale), _SLOPE))
 
 
 class Generator(nn.Module):
@@ -320,83 +172,6 @@ class Generator(nn.Module):
         return image if small is None else (image, small)
 
 
-def _pixels(x: Tensor, to_pixels: nn.Module) -> Tensor:
-    return torch.tanh(to_pixels(x).float()).contiguous()
-
-
-class DCGenerator(nn.Module):
-    """The generator of DCGAN: transposed 4x4 convolutions, batch norm, ReLU, tanh.
-
-    Args:
-        classes: number of classes, whose embedding joins the latent; 0: it knows of no class.
-        image_size: px, a power of two of at least 8.
-        latent: width of the latent; also the attribute `inputs`.
-        channels: from 4x4 up to half the size, see `widths`.
-        embedding: width of the class embedding.
-    """
-
-    def __init__(
-        self,
-        classes: int,
-        image_size: int,
-        *,
-        latent: int = 100,
-        channels: Sequence[int] = (128, 96, 80),
-        embedding: int = 32,
-    ):
-        super().__init__()
-        width = widths(channels, levels(image_size) - 1)
-        self.inputs, self.width = latent, width[0]
-        self.embedding = nn.Embedding(classes, embedding) if classes else None
-        # a transposed convolution of a 1x1 image
-        self.start = nn.Linear(latent + (embedding if classes else 0), 16 * width[0], bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(width[0]), nn.ReLU()]
-        for a, b in itertools.pairwise(width):
-            layers.append(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False))
-            layers += [nn.BatchNorm2d(b), nn.ReLU()]
-        layers.append(nn.ConvTranspose2d(width[-1], 1, 4, stride=2, padding=1))
-        self.blocks = nn.Sequential(*layers)
-        _initialise(self, "dcgan")
-
-    def forward(self, latent: Tensor, label: Tensor) -> Tensor:
-        """(batch, inputs) standard normal and (batch,) int64 -> (batch, 1, size, size) in [-1, 1]."""
-        if self.embedding is not None:
-            latent = torch.cat([latent, self.embedding(label)], dim=1)
-        x = self.start(latent).unflatten(1, (4, 4, self.width)).permute(0, 3, 1, 2)
-        return torch.tanh(self.blocks(x).float()).contiguous()
-
-
-class _CriticBlock(nn.Module):
-    """Halving of the size; in the residual family a branch follows."""
-
-    def __init__(self, inputs: int, outputs: int, norm: str, spectral: bool):
-        super().__init__()
-        conv = SpectralConv2d if spectral else nn.Conv2d
-        down = SpectralDownsampleConv if spectral else DownsampleConv
-        self.down = down(inputs, outputs, 4, stride=2, padding=1)
-        self.branch = conv(outputs, outputs, 3, padding=1) if norm == "none" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        if self.branch is None:
-            return F.leaky_relu(x, _SLOPE)
-        return x + self.branch(F.leaky_relu(x, _SLOPE))
-
-
-class _StridedBlock(nn.Module):
-    """Halving of the size after DCGAN: a strided convolution, batch norm where asked, leaky ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, norm: bool, spectral: bool):
-        super().__init__()
-        conv = SpectralConv2d if spectral else nn.Conv2d
-        self.down = conv(inputs, outputs, 4, stride=2, padding=1, bias=not norm)
-        self.norm = nn.BatchNorm2d(outputs) if norm else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        return F.leaky_relu(x if self.norm is None else self.norm(x), _SLOPE)
-
-
 class Critic(nn.Module):
     """How real an image looks, and how well it fits its class.
 
@@ -482,30 +257,6 @@ class Critic(nn.Module):
             return score
 
 
-class PerClass(nn.Module):
-    """A network for each class, behind the interface of one for all: an image goes to its own.
-
-    Args:
-        networks: generators or critics, in the order of the classes.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module]):
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.inputs = getattr(networks[0], "inputs", None)
-        self.normalised = getattr(networks[0], "normalised", False)
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """(batch, ...) and (batch,) int64 -> what the networks make, in the order of the batch."""
-        rows = [(label == c).nonzero().flatten() for c in range(len(self.networks))]
-        made = [
-            network(x[row], torch.zeros_like(row))
-            for network, row in zip(self.networks, rows, strict=True)
-            if len(row)
-        ]
-        return torch.cat(made)[torch.cat(rows).argsort()]
-
-
 def build_pair(
     gan: Mapping[str, Any], classes: int, image_size: int
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
@@ -564,32 +315,6 @@ def build_pair(
         )
     pair = generator(), critic(image_size, gan["condition"])
     return *pair, critic(2 ** (shared + 1), "none") if shared else None
-
-
-def _initialise(network: nn.Module, norm: str) -> None:
-    """Starting weights: orthogonal under a norm; else He, residual branches at zero (Fixup).
-
-    `dcgan`: normal with the standard deviation 0.02, as its authors have it. The modulation starts
-    small, so that every image is at first shaped by the start layer alone.
-    """
-    for layer in network.modules():
-        if norm == "dcgan" and isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 1.0, 0.02)
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            if norm == "dcgan":
-                nn.init.normal_(layer.weight, std=0.02)
-            elif norm == "batch":
-                nn.init.orthogonal_(layer.weight)
-            else:
-                nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    for layer in network.modules():
-        if isinstance(layer, _Modulation):
-            nn.init.normal_(layer.affine.weight, std=0.05)
-        branch = getattr(layer, "branch", None)
-        if isinstance(branch, nn.Conv2d) and not isinstance(branch, _Spectral):
-            nn.init.zeros_(branch.weight)  # a spectral norm of zero cannot be divided by
 
 
 def count_macs(network: nn.Module, *inputs: Tensor) -> int:

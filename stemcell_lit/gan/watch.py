@@ -13,12 +13,14 @@ import torch
 
 from stemcell_lit.base.checkpoints import copy_whole
 from stemcell_lit.base.metric_names import MetricName
+from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import first_rank
-from stemcell_lit.gan.module import GANDiverged, GANModule, seed_of
-from stemcell_lit.gan.quality import Reference, frechet, kid
-from stemcell_lit.gan.synthesis import Ensemble
-from stemcell_lit.schema import QualityConfig
+from stemcell_lit.gan.config import GANDiverged, seed_of
+from stemcell_lit.gan.distances import frechet, kid
+from stemcell_lit.gan.ensemble import Ensemble
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.quality import Reference
+from stemcell_lit.settings.groups import QualityConfig
 
 CHOICES = ("frechet", "kid", "last")  # of quality.choose
 REAL = ("train", "held_out")  # of quality.against
@@ -92,7 +94,7 @@ class QualityWatch(pl.Callback):
         if module.images_seen >= module.gan["images"]:
             trainer.should_stop = True
 
-    # --- losses -----------------------------------------------------------------------------------
+    # --- losses ----------------------------------------------------------------------------------
 
     def on_train_batch_end(
         self,
@@ -131,7 +133,7 @@ class QualityWatch(pl.Callback):
                 "gan.critic_lr, or set gan.r1 above 0"
             )
 
-    # --- quality ----------------------------------------------------------------------------------
+    # --- quality ---------------------------------------------------------------------------------
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Scores the averaged generator, keeps it if it is the best so far, raises the alarm.

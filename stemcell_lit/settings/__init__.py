@@ -1,1 +1,1 @@
-"""What a user may set: bounds of settings, words of the command line, the composed configuration."""
+"""Every legal key with its type and bounds, and the way from typed words to them."""

@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import MethodConfig, typed
+from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.conf import choices_of, conf_dir, groups_of
+from stemcell_lit.settings.groups import MethodConfig
 from stemcell_lit.settings.keys import keys_of
-
-
-def conf_dir() -> Path:
-    """The folder of the configuration: beside the package in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def groups_of(command: str) -> list[str]:
-    """Names of a command's groups of settings, each with a file per choice in `conf/`."""
-    import yaml
-
-    plain = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
-    return [name for entry in plain["defaults"] if isinstance(entry, dict) for name in entry]
-
-
-def choices_of(group: str) -> list[str]:
-    """Names of the files of a group."""
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
 
 
 def methods() -> dict[str, MethodConfig]:

@@ -1,4 +1,4 @@
-"""Every legal key of a command with its type, read from `stemcell_lit.schema`."""
+"""Every legal key of a command with its type, read from `stemcell_lit.settings.groups`."""
 
 from __future__ import annotations
 

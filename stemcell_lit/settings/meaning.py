@@ -1,82 +1,22 @@
-"""What a setting means for a result: declared once, beside its default in `stemcell_lit.schema`."""
+"""What a setting means for a result: declared once, beside its default in `stemcell_lit.settings.groups`."""
 
 from __future__ import annotations
 
-import dataclasses
 import typing
-from dataclasses import Field, asdict, fields, is_dataclass
-from enum import Enum
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
 
-_KEY = "role"  # of a field's metadata
-
-
-class Role(Enum):
-    """What another value of a setting makes."""
-
-    RESULT = "another result, and another row of the table"
-    REPEAT = "another result of the same row: a fold, a seed, another order of sums"
-    WHERE = "the same result, from another place or at another speed"
-    SHOWN = "the same result, stored, logged or shown otherwise"
-
-    @property
-    def counts(self) -> bool:
-        """Whether it makes another result, and so another hash."""
-        return self in (Role.RESULT, Role.REPEAT)
-
-
-def repeat(default: Any) -> Any:
-    """A field whose other values make other results of the same row.
-
-    Args:
-        default: a field, such as `number(0)`; a class, whose instance is the default; or the default itself.
-    """
-    return _declared(default, Role.REPEAT)
-
-
-def where(default: Any) -> Any:
-    """A field that says where from, where or how fast a result is computed; `default` as in `repeat`."""
-    return _declared(default, Role.WHERE)
-
-
-def shown(default: Any) -> Any:
-    """A field that says where a result is stored, logged and how it is shown; `default` as in `repeat`."""
-    return _declared(default, Role.SHOWN)
-
-
-def _declared(default: Any, role: Role) -> Any:
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata={_KEY: role})
-    if not isinstance(default, Field):
-        return dataclasses.field(default=default, metadata={_KEY: role})
-    metadata = {**default.metadata, _KEY: role}
-    if default.default is dataclasses.MISSING:
-        factory: Any = default.default_factory
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default.default, metadata=metadata)
-
-
-def determining(settings: Any) -> dict[str, Any]:
-    """What of settings makes another result: `dataclasses.asdict` of them, without the rest."""
-    plain = asdict(settings)
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if not _role(f).counts:
-            del plain[f.name]
-        elif is_dataclass(value):
-            plain[f.name] = determining(value)
-    return plain
+from stemcell_lit.settings.roles import Role, _role
 
 
 @cache
 def role_of(key: str) -> Role:
-    """The role of a setting of a cell, such as `trainer.devices`; that of the names inside a mapping is the mapping's.
+    """The role of a setting of a trial, such as `trainer.devices`; that of the names inside a mapping is the mapping's.
 
     A setting inside a group has the role that says more of it: `trainer.accelerator` is `WHERE`, though all of
     `trainer` is `REPEAT`. What is not known makes another result.
     """
-    from stemcell_lit.schema import RunCommand
+    from stemcell_lit.settings.commands import RunCommand
 
     found, owner = Role.RESULT, RunCommand
     for name in key.split("."):
@@ -92,21 +32,16 @@ def role_of(key: str) -> Role:
 
 
 def own_keys(command: str) -> set[str]:
-    """Keys of a command that makes many cells which a single cell does not know, or which it sets for each."""
-    from stemcell_lit import schema
+    """Keys of a command that makes many trials which a single trial does not know, or which it sets for each."""
+    from stemcell_lit.settings import commands
 
     of = {
-        "reproduce": (schema.ReproduceCommand, "method seed split.fold out experiment"),
+        "reproduce": (commands.ReproduceCommand, "method seed split.fold out experiment"),
         "judge": (
-            schema.JudgeCommand,
+            commands.JudgeCommand,
             "gan select split.fold out artifacts gan.images hierarchy",
         ),
     }
     kind, set_for_each = of[command]
-    cell = {f.name for f in fields(schema.RunCommand)}
-    return {f.name for f in fields(kind)} - cell | set(set_for_each.split())
-
-
-def _role(of: Field[Any]) -> Role:
-    found: Role = of.metadata.get(_KEY, Role.RESULT)
-    return found
+    trial = {f.name for f in fields(commands.RunCommand)}
+    return {f.name for f in fields(kind)} - trial | set(set_for_each.split())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.keys import keys_of
 
 _SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")  # text that Hydra's grammar reads as itself
+
+
 _RESERVED = {"null", "true", "false", "nan", "inf"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def override(key: str, value: Any) -> str:
@@ -88,24 +89,6 @@ def command_line(command: str, settings: Mapping[str, Any] | Iterable[tuple[str,
 def _as_it_stands(text: str) -> bool:
     """Whether the text of a plain key is read as itself without quotes."""
     return text == text.strip() != "" and text.lower() != "null" and text[0] not in "'\"\\"
-
-
-def shell_word(word: str) -> str:
-    """A word as a shell takes it; what would command a terminal is written as `$'...'` of bash and zsh."""
-    if not _CONTROL.search(word):
-        return shlex.quote(word)
-    body = word.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + _CONTROL.sub(_code, body) + "'"
-
-
-def _code(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}"
-
-
-def printable(text: object) -> str:
-    """Text for a terminal: what would command it (colours, new lines, moves) is shown as its code."""
-    return _CONTROL.sub(_code, str(text)).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plain(text: object) -> str:

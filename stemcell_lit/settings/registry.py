@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any
 
-from stemcell_lit import schema
+from stemcell_lit.settings import commands
 
 
 @dataclass(frozen=True)
@@ -39,73 +39,73 @@ COMMANDS: dict[str, Command] = {
         "Answers the question: methods x folds x seeds, then the table and report.html.",
         "stemcell-lit reproduce data.store=stores/mine hierarchy=colony out=results/mine",
         "stemcell_lit.commands:do_reproduce",
-        schema.ReproduceCommand,
+        commands.ReproduceCommand,
         {"--fail-fast": "fail_fast=true"},
     ),
     "import": Command(
         "Turns labelled crops, movies with class maps, or a movie and a CSV of tiles into a store of patches.",
         "stemcell-lit import source=my_crops store=stores/mine",
         "stemcell_lit.commands:do_import",
-        schema.ImportCommand,
+        commands.ImportCommand,
     ),
     "annotate": Command(
         "Shows patches of a movie, crops or a store in the browser to be sorted, a key per class.",
         "stemcell-lit annotate source=movie.tif out=sorted classes=[debris,dense,spread,differentiated]",
         "stemcell_lit.commands:do_annotate",
-        schema.AnnotateCommand,
+        commands.AnnotateCommand,
     ),
     "simulate": Command(
         "Writes phase-contrast time-lapses of growing colonies with a class map per frame.",
         "stemcell-lit simulate out=movies simulation.movies=3",
         "stemcell_lit.commands:do_simulate",
-        schema.SimulateCommand,
+        commands.SimulateCommand,
     ),
     "run": Command(
-        "Makes one cell of the table: a method on a fold with a seed; -m makes many.",
+        "Makes one trial of the table: a method on a fold with a seed; -m makes many.",
         "stemcell-lit run method=temporal_gan split.fold=0 seed=0 out=results/mine",
         "stemcell_lit.commands:do_run",
-        schema.RunCommand,
+        commands.RunCommand,
         {"--fail-fast": "hydra.launcher.fail_fast=true"},
     ),
     "train": Command(
-        "Trains one module of a cell: its generator, or one stage of its hierarchy.",
+        "Trains one module of a trial: its generator, or one stage of its hierarchy.",
         "stemcell-lit train task=gan data.store=stores/mine split.fold=0 out=results/mine",
         "stemcell_lit.commands:do_train",
-        schema.TrainCommand,
+        commands.TrainCommand,
     ),
     "generate": Command(
         "Writes a store of generated patches from a trained generator.",
         "stemcell-lit generate checkpoint=results/mine/artifacts/generator/HASH/generator.ckpt store=stores/new",
         "stemcell_lit.commands:do_generate",
-        schema.GenerateCommand,
+        commands.GenerateCommand,
     ),
     "judge": Command(
         "Compares generators at one budget: quality beside its floor, accuracy score, grids.",
         "stemcell-lit judge data.store=stores/mine gans=[tiny,tiny_r3] folds=[0] out=results/gans",
         "stemcell_lit.commands:do_judge",
-        schema.JudgeCommand,
+        commands.JudgeCommand,
     ),
     "evaluate": Command(
-        "Classifies a whole store with the trained hierarchy of a cell.",
-        "stemcell-lit evaluate checkpoint=results/mine/cells/NAME/model store=stores/other out=results/other",
+        "Classifies a whole store with the trained hierarchy of a trial.",
+        "stemcell-lit evaluate checkpoint=results/mine/trials/NAME/model store=stores/other out=results/other",
         "stemcell_lit.commands:do_evaluate",
-        schema.EvaluateCommand,
+        commands.EvaluateCommand,
     ),
     "report": Command(
         "Makes table and report.html again from the results that are there; wandb=true the W&B runs too.",
         "stemcell-lit report out=results/mine wandb=true",
         "stemcell_lit.commands:do_report",
-        schema.ReportCommand,
+        commands.ReportCommand,
         {"--wandb": "wandb=true"},
     ),
     "predict": Command(
-        "Maps the classes of a movie's frames with the trained hierarchy of a cell.",
-        "stemcell-lit predict movie=movie.tif checkpoint=results/mine/cells/NAME/model out=maps/movie",
+        "Maps the classes of a movie's frames with the trained hierarchy of a trial.",
+        "stemcell-lit predict movie=movie.tif checkpoint=results/mine/trials/NAME/model out=maps/movie",
         "stemcell_lit.commands:do_predict",
-        schema.PredictCommand,
+        commands.PredictCommand,
     ),
     "artifacts": Command(
-        "Lists, shows or prunes what is made once and shared between cells.",
+        "Lists, shows or prunes what is made once and shared between trials.",
         "stemcell-lit artifacts list results/mine/artifacts",
         "stemcell_lit.commands:do_artifacts",
     ),

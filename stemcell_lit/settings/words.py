@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.compose import choices_of, groups_of
+from stemcell_lit.settings.conf import choices_of, groups_of
 from stemcell_lit.settings.keys import Key, keys_of
-from stemcell_lit.settings.quoting import command_word, override, printable, unescaped
+from stemcell_lit.settings.quoting import command_word, override, unescaped
 
 
 def read(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:

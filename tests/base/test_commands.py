@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.artifacts import ArtifactStore
 from stemcell_lit.experiment.gallery import grid_file
-from stemcell_lit.experiment.tracking import _forget
+from stemcell_lit.report.wandb_runs import _forget
 from tests.base.test_files import make, state
 from tests.recipes import Thing
 
@@ -103,7 +103,7 @@ def test_a_hash_in_a_shared_result_deletes_nothing_else(tmp_path):
 
 
 def test_a_report_replaces_nothing_of_the_users(place):
-    from stemcell_lit.experiment.report import check_report
+    from stemcell_lit.report.report import check_report
 
     make(place / "res/figures", "figures")
     check_report(place / "res")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 
 from stemcell_lit.base import files, ownership, swap
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.store import PatchStore
 
 HIDDEN = ".stemcell-lit.json"
 

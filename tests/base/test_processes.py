@@ -29,7 +29,7 @@ if __name__ == "__main__":
         jobs = [pool.submit(say) for _ in range(2)]
     elif sys.argv[1] == "jobs":
         import threading
-        from stemcell_lit.experiment.launch import Job, run_jobs
+        from stemcell_lit.launch.jobs import Job; from stemcell_lit.launch.pool import run_jobs
         code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
         jobs = [Job(n, [sys.executable, "-c", f"import sys; sys.stdout = open({sys.argv[2]!r} + {n!r}, 'w'); {code}"])
                 for n in ("a", "b")]
@@ -122,8 +122,8 @@ def test_a_program_without_a_main_guard_can_simulate(tmp_path):
     script = tmp_path / "guardless.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from stemcell_lit.data.simulate import simulate\n"
-        "from stemcell_lit.schema import SimulationConfig\n"
+        "from stemcell_lit.simulate.write import simulate\n"
+        "from stemcell_lit.settings.groups import SimulationConfig\n"
         "simulate(SimulationConfig(movies=2, frames=1, size=64, threads=2), Path('movies'))\n"
     )
     subprocess.run([sys.executable, str(script)], check=True, cwd=tmp_path, timeout=120)

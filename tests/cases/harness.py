@@ -58,7 +58,7 @@ class Found:
 
     @property
     def store(self) -> Any:
-        from stemcell_lit.data.patches import PatchStore
+        from stemcell_lit.patches.store import PatchStore
 
         return PatchStore.open(self.out)
 
@@ -163,7 +163,7 @@ def one_result(*rights: Right) -> Right:
 
 
 def planned(check_jobs: Callable[[list[Any], Path], str] | None = None) -> Right:
-    """Cells were planned; nothing was trained, for jobs are not started here."""
+    """Trials were planned; nothing was trained, for jobs are not started here."""
 
     def check(found: Found) -> tuple[str, str]:
         if found.status == 2:
@@ -368,7 +368,7 @@ def _own_settings(conf: Path) -> Iterator[None]:
 def run(words: Sequence[str], folder: Path, stem: str, memory: dict[str, Any]) -> Found:
     """Types the words in the folder, `stem` for OUT. Jobs of `reproduce` are planned and remembered, not started."""
     from stemcell_lit import __main__ as cli
-    from stemcell_lit.experiment import reproduce
+    from stemcell_lit.studies import reproduce
 
     def plan(jobs: list[Any], **_: Any) -> Any:
         memory["jobs"] = list(jobs)

@@ -44,7 +44,7 @@ def steps(number: int, start: int = 5, step: int = 10) -> np.ndarray:
 
 def model(folder: Path) -> None:
     """A trained hierarchy of the classes dark and bright."""
-    from tests.test_predict import make_model
+    from tests.predict.test_predict import make_model
 
     folder.mkdir(parents=True)
     make_model(um_per_px=None).save(folder)
@@ -472,7 +472,7 @@ def few_crops(d: Path) -> None:
 
 def yes_no(d: Path) -> None:
     """Classes called yes, no and 1, and a hierarchy that names them unquoted."""
-    from stemcell_lit.settings.compose import conf_dir
+    from stemcell_lit.settings.conf import conf_dir
 
     class_folders(d / "crops", ("yes", "no", "1"), 24)
     shutil.copytree(conf_dir(), d / "conf")

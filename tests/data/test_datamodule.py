@@ -6,10 +6,10 @@ import pytorch_lightning as pl
 import torch
 
 from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak
-from stemcell_lit.data.patches import PatchStore, reduce_pixels
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
-from stemcell_lit.schema import MixConfig
+from stemcell_lit.patches.store import PatchStore, reduce_pixels
+from stemcell_lit.settings.groups import MixConfig
 from tests.conftest import CLASSES
 
 

@@ -8,21 +8,23 @@ import pytest
 from scipy import stats
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.intervals import (
+    effective_groups,
+    group_counts,
+    paired_bootstrap,
+    paired_permutation,
+    values,
+)
 from stemcell_lit.evaluate.metrics import scores
-from stemcell_lit.evaluate.statistics import (
+from stemcell_lit.evaluate.verdicts import (
     COLUMNS,
     claim,
     compare,
     contrasts,
     effect_sizes,
-    effective_groups,
-    group_counts,
     holm,
     judge,
-    paired_bootstrap,
-    paired_permutation,
     points,
-    values,
     verdict,
 )
 

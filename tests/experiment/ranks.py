@@ -13,11 +13,11 @@ from torch import nn
 
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.datamodule import PatchDataModule, View
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, join_ranks, quiet
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.schema import SplitConfig, StageConfig, TrainerConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import SplitConfig, StageConfig, TrainerConfig
 from tests.gan.helpers import TINY
 
 SEED = 3

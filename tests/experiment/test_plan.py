@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.plan import plan
-from stemcell_lit.schema import (
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.groups import (
     DataConfig,
     HierarchyConfig,
     MethodConfig,
-    RunCommand,
     SplitConfig,
     TemporalConfig,
 )
@@ -34,7 +34,7 @@ def write(path, holders, each=6, times=False):
     return str(path)
 
 
-def cell(store, out, method="flat", **groups):
+def trial(store, out, method="flat", **groups):
     flat = HierarchyConfig()
     given = {"data": DataConfig(store=store), "hierarchy": flat, "out": str(out), **groups}
     return RunCommand(**given, method=MethodConfig(name=method))
@@ -51,35 +51,35 @@ def refused(configs, **how):
 
 def test_a_class_of_one_group_is_found_in_the_fold_that_tests_it(tmp_path):
     store = write(tmp_path / "s", {"debris": ["m2"], "dense": EVERY, "spread": EVERY})
-    said = refused([cell(store, tmp_path / "out")], every_fold=True, baseline="flat")
+    said = refused([trial(store, tmp_path / "out")], every_fold=True, baseline="flat")
     assert "debris is in one group alone, m2" in said and "split.folds" not in said
     assert not (tmp_path / "out").exists()
 
 
 def test_following_either_remedy_of_a_class_of_one_group_the_plan_holds(tmp_path):
     store = write(tmp_path / "s", {"debris": ["m2"], "dense": EVERY, "spread": EVERY})
-    said = refused([cell(store, tmp_path / "out")], every_fold=True)
+    said = refused([trial(store, tmp_path / "out")], every_fold=True)
     count = int(said.split("in at least ")[1].split()[0])
     assert "take debris out of the source and import again" in said
     without = write(tmp_path / "a", {"dense": EVERY, "spread": EVERY})
-    assert plan([cell(without, tmp_path / "out")], every_fold=True)
+    assert plan([trial(without, tmp_path / "out")], every_fold=True)
     for others in (["m0", "m1", "m3"], ["m5", "m4", "m3"]):
         held = ["m2", *others][:count]
         more = write(tmp_path / "b", {"debris": held, "dense": EVERY, "spread": EVERY})
-        assert plan([cell(more, tmp_path / "out")], every_fold=True)
+        assert plan([trial(more, tmp_path / "out")], every_fold=True)
 
 
 def test_nine_crops_a_class_without_groups_are_planned(tmp_path):
     crops = {c: [f"{c}{i}" for i in range(9)] for c in ("dense", "spread")}
     store = write(tmp_path / "s", crops, each=1)
-    (cells,) = plan([cell(store, tmp_path / "out")], every_fold=True)
-    assert [c.config.split.fold for c in cells] == [0, 1, 2]
+    (trials,) = plan([trial(store, tmp_path / "out")], every_fold=True)
+    assert [c.config.split.fold for c in trials] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("folds", [7, 40])
 def test_more_folds_than_groups_get_a_number_that_works(tmp_path, folds):
     store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
-    config = cell(store, tmp_path / "out", split=SplitConfig(folds=folds))
+    config = trial(store, tmp_path / "out", split=SplitConfig(folds=folds))
     said = refused([config], every_fold=True)
     assert "6 groups cannot make" in said
     proposed = int(said.split("what works: split.folds=")[1])
@@ -91,7 +91,7 @@ def test_every_problem_is_told_at_once_and_one_remedy_mends_all(tmp_path):
     tree = HierarchyConfig(name="other", tree={"dense": "dense", "sparse": "sparse"})
     tree_method = MethodConfig(name="flat", tree=True)
     config = replace(
-        cell(store, tmp_path / "out", split=SplitConfig(folds=20), hierarchy=tree),
+        trial(store, tmp_path / "out", split=SplitConfig(folds=20), hierarchy=tree),
         data=DataConfig(store=store, patch_size=24),
         method=tree_method,
     )
@@ -110,8 +110,8 @@ def test_every_problem_is_told_at_once_and_one_remedy_mends_all(tmp_path):
 def test_methods_that_need_times_can_be_left_out(tmp_path):
     store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
     configs = [
-        cell(store, tmp_path / "out"),
-        cell(store, tmp_path / "out", "flat_temporal", temporal=TemporalConfig(kind="prior")),
+        trial(store, tmp_path / "out"),
+        trial(store, tmp_path / "out", "flat_temporal", temporal=TemporalConfig(kind="prior")),
     ]
     said = refused(configs, every_fold=True, baseline="flat")
     assert "needs the time of each patch" in said and said.endswith("what works: methods=[flat]")
@@ -122,7 +122,7 @@ def test_a_fold_that_does_not_exist_is_refused_before_movies_are_simulated(tmp_p
     def never(*_):
         raise AssertionError("simulated")
 
-    monkeypatch.setattr("stemcell_lit.data.simulate.simulate", never)
+    monkeypatch.setattr("stemcell_lit.simulate.write.simulate", never)
     config = replace(RunCommand(), out=str(tmp_path / "out"), split=SplitConfig(fold=9))
     said = refused([config])
     assert "split.fold=9: expected 0 to 2" in said and "what works: split.fold=2" in said
@@ -132,15 +132,15 @@ def test_a_fold_that_does_not_exist_is_refused_before_movies_are_simulated(tmp_p
 def test_a_file_in_the_place_of_out_is_named(tmp_path):
     store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
     (tmp_path / "note").write_text("mine")
-    said = refused([cell(store, tmp_path / "note" / "out")])
+    said = refused([trial(store, tmp_path / "note" / "out")])
     assert "note is a file" in said and (tmp_path / "note").read_text() == "mine"
 
 
-def test_planned_cells_are_those_that_run(tmp_path):
-    from stemcell_lit.experiment.cell import prepare
+def test_planned_trials_are_those_that_run(tmp_path):
+    from stemcell_lit.experiment.trial import prepare
 
     store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
-    config = cell(store, tmp_path / "out")
+    config = trial(store, tmp_path / "out")
     ((planned,),) = plan([config])
     assert planned.name == prepare(config).name
     assert fold_count(planned.store, config.split) == 3

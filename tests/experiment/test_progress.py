@@ -4,17 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from stemcell_lit.experiment import progress
+from stemcell_lit.experiment import callbacks
 
 
 @pytest.fixture
 def after(monkeypatch, capsys):
     """What is shown by a step so many seconds later, with so many images more than before."""
     now, seen = 100.0, 50_000
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    monkeypatch.delenv(progress.PROGRESS_ENV, raising=False)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    monkeypatch.delenv(callbacks.PROGRESS_ENV, raising=False)
     trainer, module = SimpleNamespace(global_rank=0), SimpleNamespace(images_seen=seen)
-    shown = progress.ImagesProgress("stage root", 100_000)
+    shown = callbacks.ImagesProgress("stage root", 100_000)
     shown.on_train_start(trainer, module)
 
     def step(seconds, images):

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemcell_lit.data.patches import PatchStore
-from stemcell_lit.experiment.artifacts import ArtifactStore
-from stemcell_lit.experiment.cell import open_store, prepare, relevant
+from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.experiment.generators import make_generated
 from stemcell_lit.experiment.stages import TrainedStage
-from stemcell_lit.schema import RunCommand, typed
+from stemcell_lit.experiment.trial import open_store, prepare, relevant
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import RunCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
-ALL = {"generator", "generated", "stage", "cell"}
-SHOWN = {"stage", "cell"}
+ALL = {"generator", "generated", "stage", "trial"}
+SHOWN = {"stage", "trial"}
 
 # Field, or group with all of its fields -> what a change of it makes anew. The longest name counts; a field without
 # one fails the test. Through `generator` and `generated` a change reaches what is made of them.
@@ -35,24 +35,24 @@ DECLARED: dict[str, set[str]] = {
     "data.workers": set(),
     "data.min_class_patches": set(),
     "split": ALL,
-    "mix": {"generated", "stage", "cell"},
+    "mix": {"generated", "stage", "trial"},
     "gan": ALL,
     "quality": ALL,  # by it the snapshot is chosen
-    "select": {"cell"},  # its thresholds, while nothing is filtered
-    "select.filters": {"generated", "stage", "cell"},
+    "select": {"trial"},  # its thresholds, while nothing is filtered
+    "select.filters": {"generated", "stage", "trial"},
     "stage": SHOWN,
-    "tune": {"cell"},
+    "tune": {"trial"},
     "tune_seed": set(),  # while nothing is tuned
-    "hierarchy": {"cell"},  # of a flat method, whose stage is the same under any tree
+    "hierarchy": {"trial"},  # of a flat method, whose stage is the same under any tree
     "hierarchy.subsets": set(),  # rows of the report
-    "temporal": {"cell"},  # of a method whose stages have no window
-    "method": {"cell"},
+    "temporal": {"trial"},  # of a method whose stages have no window
+    "method": {"trial"},
     "method.choices": set(),  # while nothing is tuned
     "method.about": set(),  # what the report says of it, here and below
     "method.rank": set(),
     "method.parts": set(),
     "method.claimed": set(),
-    "method.tree": {"generated", "stage", "cell"},
+    "method.tree": {"generated", "stage", "trial"},
     "trainer.accelerator": set(),
     "trainer": ALL,  # precision, ranks and threads change the last digits
     "logger": set(),
@@ -179,17 +179,17 @@ def base(folder):
 
 @pytest.fixture(scope="module")
 def hashes(folder):
-    """Name of each artifact that a cell asks for, and its own."""
+    """Name of each artifact that a trial asks for, and its own."""
 
     def of(config):
         recorder = Recorder(folder / "recorded")
-        cell = replace(prepare(config), artifacts=recorder)
-        hierarchy = cell.hierarchy.fit(**cell.train.facts)
-        made = make_generated(cell, hierarchy)
+        trial = replace(prepare(config), artifacts=recorder)
+        hierarchy = trial.hierarchy.fit(**trial.train.facts)
+        made = make_generated(trial, hierarchy)
         store = SimpleNamespace(content_hash=made["generated"].parent.name)
         with pytest.raises(Recorder.Stop):
-            recorder.get(TrainedStage(cell, hierarchy.nodes[0], store))  # type: ignore[arg-type]
-        return {**recorder.hashes, "cell": cell.hash}
+            recorder.get(TrainedStage(trial, hierarchy.nodes[0], store))  # type: ignore[arg-type]
+        return {**recorder.hashes, "trial": trial.hash}
 
     return of
 

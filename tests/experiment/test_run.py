@@ -11,16 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from stemcell_lit.base.artifacts import ArtifactStore, key_hash
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
-from stemcell_lit.experiment.artifacts import ArtifactStore, key_hash
-from stemcell_lit.experiment.cell import Cell, prepare, relevant
 from stemcell_lit.experiment.generators import generate
-from stemcell_lit.experiment.run import choose, evaluate_store, run, train, with_settings
+from stemcell_lit.experiment.run import choose, evaluate_store, run, train
 from stemcell_lit.experiment.stages import TrainedStage
-from stemcell_lit.schema import EvaluateCommand, GenerateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.experiment.trial import Trial, prepare, relevant, with_settings
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.commands import (
+    EvaluateCommand,
+    GenerateCommand,
+    RunCommand,
+    TrainCommand,
+    typed,
+)
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
@@ -30,7 +36,7 @@ SMOKE = ["profile=smoke", "trainer=cpu"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A store and the cells of several methods on its first fold."""
+    """A store and the trials of several methods on its first fold."""
     root = tmp_path_factory.mktemp("run")
     make_store(root / "store", movies=8, frames=4)
     return root
@@ -41,8 +47,8 @@ def config(folder, *overrides, out="out", command="run", kind=RunCommand):
     return typed(compose(command, [*base, *overrides]), kind)
 
 
-def result(cell):
-    return json.loads((cell / "result.json").read_text())
+def result(trial):
+    return json.loads((trial / "result.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -58,9 +64,9 @@ def result(cell):
         ("time_only", []),
     ],
 )
-def test_a_cell_goes_from_patches_to_a_result(folder, method, more):
-    cell = run(config(folder, f"method={method}", *more))
-    found, table = result(cell), pd.read_parquet(cell / "predictions.parquet")
+def test_a_trial_goes_from_patches_to_a_result(folder, method, more):
+    trial = run(config(folder, f"method={method}", *more))
+    found, table = result(trial), pd.read_parquet(trial / "predictions.parquet")
     store = PatchStore.open(folder / "store")
     assert sorted(table["group"].unique()) == found["split"]["test"]
     assert (
@@ -105,7 +111,7 @@ def test_the_same_seed_gives_the_same_metrics(folder, method):
     for key in ("metrics", "confusion", "stages", "temporal", "hash"):
         assert first[key] == second[key]
     one, two = (
-        pd.read_parquet(next((folder / o / "cells").glob(f"{method}-*")) / "predictions.parquet")
+        pd.read_parquet(next((folder / o / "trials").glob(f"{method}-*")) / "predictions.parquet")
         for o in "ab"
     )
     pd.testing.assert_frame_equal(one, two)
@@ -117,11 +123,11 @@ def test_another_seed_gives_another_training(folder):
     assert first["split"] == second["split"]
 
 
-def test_a_finished_cell_is_not_made_again(folder):
-    cell = run(config(folder, "method=flat"))
-    before = (cell / "result.json").stat().st_mtime_ns
-    assert run(config(folder, "method=flat")) == cell
-    assert (cell / "result.json").stat().st_mtime_ns == before
+def test_a_finished_trial_is_not_made_again(folder):
+    trial = run(config(folder, "method=flat"))
+    before = (trial / "result.json").stat().st_mtime_ns
+    assert run(config(folder, "method=flat")) == trial
+    assert (trial / "result.json").stat().st_mtime_ns == before
 
 
 def test_a_generator_is_trained_once_for_all_methods_and_seeds(folder):
@@ -132,7 +138,7 @@ def test_a_generator_is_trained_once_for_all_methods_and_seeds(folder):
     assert [e["event"] for e in log if e["kind"] == "generator"].count("made") == 1
 
 
-def test_a_cell_that_fails_leaves_no_result(folder, monkeypatch):
+def test_a_trial_that_fails_leaves_no_result(folder, monkeypatch):
     from stemcell_lit.experiment import run as module
 
     def broken(*args):
@@ -141,7 +147,7 @@ def test_a_cell_that_fails_leaves_no_result(folder, monkeypatch):
     monkeypatch.setattr(module, "evaluate", broken)
     with pytest.raises(RuntimeError, match="disk full"):
         run(config(folder, "method=flat", out="broken"))
-    assert not list((folder / "broken").glob("cells/*"))
+    assert not list((folder / "broken").glob("trials/*"))
 
 
 # --- parts of a stage's training --------------------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def test_retraining_the_head_keeps_the_budget(folder):
 @pytest.mark.parametrize("cut", ["round-0", "head"])
 def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatch, cut):
     whole = result(run(config(folder, "method=flat_crt", out="whole")))
-    from stemcell_lit.experiment import stages as module
+    from stemcell_lit.experiment import run as module
 
     kept = module.fit
 
@@ -177,14 +183,14 @@ def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatc
 
 
 def test_pseudo_labels_come_from_training_groups_without_labels(folder, monkeypatch):
-    from stemcell_lit.experiment import stages as module
+    from stemcell_lit.experiment import run as module
 
     given = []
     kept = module._pseudo_labels
 
-    def watched(cell, stage):
-        found = kept(cell, stage)
-        given.append((cell, found))
+    def watched(trial, stage):
+        found = kept(trial, stage)
+        given.append((trial, found))
         return found
 
     monkeypatch.setattr(module, "_pseudo_labels", watched)
@@ -192,10 +198,10 @@ def test_pseudo_labels_come_from_training_groups_without_labels(folder, monkeypa
     settings += ["stage.pseudo_confidence=0.3", "stage.width=8", "stage.lr=0.01"]
     found = result(run(config(folder, *settings, out="pseudo")))
     assert len(given) == 3 and found["data"]["unlabelled"] > 0
-    for cell, (rows, _) in given:
-        groups = set(cell.store.manifest["group"].iloc[rows])
+    for trial, (rows, _) in given:
+        groups = set(trial.store.manifest["group"].iloc[rows])
         assert not groups & set(found["split"]["test"] + found["split"]["val"])
-        assert not set(rows) & set(cell.split.train)
+        assert not set(rows) & set(trial.split.train)
     assert found["stages"][0]["pseudo"] == len(given[-1][1][0]) > 0
 
 
@@ -213,8 +219,8 @@ def test_the_choice_with_the_best_validation_f1_is_taken_and_all_are_told(folder
         result(run(config(folder, "method=flat", f"stage.lr={t['settings']['stage.lr']}", out="x")))
         for t in tuned["tried"]
     ]
-    for tried, cell in zip(tuned["tried"], alone, strict=True):
-        assert tried["macro/f1"] == cell["validation"]["macro/f1"]
+    for tried, trial in zip(tuned["tried"], alone, strict=True):
+        assert tried["macro/f1"] == trial["validation"]["macro/f1"]
     found = result(run(config(folder, "method=flat", *CHOICES, out="tuned")))
     taken = next(c for c in alone if c["config"]["stage"]["lr"] == tuned["taken"]["stage.lr"])
     assert found["metrics"] == taken["metrics"] and found["config"]["stage"]["lr"] == 0.002
@@ -223,16 +229,16 @@ def test_the_choice_with_the_best_validation_f1_is_taken_and_all_are_told(folder
 def test_choices_are_compared_without_a_look_at_test_patches(folder, tmp_path):
     """With other test pixels and labels the same choice is taken, with the same validation scores."""
     store = PatchStore.open(folder / "store")
-    cell = prepare(config(folder, "method=flat"))
+    trial = prepare(config(folder, "method=flat"))
     rng = np.random.default_rng(0)
     pixels, manifest = np.array(store.pixels), store.manifest.copy()
-    pixels[cell.split.test] = rng.integers(0, 255, pixels[cell.split.test].shape)
-    spoilt = Cell(
+    pixels[trial.split.test] = rng.integers(0, 255, pixels[trial.split.test].shape)
+    spoilt = Trial(
         config(folder, "method=flat", *CHOICES, out="spoilt"),
         PatchStore.write(tmp_path / "s", pixels, manifest, classes=store.classes, made_by={}),
-        cell.split,
+        trial.split,
         ArtifactStore(tmp_path / "a"),
-        cell.hierarchy,
+        trial.hierarchy,
     )
     from stemcell_lit.experiment import run as module
 
@@ -276,10 +282,10 @@ def test_every_trained_method_has_equally_many_choices_all_of_them_legal():
     assert numbers.pop("time_only") == 0 and len(set(numbers.values())) == 1
 
 
-def test_generators_do_not_change_what_runs_on_real_patches(store_cell):
+def test_generators_do_not_change_what_runs_on_real_patches(store_trial):
     of_generators = ("mix.amount=2", "gan.images=7", "generator_seed=5", "generators=2")
-    dosed = replace(store_cell, config=composed(of_generators))
-    assert dosed.hash == replace(store_cell, config=composed(())).hash
+    dosed = replace(store_trial, config=composed(of_generators))
+    assert dosed.hash == replace(store_trial, config=composed(())).hash
 
 
 irrelevant = st.sampled_from(
@@ -319,9 +325,9 @@ def composed(overrides):
 
 @settings(max_examples=6, deadline=None)
 @given(irrelevant, matters)
-def test_only_what_may_change_a_result_changes_its_hash(store_cell, nothing, something):
+def test_only_what_may_change_a_result_changes_its_hash(store_trial, nothing, something):
     def hash_of(*overrides):
-        return replace(store_cell, config=composed(("method=flat_gan", *overrides))).hash
+        return replace(store_trial, config=composed(("method=flat_gan", *overrides))).hash
 
     assert hash_of() == hash_of(*nothing)
     assert hash_of() != hash_of(*something)
@@ -329,7 +335,7 @@ def test_only_what_may_change_a_result_changes_its_hash(store_cell, nothing, som
 
 
 @pytest.fixture(scope="module")
-def store_cell(folder) -> Cell:
+def store_trial(folder) -> Trial:
     return prepare(config(folder))
 
 
@@ -366,12 +372,12 @@ def test_train_generate_and_evaluate_work_on_the_same_parts(folder):
             )
         )
 
-    cell = run(config(folder, "method=temporal"))
+    trial = run(config(folder, "method=temporal"))
     written = evaluate_store(
-        EvaluateCommand(str(cell / "model"), str(folder / "store"), str(folder / "eval"))
+        EvaluateCommand(str(trial / "model"), str(folder / "store"), str(folder / "eval"))
     )
     whole = pd.read_parquet(written.parent / "predictions.parquet").set_index("patch")
-    tested = pd.read_parquet(cell / "predictions.parquet").set_index("patch")
+    tested = pd.read_parquet(trial / "predictions.parquet").set_index("patch")
     pd.testing.assert_frame_equal(whole.loc[tested.index], tested)
 
 
@@ -440,9 +446,9 @@ def test_a_tree_reads_each_stage_in_the_stages_own_order(folder):
         made = config(folder, f"method={method}", "hierarchy.leaves=true", out="order")
         return replace(made, hierarchy=replace(made.hierarchy, tree=tree))
 
-    cells = ["spread", "dense", "differentiated"]
-    straight = result(run(of("flat", {"cells": cells, "debris": "debris"})))
-    tree = run(of("hierarchy", {"cells": cells, "debris": "debris"}))
+    trials = ["spread", "dense", "differentiated"]
+    straight = result(run(of("flat", {"trials": trials, "debris": "debris"})))
+    tree = run(of("hierarchy", {"trials": trials, "debris": "debris"}))
     model = TrainedHierarchy.load(tree / "model")
     assert straight["stages"][0]["curve"] == result(tree)["stages"][0]["curve"]  # shared
     for node in model.hierarchy.nodes:
@@ -454,19 +460,19 @@ def test_the_same_groups_in_another_order_are_another_stage(folder):
     keys = []
     for order in orders:
         made = config(folder, "method=hierarchy")
-        tree = {"cells": list(order), "debris": "debris"}
-        cell = prepare(replace(made, hierarchy=replace(made.hierarchy, tree=tree)))
-        keys.append(key_hash(TrainedStage(cell, cell.hierarchy.nodes[1]).key()))
+        tree = {"trials": list(order), "debris": "debris"}
+        trial = prepare(replace(made, hierarchy=replace(made.hierarchy, tree=tree)))
+        keys.append(key_hash(TrainedStage(trial, trial.hierarchy.nodes[1]).key()))
     assert keys[0] != keys[1]
 
 
 def test_a_model_whose_stages_do_not_fit_its_tree_is_refused(folder, tmp_path):
-    cell = run(config(folder, "method=hierarchy"))
-    shutil.copytree(cell / "model", tmp_path / "model")
+    trial = run(config(folder, "method=hierarchy"))
+    shutil.copytree(trial / "model", tmp_path / "model")
     about = json.loads((tmp_path / "model" / "model.json").read_text())
     about["hierarchy"]["tree"]["cells"] = ["spread", "dense", "differentiated"]
     (tmp_path / "model" / "model.json").write_text(json.dumps(about))
-    with pytest.raises(UserError, match="run the cell again"):
+    with pytest.raises(UserError, match="run the trial again"):
         TrainedHierarchy.load(tmp_path / "model")
 
 
@@ -481,8 +487,8 @@ def test_the_generator_learns_the_modes_of_its_training_patches(folder):
     )
     checkpoint = train(made)
     about = json.loads(checkpoint.with_name("generator.json").read_text())
-    cell = prepare(made)
-    labels = cell.store.labels[cell.split.train]
+    trial = prepare(made)
+    labels = trial.store.labels[trial.split.train]
     counts = [int(np.clip((labels == i).sum() // 5, 1, 3)) for i in range(len(about["classes"]))]
     assert [len(about["modes"][c]) for c in about["classes"]] == counts and max(counts) == 3
     out = folder / "moded"

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.run import run
-from stemcell_lit.schema import LoggerConfig, typed
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.report import wandb_runs
+from stemcell_lit.settings.commands import typed
 from stemcell_lit.settings.compose import compose
+from stemcell_lit.settings.groups import LoggerConfig
 from tests.conftest import make_store
 from tests.experiment.wandb_file import OfflineRun, offline_runs
 from tests.program import Program
@@ -26,7 +28,7 @@ def settings(tmp_path, *overrides):
     return [*base, f"out={tmp_path / 'out'}", *overrides]
 
 
-def cell(tmp_path, *overrides):
+def trial(tmp_path, *overrides):
     return run(typed(compose("run", settings(tmp_path, *overrides))))
 
 
@@ -39,7 +41,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
-    """The folder of a cell that has logged offline."""
+    """The folder of a trial that has logged offline."""
     root = tmp_path_factory.mktemp("offline")
     command("run", *settings(root, "method=temporal_gan", "logger=offline"))
     return root / "out"
@@ -47,7 +49,7 @@ def offline(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(offline):
-    (file,) = offline.glob("cells/*/result.json")
+    (file,) = offline.glob("trials/*/result.json")
     return json.loads(file.read_text())
 
 
@@ -110,7 +112,7 @@ def test_a_run_is_found_by_group_job_type_tags_and_config(logged, result):
     }
     assert logged.config["method"]["name"] == "temporal_gan"
     assert logged.config["stage"] == result["config"]["stage"]
-    assert logged.config["cell"]["hash"] == result["hash"]
+    assert logged.config["trial"]["hash"] == result["hash"]
 
 
 def test_training_curves_are_those_of_the_result_over_images_seen(logged, result):
@@ -141,7 +143,7 @@ def test_confusion_matrices_of_the_whole_and_of_every_stage_are_there(logged, re
 
 
 def test_mistakes_come_the_surest_first_with_pictures(offline, logged, result):
-    (file,) = offline.glob("cells/*/predictions.parquet")
+    (file,) = offline.glob("trials/*/predictions.parquet")
     table = pd.read_parquet(file)
     wrong = table[table["label"] != table["predicted"]]
     columns, rows = logged.table("predictions/mistakes")
@@ -214,17 +216,17 @@ def test_a_table_of_predictions_is_bounded(tmp_path, monkeypatch):
     assert logged["predictions/sample"].data[0][4] is None  # no NaN
 
 
-# --- whatever W&B does, the cell goes on ---
+# --- whatever W&B does, the trial goes on ---
 
 
 def test_disabled_leaves_no_trace(tmp_path):
-    cell(tmp_path, "logger=disabled")
+    trial(tmp_path, "logger=disabled")
     assert not (tmp_path / "out" / "wandb").exists()
 
 
 def test_an_unknown_mode_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"logger.wandb=sometimes: expected one of offline"):
-        cell(tmp_path, "logger.wandb=sometimes")
+        trial(tmp_path, "logger.wandb=sometimes")
 
 
 class FakeRun:
@@ -271,21 +273,21 @@ def started(monkeypatch, tmp_path):
 
 def test_online_without_a_key_is_kept_offline(tmp_path, started):
     with pytest.warns(UserWarning, match="no W&B key was found"):
-        assert (cell(tmp_path, "logger=online") / "result.json").is_file()
+        assert (trial(tmp_path, "logger=online") / "result.json").is_file()
     assert [r.settings["mode"] for r in started] == ["offline"] and started[0].finished
 
 
 def test_online_without_a_network_is_kept_offline(tmp_path, started, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "no-network")
     with pytest.warns(UserWarning, match="no network.*kept offline"):
-        assert (cell(tmp_path, "logger=online") / "result.json").is_file()
+        assert (trial(tmp_path, "logger=online") / "result.json").is_file()
     assert [r.settings["mode"] for r in started] == ["offline"]
 
 
 def test_online_with_a_key_goes_on_in_the_run_of_its_hash(tmp_path, started, monkeypatch):
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 1234\n")
     assert tracking.has_key()
-    folder = cell(tmp_path, "logger=online", "logger.entity=lab")
+    folder = trial(tmp_path, "logger=online", "logger.entity=lab")
     result = json.loads((folder / "result.json").read_text())
     (opened,) = started
     assert opened.settings["mode"] == "online" and opened.settings["resume"] == "allow"
@@ -293,7 +295,7 @@ def test_online_with_a_key_goes_on_in_the_run_of_its_hash(tmp_path, started, mon
     assert opened.summary["f1/macro"] == result["metrics"]["macro/f1"]
     # rebuilding writes over what is there instead of adding to it
     store = tmp_path / "out"
-    assert tracking.rebuild(store, LoggerConfig(wandb="online")) == 1
+    assert wandb_runs.rebuild(store, LoggerConfig(wandb="online")) == 1
     assert started[1].settings["resume"] is None and started[1].id == opened.id
     assert started[1].summary == opened.summary
 
@@ -306,21 +308,21 @@ def test_a_wandb_that_does_not_start_costs_a_warning_and_no_result(tmp_path, mon
 
     monkeypatch.setattr(wandb, "init", broken)
     with pytest.warns(UserWarning, match="goes on without it"):
-        assert (cell(tmp_path, "logger=offline") / "result.json").is_file()
+        assert (trial(tmp_path, "logger=offline") / "result.json").is_file()
 
 
-def test_a_wandb_that_fails_while_a_cell_trains_costs_a_warning_and_no_result(tmp_path, started):
+def test_a_wandb_that_fails_while_a_trial_trains_costs_a_warning_and_no_result(tmp_path, started):
     with pytest.warns(UserWarning, match="the result is whole without it") as warned:
-        made = cell(tmp_path, "logger=offline", "logger.project=broken")
+        made = trial(tmp_path, "logger=offline", "logger.project=broken")
     assert (made / "result.json").is_file() and started[0].finished
     assert len([w for w in warned if "disk full" in str(w.message)]) < 8  # not one a step
 
 
 def test_rebuilding_without_the_store_leaves_out_pictures_and_says_so(tmp_path, started):
-    folder = cell(tmp_path, "logger=disabled")
+    folder = trial(tmp_path, "logger=disabled")
     (tmp_path / "store").rename(tmp_path / "moved")
     with pytest.warns(UserWarning, match="no pictures of patches"):
-        tracking.rebuild(tmp_path / "out", LoggerConfig())
+        wandb_runs.rebuild(tmp_path / "out", LoggerConfig())
     rows = {k: v for row in started[0].rows for k, v in row.items()}
     assert "picture" not in rows["predictions/mistakes"].columns
     result = json.loads((folder / "result.json").read_text())
@@ -329,12 +331,12 @@ def test_rebuilding_without_the_store_leaves_out_pictures_and_says_so(tmp_path, 
 
 def test_rebuilding_with_a_disabled_logger_is_refused(tmp_path):
     with pytest.raises(UserError, match="nothing to rebuild"):
-        tracking.rebuild(tmp_path, LoggerConfig(wandb="disabled"))
+        wandb_runs.rebuild(tmp_path, LoggerConfig(wandb="disabled"))
 
 
 def test_wandb_stays_out_of_the_home_directory(tmp_path, started, monkeypatch):
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
-    info = json.loads((cell(tmp_path, "logger=disabled") / "result.json").read_text())
+    info = json.loads((trial(tmp_path, "logger=disabled") / "result.json").read_text())
     with tracking.wandb_run(info, LoggerConfig(), tmp_path / "out"):
         assert Path(os.environ["WANDB_DATA_DIR"]).is_relative_to(tmp_path)
     assert "WANDB_DATA_DIR" not in os.environ
@@ -342,10 +344,10 @@ def test_wandb_stays_out_of_the_home_directory(tmp_path, started, monkeypatch):
 
 def test_validation_scores_are_those_of_the_validation_patches(offline, result):
     from stemcell_lit.classify.trained import TrainedHierarchy
-    from stemcell_lit.experiment.cell import Part
     from stemcell_lit.experiment.run import evaluate, validation_f1
+    from stemcell_lit.experiment.trial import Part
 
-    (folder,) = offline.glob("cells/*")
+    (folder,) = offline.glob("trials/*")
     store = PatchStore.open(result["store"])
     rows = np.flatnonzero(store.manifest["group"].isin(result["split"]["val"]).to_numpy())
     _, found = evaluate(TrainedHierarchy.load(folder / "model"), Part(store, rows))

@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from stemcell_lit.data.datamodule import PatchDataModule, View
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit as product_fit
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.schema import SplitConfig, TrainerConfig
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import SplitConfig, TrainerConfig
 
 CLASSES = ["rows", "columns", "flat"]
 SIDE = 16

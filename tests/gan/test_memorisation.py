@@ -4,10 +4,12 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from stemcell_lit.gan.module import GANDiverged, GANModule
-from stemcell_lit.gan.quality import Reference, turned
+from stemcell_lit.gan.config import GANDiverged
+from stemcell_lit.gan.distances import turned
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.watch import samples
-from stemcell_lit.schema import QualityConfig
+from stemcell_lit.settings.groups import QualityConfig
 from tests.gan.helpers import SIDE
 from tests.gan.test_watch import Blocks, fit
 

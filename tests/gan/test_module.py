@@ -11,13 +11,8 @@ from PIL import Image
 from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.module import (
-    GANDiverged,
-    GANModule,
-    check_config,
-    ema_decay,
-    mean_distance,
-)
+from stemcell_lit.gan.config import GANDiverged, check_config, ema_decay, mean_distance
+from stemcell_lit.gan.module import GANModule
 from tests.gan.helpers import CLASSES, CONF, FAMILIES, SIDE, TINY, Killed, family, fit, make_data
 
 

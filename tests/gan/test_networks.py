@@ -2,18 +2,10 @@ import pytest
 import torch
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.module import check_config
-from stemcell_lit.gan.networks import (
-    CONDITIONS,
-    NORMS,
-    Critic,
-    Generator,
-    PerClass,
-    SpectralLinear,
-    build_pair,
-    count_macs,
-    widths,
-)
+from stemcell_lit.gan.config import check_config
+from stemcell_lit.gan.layers import SpectralLinear, widths
+from stemcell_lit.gan.networks import CONDITIONS, NORMS, Critic, Generator, build_pair, count_macs
+from stemcell_lit.gan.references import PerClass
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,19 +8,16 @@ from scipy.ndimage import gaussian_filter
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from stemcell_lit.gan.quality import (
-    Reference,
+from stemcell_lit.evaluate.entropy import entropy, entropy_intersection
+from stemcell_lit.gan.distances import (
     ball_radius,
-    entropy,
-    entropy_distance,
-    entropy_intersection,
     frechet,
     kid,
     nearest,
     nearest_training,
     precision_recall,
-    quality,
 )
+from stemcell_lit.gan.quality import Reference, entropy_distance, quality
 
 
 def test_entropy_of_known_images():

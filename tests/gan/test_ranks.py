@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stemcell_lit.experiment.launch import Job, run_jobs
+from stemcell_lit.launch.jobs import Job
+from stemcell_lit.launch.pool import run_jobs
 from tests.gan.helpers import family, make_store
 
 ROOT = Path(__file__).parents[2]

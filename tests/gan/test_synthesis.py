@@ -4,19 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from stemcell_lit.data.patches import PatchStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.module import GANModule, seed_of
-from stemcell_lit.gan.quality import entropy
-from stemcell_lit.gan.synthesis import (
-    FILTERS,
-    Ensemble,
-    Filter,
-    load_generator,
-    make_filters,
-    synthesize,
-)
-from stemcell_lit.schema import SelectConfig
+from stemcell_lit.evaluate.entropy import entropy
+from stemcell_lit.gan.config import seed_of
+from stemcell_lit.gan.ensemble import Ensemble, load_generator
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.selection import FILTERS, Filter, make_filters
+from stemcell_lit.gan.synthesis import synthesize
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.groups import SelectConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY
 
 GIVEN = {"seed": 3, "generator_hash": "abc", "seen_groups": ["b", "a"]}

@@ -10,11 +10,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from stemcell_lit.base.checkpoints import WholeCheckpoints, check_resumable
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import watch as watching
-from stemcell_lit.gan.module import GANDiverged, GANModule
-from stemcell_lit.gan.quality import Reference, frechet, kid
-from stemcell_lit.gan.synthesis import load_generator
+from stemcell_lit.gan.config import GANDiverged
+from stemcell_lit.gan.distances import frechet, kid
+from stemcell_lit.gan.ensemble import load_generator
+from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.watch import QualityWatch, distance_to, root_kid, samples, settle
-from stemcell_lit.schema import QualityConfig
+from stemcell_lit.settings.groups import QualityConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 
 

@@ -1,0 +1,1 @@
+"""Patches shown in the browser to be sorted."""

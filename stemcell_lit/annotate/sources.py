@@ -1,0 +1,399 @@
+"""What is sorted: patches of movies, crops or a store, and a session begun or gone on with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from PIL import Image
+from rich.console import Console
+from rich.progress import track as progress
+
+from stemcell_lit.annotate.session import MAX_CLASSES, META, Item, Session
+from stemcell_lit.base.files import check_target, write_whole
+from stemcell_lit.errors import UserError
+from stemcell_lit.movies.colonies import classifier_of, foreground, label_colonies
+from stemcell_lit.movies.frames import Frames, Movie, open_frames
+from stemcell_lit.movies.naming import natural_key
+from stemcell_lit.movies.tracks import track
+from stemcell_lit.patches.crop_files import SUFFIXES, CropFiles, pictures_below
+from stemcell_lit.patches.crops import CropReader, table_in
+from stemcell_lit.patches.labelled import Select, movies_in, stacks_in
+from stemcell_lit.patches.labels import UNSURE, checked_classes
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.patches.tables import read_table
+from stemcell_lit.settings.commands import AnnotateCommand
+from stemcell_lit.settings.quoting import plain
+
+KINDS = ("auto", "movie", "crops", "store")
+
+
+# Larger images in a folder are frames of a movie; crops are rarely above, frames never below
+LARGEST_CROP = 256
+
+
+SURROUNDINGS = 5  # side of the view around a patch, in patches
+
+
+@contextmanager
+def open_session(config: AnnotateCommand) -> Iterator[Session]:
+    """The session in `config.out`, begun if there is none; nobody else can open it meanwhile.
+
+    Raises:
+        UserError: the source cannot be read, the folder holds something else, was begun otherwise, or
+            is being worked on.
+    """
+    _check(config)
+    out = Path(config.out)
+    if not (out / "session.json").is_file():
+        _begin(out, config)
+    lock = FileLock(out / ".lock")  # the system releases it, also of a process that was killed
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{out}: another annotate is at work on it; use its page, or stop it first"
+        ) from None
+    with lock:
+        yield _resume(out, config)
+
+
+def _check(config: AnnotateCommand) -> None:
+    if config.kind not in KINDS:
+        raise UserError(f"kind={config.kind}: expected one of {', '.join(KINDS)}")
+    for key in ("size", "per_frame", "every"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: expected 1 or more")
+    if not 0 < config.foreground <= 1:
+        raise UserError(f"foreground={config.foreground}: expected a share above 0, to 1")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"limit={config.limit}: expected 1 or more, or null for all")
+    if not 0 <= config.port <= 65535:
+        raise UserError(f"port={config.port}: expected 0 (any free one) to 65535")
+
+
+def _begin(out: Path, config: AnnotateCommand) -> None:
+    source = Path(config.source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out}: holds something else; expected a new folder or one that annotate began; give another out="
+        )
+    check_target(out, "annotation", inputs=[source])
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file or folder; expected a movie, a folder of crops or a patch store"
+        )
+    kind = _kind(source) if config.kind == "auto" else config.kind
+    info: dict[str, Any] = {"kind": kind, "source": source.name, "settings": _settings(config)}
+    classes = config.classes
+    if kind == "store":
+        store = PatchStore.open(source)
+        classes = classes or store.classes
+        info["um_per_px"] = store.info["um_per_px"]
+    info["classes"] = _checked_classes(classes)
+    rng = np.random.default_rng(config.seed)
+    if kind == "movie":
+        patches = _shuffled(_from_movies(source, config, rng, info), config.limit, rng)
+    elif kind == "store":
+        chosen = rng.permutation(len(store))[: config.limit]
+        patches = [
+            (np.asarray(store.finest[i]), _store_item(store.manifest.iloc[i])) for i in chosen
+        ]
+    else:
+        items = _crop_items(source)
+        chosen = rng.permutation(len(items))[: config.limit]
+        reader = CropReader(source, [i["path"] for i in items], config.channel, config.plane)
+        patches = [(reader.read(items[i]["path"]), items[i]) for i in chosen]
+        shapes = {p.shape for p, _ in patches}
+        if len(shapes) > 1 or any(h != w for h, w in shapes):
+            info["crop_size"] = min(min(shape) for shape in shapes)
+        info["um_per_px"] = config.um_per_px
+    Session.begin(out, info, patches)
+
+
+def _resume(out: Path, config: AnnotateCommand) -> Session:
+    session = Session.open(out)
+    begun, now = session.info["settings"], _settings(config)
+    if session.info["source"] != Path(config.source).name:
+        raise UserError(
+            f"{out}: was begun with {session.info['source']}, not with {Path(config.source).name}; "
+            "give that source, or another out="
+        )
+    for key, value in now.items():
+        if begun.get(key) != value:
+            raise UserError(
+                f"{out}: was begun with {key}={begun.get(key)}, now it is {value}; the patches are cut "
+                "already: give the same, or another out="
+            )
+    if config.classes:
+        classes = _checked_classes(config.classes)
+        lost = sorted(set(session.answers) - {*classes, UNSURE})
+        if lost:
+            raise UserError(
+                f"classes={classes}: {out} holds answers {lost[0]!r}; keep that class, or give another out="
+            )
+        if classes != session.classes:  # a class may join when it is first seen
+            session.info["classes"] = classes
+            write_whole(out / "session.json", json.dumps(session.info, indent=1) + "\n")
+    return session
+
+
+def _settings(config: AnnotateCommand) -> dict[str, Any]:
+    """What determines the patches and their order."""
+    keys = ("kind", "size", "per_frame", "every", "foreground", "limit", "seed")
+    more = ("um_per_px", "hours_per_frame", "channel", "plane", "position")
+    found = {key: getattr(config, key) for key in keys + more}
+    return {**found, "colonies": asdict(config.colonies)}
+
+
+def _checked_classes(classes: Sequence[str] | None) -> list[str]:
+    if not classes:
+        raise UserError(
+            "classes= is missing; name the classes to sort into, such as classes=[dense,spread]"
+        )
+    names = checked_classes(classes)
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise UserError(
+            f"classes={names}: found {len(names)}, expected 2 to {MAX_CLASSES}, a key each"
+        )
+    return names
+
+
+def _kind(source: Path) -> str:
+    """movie, crops or store, by what is there."""
+    if source.is_file():
+        return "movie"
+    if (source / "store.json").is_file():
+        return "store"
+    if table_in(source) is not None:
+        return "crops"
+    files = _images(source)
+    if not files:
+        return "crops"  # in sub-folders, or none at all, which is said there
+    if stacks_in(source):
+        return "movie"
+    try:
+        with Image.open(files[0]) as image:
+            return "crops" if max(image.size) <= LARGEST_CROP else "movie"
+    except Exception:  # not for Pillow: a kind of TIFF of frames, or damaged, which opening it says
+        return "movie"
+
+
+def _images(folder: Path) -> list[Path]:
+    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+    return sorted(
+        (f for f in found if f.is_file() and not f.name.startswith(".")),
+        key=lambda f: natural_key(f.name),
+    )
+
+
+def _movies(source: Path, config: AnnotateCommand) -> list[Movie]:
+    return movies_in(source, Select(config.channel, config.plane, config.position))
+
+
+def _open_movie(movie: Movie, config: AnnotateCommand) -> Frames:
+    return open_frames(
+        movie,
+        um_per_px=config.um_per_px,
+        hours_per_frame=config.hours_per_frame,
+        channel=config.channel,
+        plane=config.plane,
+    )
+
+
+def _from_movies(
+    source: Path, config: AnnotateCommand, rng: np.random.Generator, info: dict[str, Any]
+) -> list[tuple[np.ndarray, Item]]:
+    """Patches inside colonies, their colonies linked over time."""
+    movies = _movies(source, config)
+    found: list[tuple[np.ndarray, Item]] = []
+    sizes = set()
+    for movie in movies:
+        with _open_movie(movie, config) as frames:
+            if min(frames.shape[1:]) < config.size:
+                raise UserError(
+                    f"{movie.path}: frames are {frames.shape[1]} x {frames.shape[2]} px, smaller than "
+                    f"size={config.size}; give a smaller size"
+                )
+            sizes.add(frames.um_per_px)
+            found += _from_movie(frames, movie.name, config, rng)
+    if not found:
+        raise UserError(
+            f"{source}: no patch of {config.size} px lies inside colonies by at least "
+            f"foreground={config.foreground}; lower it, or choose colonies=contrast (single cells) or "
+            "colonies=colony (packed ones)"
+        )
+    info["um_per_px"] = sizes.pop() if len(sizes) == 1 else None
+    if len(movies) > 1:  # whole movies stay on one side of a split
+        for _, item in found:
+            item["group"] = item["movie"]
+    return found
+
+
+def _from_movie(
+    frames: Frames, name: str, config: AnnotateCommand, rng: np.random.Generator
+) -> list[tuple[np.ndarray, Item]]:
+    cut: list[tuple[np.ndarray, int, int, int, int]] = []  # pixels, step, top, left, colony
+    positions = frames.each(config.every)
+    classifier = classifier_of(config.colonies)
+
+    def maps() -> Iterator[np.ndarray]:
+        bar = progress(
+            positions, f"colonies of {plain(name)}", console=Console(stderr=True), transient=True
+        )
+        for step, position in enumerate(bar):
+            image = frames.read(position)
+            mask = foreground(image, config.colonies, frames.um_per_px, classifier=classifier)
+            labels = label_colonies(mask)
+            for top, left in _positions(labels > 0, config, rng):
+                where = slice(top, top + config.size), slice(left, left + config.size)
+                inside = np.bincount(labels[where].ravel())[1:]
+                cut.append((image[where].copy(), step, top, left, int(inside.argmax()) + 1))
+            yield labels
+
+    tracks = track(maps())
+    family = _families(tracks.table["track"].unique(), tracks.events)
+    half = config.size / 2
+    result = []
+    for pixels, step, top, left, colony in cut:
+        position = positions[step]
+        hours = frames.time(position)
+        owner = int(tracks.paint(np.array([[colony]]), step)[0, 0])
+        item = {
+            "group": f"{name}/family-{family[owner]}",
+            "track": f"{name}/colony-{owner}",
+            "movie": name,
+            "frame": str(frames.numbers[position]),
+            "time_h": "" if math.isnan(hours) else f"{hours:.6g}",
+            "x": f"{left + half:g}",
+            "y": f"{top + half:g}",
+        }
+        result.append((pixels, item))
+    return result
+
+
+def _positions(
+    mask: np.ndarray, config: AnnotateCommand, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Random corners (top, left) of patches inside the mask; no two share more than half."""
+    size = config.size
+    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    free = inside >= max(1, config.foreground * size * size)
+    chosen: list[tuple[int, int]] = []
+    reach = (size + 1) // 2
+    while len(chosen) < config.per_frame:
+        left_over = np.flatnonzero(free)
+        if not left_over.size:
+            break
+        top, left = divmod(int(rng.choice(left_over)), free.shape[1])
+        chosen.append((top, left))
+        free[max(0, top - reach + 1) : top + reach, max(0, left - reach + 1) : left + reach] = False
+    return chosen
+
+
+def _families(tracks: Sequence[int] | np.ndarray, events: pd.DataFrame) -> dict[int, int]:
+    """Tracks joined over merges and splits: what shares cells must stay on one side of a split."""
+    head = {int(t): int(t) for t in tracks}
+
+    def find(t: int) -> int:
+        while head[t] != t:
+            t = head[t]
+        return t
+
+    for a, b in zip(events["track"], events["other"], strict=True):
+        one, other = sorted((find(int(a)), find(int(b))))
+        head[other] = one
+    return {t: find(t) for t in head}
+
+
+def _store_item(row: pd.Series) -> Item:
+    item = {c: str(row[c]) if c in row and pd.notna(row[c]) else "" for c in META}
+    if row["frame"] < 0:
+        item["frame"] = ""
+    return item
+
+
+def _crop_items(source: Path) -> list[Item]:
+    """Crops in a folder and its sub-folders, or those that its patches.csv names."""
+    if not source.is_dir():
+        raise UserError(
+            f"{source}: is a file, expected a folder of crops; for a movie give kind=movie"
+        )
+    table = table_in(source)
+    if table is not None:
+        read = read_table(table, ["path"], META, gaps=True)
+        files = CropFiles(source, table)
+        rows = read.rows.assign(
+            path=[
+                files.find(name, int(line))
+                for name, line in zip(read.rows["path"], read.rows["line"], strict=True)
+            ]
+        )
+        files.say_renamed()
+        rows = read.once(rows, ["path"], "crop").drop(columns="line")
+        return [{str(k): str(v) for k, v in row.items()} for row in rows.to_dict("records")]
+    files_below = pictures_below(source)
+    if not files_below:
+        raise UserError(
+            f"{source}: no images in it; expected a movie, a patch store, or crops ({' '.join(SUFFIXES)})"
+        )
+    return [{"path": f.relative_to(source).as_posix()} for f in files_below]
+
+
+def _shuffled(
+    patches: list[tuple[np.ndarray, Item]], limit: int | None, rng: np.random.Generator
+) -> list[tuple[np.ndarray, Item]]:
+    return [patches[i] for i in rng.permutation(len(patches))[:limit]]
+
+
+class _Surroundings:
+    """The place of a patch in its frame, read when asked for; absent where there is no movie."""
+
+    def __init__(self, session: Session, config: AnnotateCommand):
+        self._session, self._size = session, config.size
+        self._config = config
+        self._movies: dict[str, Movie] = {}
+        self._open: tuple[str, Frames] | None = None
+        source = Path(config.source)
+        if session.info["kind"] == "movie" and source.exists():
+            self._movies = {movie.name: movie for movie in _movies(source, config)}
+
+    def __contains__(self, index: int) -> bool:
+        return self._session.items[index]["movie"] in self._movies
+
+    def cut(self, index: int) -> np.ndarray:
+        """uint8, `SURROUNDINGS` patches wide and high; the patch is in the middle.
+
+        What lies outside the frame is mid-gray.
+        """
+        item = self._session.items[index]
+        name = item["movie"]
+        if self._open is None or self._open[0] != name:
+            self.close()
+            self._open = (name, _open_movie(self._movies[name], self._config))
+        frames = self._open[1]
+        at = frames.index_of(int(item["frame"]))
+        if at is None:
+            raise UserError(f"{frames.path}: frame {item['frame']} is no longer there; restore it")
+        image = frames.read(at)
+        side = SURROUNDINGS * self._size
+        top, left = (round(float(item[c]) - side / 2) for c in ("y", "x"))
+        view = np.full((side, side), 128, np.uint8)
+        bottom, right = min(top + side, image.shape[0]), min(left + side, image.shape[1])
+        y, x = max(top, 0), max(left, 0)
+        view[y - top : bottom - top, x - left : right - left] = image[y:bottom, x:right]
+        return view
+
+    def close(self) -> None:
+        if self._open:
+            self._open[1].close()
+            self._open = None

@@ -1,0 +1,1 @@
+"""Jobs side by side: on this machine, on Slurm, and in a search."""

@@ -1,0 +1,146 @@
+"""What the user sees of running jobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from stemcell_lit.base.terminal import printable
+from stemcell_lit.launch.jobs import JobOutcome, RunningJob
+from stemcell_lit.settings.quoting import plain
+
+
+@dataclass
+class View:
+    """What the user sees: a live table in a terminal, a line per finished job elsewhere."""
+
+    console: Console
+    title: str
+    total: int
+    slots: int
+    outcomes: Mapping[str, JobOutcome]
+    begun: float = field(default_factory=time.monotonic)
+    live: Live | None = None
+    drawn: float = 0.0
+    waits: str = ""  # why jobs wait
+
+    @contextmanager
+    def shown(self, running: Mapping[int, RunningJob]) -> Iterator[None]:
+        """Draws the table from now on, where there is a terminal."""
+        self.running = running
+        skipped = len(self.outcomes)
+        if skipped:
+            self.console.print(f"{skipped} of {self.total} jobs were done already", highlight=False)
+        if self.console.is_terminal and skipped < self.total:
+            with Live(console=self.console, auto_refresh=False, transient=True) as self.live:
+                yield
+        else:
+            yield
+        self.live = None
+
+    def refresh(self) -> None:
+        """Draws it again, now and then."""
+        if self.live is not None and time.monotonic() - self.drawn > 0.5:
+            self.live.update(self._table(), refresh=True)
+            self.drawn = time.monotonic()
+
+    def note(self, waits: str) -> None:
+        """Says why jobs wait: below the table, or as a line; empty: none does."""
+        self.waits = waits
+        if self.live is None and waits:
+            self.console.print(printable(waits), markup=False, highlight=False, soft_wrap=True)
+
+    def ended(self, outcome: JobOutcome, elapsed: Sequence[float]) -> None:
+        """Says that a job has ended; `elapsed`: seconds of those that run."""
+        if self.live is not None and outcome.status == "done":
+            return  # the table counts it
+        ended = len(self.outcomes)
+        how = "done" if outcome.status == "done" else f"FAILED ({outcome.reason})"
+        line = f"[{ended}/{self.total}] {outcome.name}: {how} in {_clock(outcome.seconds)}"
+        ran = sum(o.status != "skipped" for o in self.outcomes.values())
+        rate = 60 * ran / (time.monotonic() - self.begun)
+        line += f", {rate:.1f} jobs/min" if rate >= 0.5 else f", {60 * rate:.1f} jobs/h"
+        left = self._left(elapsed)
+        if left is not None and ended < self.total:
+            line += f", about {_clock(left)} left"
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+    def summary(self, outcomes: Sequence[JobOutcome], *, interrupted: bool) -> None:
+        """The last word: how many ended how, and each failed job with the end of its log."""
+        write = self.console.print
+        for o in outcomes:
+            if o.status == "failed":
+                where = f", log {o.log}" if o.log else ""
+                write()
+                write(
+                    printable(f"FAILED {o.name}: {o.reason}{where}"), markup=False, soft_wrap=True
+                )
+                for line in o.tail.splitlines():
+                    write(f"  | {printable(line)}", markup=False, highlight=False, soft_wrap=True)
+        counts = [
+            f"{n} {status}"
+            for status in ("done", "skipped", "failed", "stopped")
+            if (n := sum(o.status == status for o in outcomes))
+        ]
+        text = f"{self.title or 'jobs'}: {', '.join(counts) or 'none'} in {_clock(self._elapsed())}"
+        if interrupted:
+            text += "; interrupted, the same command goes on from here"
+        write(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def _left(self, elapsed: Sequence[float]) -> float | None:
+        """Seconds left, if what remains takes as long as what has ended; None: nothing has."""
+        ran = [o.seconds for o in self.outcomes.values() if o.status in ("done", "failed")]
+        if not ran:
+            return None
+        mean = sum(ran) / len(ran)
+        queued = self.total - len(self.outcomes) - len(elapsed)
+        return (queued * mean + sum(max(0.0, mean - e) for e in elapsed)) / self.slots
+
+    def _table(self) -> Table:
+        elapsed = [r.elapsed for r in self.running.values()]
+        rates = {slot: r.rate() for slot, r in self.running.items()}
+        total = sum(rate for rate in rates.values() if rate is not None)
+        failed = sum(o.status == "failed" for o in self.outcomes.values())
+        left = self._left(elapsed)
+        caption = (
+            f"{self.total - len(self.outcomes) - len(elapsed)} queued, {len(elapsed)} running, "
+            f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"
+            + (f", {total:,.0f} images/s" if total else "")
+            + ("" if left is None else f", about {_clock(left)} left")
+            + (f"\n{plain(self.waits)}" if self.waits else "")
+        )
+        table = Table(
+            "slot",
+            "job",
+            "time",
+            "images/s",
+            "says",
+            title=plain(self.title) or None,
+            caption=caption,
+            expand=True,
+            box=None,
+        )
+        for slot, process in sorted(self.running.items()):
+            says = Text(printable(process.tail(1)), no_wrap=True, overflow="ellipsis")
+            rate = rates[slot]
+            images = "" if rate is None else f"{rate:,.0f}"
+            table.add_row(str(slot), plain(process.name), _clock(process.elapsed), images, says)
+        return table
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,1 @@
+"""Frames of movies as they are stored: readers, axes, units, colonies and tracks."""

@@ -1,0 +1,478 @@
+"""Frames: a time-lapse on disk, read one frame at a time.
+
+A movie may be larger than memory: opening reads headers and, for 16-bit and float movies, a few
+frames spread over the movie to fix one intensity scaling for all of it. Everything after that holds
+about one frame.
+
+    with open_frames("movie.ome.tif") as frames:
+        frames.um_per_px, frames.hours_per_frame, frames.scaling
+        for frame in frames:  # float32 (height, width) in [0, 1]
+            ...
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stemcell_lit.base.terminal import printable
+from stemcell_lit.errors import UserError
+from stemcell_lit.movies.folder import FolderReader
+from stemcell_lit.movies.naming import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
+from stemcell_lit.movies.pictures import image_values
+from stemcell_lit.movies.tiff import TiffReader
+from stemcell_lit.movies.units import Units, lengths
+
+log = logging.getLogger(__name__)
+
+SAMPLED_FRAMES = 16  # shows the lamp's slow drift, and still opens a movie within a second or two
+SAMPLED_PIXELS = 65_536  # per sampled frame; 0.1 % of them are still 65 pixels
+# Hot pixels and specks of dust must not set the scale of the cells
+SCALING_PERCENTILES = (0.1, 99.9)
+
+
+@dataclass(frozen=True)
+class Movie:
+    """One movie of a file or folder, which may hold several stage positions.
+
+    Attributes:
+        path: the file, or the folder of frames.
+        name: what it is called in groups and tables.
+        position: which of several stage positions; None: there is one.
+    """
+
+    path: Path
+    name: str
+    position: str | None = None
+
+
+def movies_at(
+    path: str | Path,
+    *,
+    channel: str | None = None,
+    plane: int | None = None,
+    position: str | None = None,
+    labels: bool = False,
+) -> list[Movie]:
+    """The movies of one file or folder of frames: one, or one for each of its stage positions.
+
+    Args:
+        path: what `open_frames` reads.
+        channel: as for `open_frames`.
+        plane: the same.
+        position: the same.
+        labels: the same.
+    """
+    path = Path(path)
+    reader = _reader(path, channel, plane, position, labels, first=True)
+    try:
+        if position is not None or len(reader.positions) == 1:
+            return [Movie(path, bare_name(path), position)]
+        return [Movie(path, f"{bare_name(path)}_{p}", p) for p in reader.positions]
+    finally:
+        reader.close()
+
+
+def open_frames(
+    path: str | Path | Movie,
+    *,
+    um_per_px: float | None = None,
+    hours_per_frame: float | None = None,
+    scaling: tuple[float, float] | None = None,
+    channel: str | None = None,
+    plane: int | None = None,
+    position: str | None = None,
+    labels: bool = False,
+) -> Frames:
+    """Opens a time-lapse: a TIFF or OME-TIFF stack, or a folder of images.
+
+    Args:
+        path: a file, a folder of TIFF, PNG, JPEG or BMP files with one frame each, or one movie of these.
+        um_per_px: size of a pixel in micrometres; None: what the file says, if anything.
+        hours_per_frame: time from one frame number to the next; None: what the file says, if anything.
+        scaling: intensities that become 0 and 1; None: 0 and 255 for 8 bit, else percentiles of
+            frames spread over the movie. One pair serves the whole movie, so that brightness can be
+            compared between frames.
+        channel: which of several channels, by name or number; None: there is one.
+        plane: which of several focal planes; None: there is one.
+        position: which of several stage positions, by name or number; None: there is one.
+        labels: the pictures hold numbers of classes or colonies, not intensities.
+
+    Returns:
+        Frames, to be closed or used in a `with` block.
+
+    Raises:
+        UserError: there is no movie there, or it is truncated, empty, of mixed shapes or types, holds several
+            channels, planes or positions of which none is chosen, or NaN.
+    """
+    movie = path if isinstance(path, Movie) else Movie(Path(path), bare_name(Path(path)), position)
+    path, name, position = movie.path, movie.name, movie.position
+    for key, value in (("um_per_px", um_per_px), ("hours_per_frame", hours_per_frame)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(
+                f"{key}={value}: expected a positive number, or leave it out to take the file's"
+            )
+    if scaling is not None and not (np.isfinite(scaling).all() and scaling[0] < scaling[1]):
+        raise UserError(
+            f"scaling={scaling}: expected two numbers, the first smaller, such as (0, 4095)"
+        )
+    reader = _reader(path, channel, plane, position, labels)
+    try:
+        return Frames(path, reader, um_per_px, hours_per_frame, scaling, name)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def read_picture(file: Path, *, channel: str | None = None, plane: int | None = None) -> np.ndarray:
+    """One picture, gray, (height, width), of the type that is stored.
+
+    Args:
+        file: TIFF, PNG, JPEG or BMP.
+        channel: which of several channels; None: there is one.
+        plane: which of several focal planes; None: there is one.
+
+    Raises:
+        UserError: it cannot be read, or holds more than one picture.
+    """
+    file = Path(file)
+    if file.suffix.lower() not in TIFF_SUFFIXES:
+        values = image_values(file, channel=channel)
+        _check_finite(values, str(file))
+        return values
+    reader = _reader(file, channel, plane, None, False)
+    try:
+        if reader.shape[0] != 1:
+            raise UserError(
+                f"{file}: found {reader.shape[0]} pictures, expected one; "
+                f"give plane=0 to plane={reader.shape[0] - 1} if they are focal planes, or save one of them alone"
+                if any("planes" in n for n in reader.notices)
+                else f"{file}: found {reader.shape[0]} pictures, expected one; save each as a file of its own"
+            )
+        return _read_checked(reader, 0)
+    finally:
+        reader.close()
+
+
+def pair(frames: Frames, maps: Frames) -> list[int]:
+    """The map of each frame, by number or name, never by its place in a list.
+
+    Args:
+        frames: a movie.
+        maps: label images of its frames.
+
+    Returns:
+        The position in `maps` of each frame's map.
+
+    Raises:
+        UserError: they are of another size, a frame has no map or a map no frame, or nothing tells which belongs to
+            which.
+    """
+    if maps.shape[1:] != frames.shape[1:]:
+        raise UserError(
+            f"{maps.path}: found {maps.shape} (frames, height, width), expected {frames.shape} as {frames.path.name} "
+            "has; make the maps again, 0 where nothing is labelled"
+        )
+    names = [[_label_name(f) for f in m.files] for m in (frames, maps)]
+    if frames.named and maps.named:
+        keys: list[list[Any]] = [frames.numbers.tolist(), maps.numbers.tolist()]
+    elif all(names) and not (frames.named or maps.named):
+        keys = names
+    else:
+        keys = [list(range(len(frames))), list(range(len(maps)))]
+        gaps = any(m.named and (np.diff(m.numbers) != 1).any() for m in (frames, maps))
+        if gaps or (all(names) and len(frames) > 1):
+            raise UserError(
+                f"{maps.path}: nothing tells which map belongs to which frame of {frames.path.name} "
+                f"({len(frames)} frames, {len(maps)} maps); expected maps numbered as the frames are; give them the "
+                "names of their frames"
+            )
+    place = {key: i for i, key in enumerate(keys[1])}
+    bare = [str(k) for k in keys[0] if k not in place]
+    left = [str(k) for k in keys[1] if k not in set(keys[0])]
+    if bare or left:
+        said = [f"no map for frame {', '.join(bare[:6])}"] * bool(bare)
+        said += [f"a map but no frame for {', '.join(left[:6])}"] * bool(left)
+        raise UserError(
+            f"{maps.path}: found {len(maps)} maps for the {len(frames)} frames of {frames.path.name}: "
+            f"{' and '.join(said)}; expected one map a frame; add what is missing (0 where nothing is labelled), or "
+            "move the rest elsewhere"
+        )
+    return [place[key] for key in keys[0]]
+
+
+def _label_name(file: Path) -> str:
+    """The name of a picture without what tells that it is a map."""
+    name = bare_name(file).casefold()
+    for ending in (*MAPS, "_mask", "_masks", "_labels", "_label"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def percentile_scaling(samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The intensities that become 0 and 1, from pixels of pictures spread over a movie or data set."""
+    low, high = np.percentile(np.concatenate(samples), SCALING_PERCENTILES)
+    if not high > low:  # blank: everything becomes 0
+        high = low + 1
+    return float(low), float(high)
+
+
+def sample_pixels(picture: np.ndarray) -> np.ndarray:
+    """Some pixels of a picture, float64, enough for `percentile_scaling`."""
+    stride = max(1, math.isqrt(picture.size // SAMPLED_PIXELS))
+    return picture[::stride, ::stride].ravel().astype(np.float64)
+
+
+def scaled(raw: np.ndarray, scaling: tuple[float, float]) -> np.ndarray:
+    """Intensities as float32 in [0, 1]: `scaling` becomes 0 and 1."""
+    low, high = scaling
+    # in float64 where float32 could overflow before the values are clipped
+    values: np.ndarray = raw.astype(np.float64 if raw.dtype.itemsize > 4 else np.float32)
+    np.subtract(values, low, out=values)
+    np.divide(values, high - low, out=values)
+    return np.clip(values, 0, 1, out=values).astype(np.float32, copy=False)
+
+
+def to_8_bit(raw: np.ndarray, scaling: tuple[float, float]) -> np.ndarray:
+    """Intensities as uint8: 8-bit ones on the full scale unchanged, others by `scaling`."""
+    if raw.dtype == np.uint8 and scaling == (0.0, 255.0):
+        return raw
+    return np.rint(scaled(raw, scaling) * np.float32(255)).astype(np.uint8)
+
+
+def _reader(
+    path: Path,
+    channel: str | None,
+    plane: int | None,
+    position: str | None,
+    labels: bool,
+    first: bool = False,
+) -> _Reader:
+    """The reader of a file or folder; with `first`, of the first of its positions."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a TIFF stack or a folder of images")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(
+            f"{path}: neither a file nor a folder; give a TIFF stack or a folder of images"
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy it again from the microscope")
+    given: dict[str, Any] = {"channel": channel, "plane": plane, "labels": labels, "first": first}
+    if path.is_dir():
+        return FolderReader(path, position=position, **given)
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return TiffReader(path, position=position, **given)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return FolderReader(path.parent, [path], position=position, **given)
+    known = " ".join(TIFF_SUFFIXES + IMAGE_SUFFIXES)
+    raise UserError(
+        f"{path}: files of type {path.suffix or '(no suffix)'!r} are not read; expected one of "
+        f"{known} or a folder of such images; export the movie as TIFF"
+    )
+
+
+class Frames:
+    """A time-lapse on disk. Made by `open_frames`.
+
+    Attributes:
+        path: the file or folder.
+        source: tiff, imagej, ome-tiff or images.
+        shape: (frames, height, width).
+        dtype: of the intensities as stored (of one channel).
+        um_per_px: size of a pixel in micrometres, None where unknown.
+        numbers: int64 (frames,), the frames' numbers by the names of their files, else 0, 1, ...
+        named: whether the numbers stand in the names.
+        hours: float64 (frames,), time of each frame since the movie began; None where unknown.
+        hours_per_frame: time from one number to the next (the median), None where unknown.
+        scaling: (low, high), the stored intensities that become 0 and 1.
+        notices: what was done to the input that its owner should know, one sentence each.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        reader: _Reader,
+        um_per_px: float | None,
+        hours_per_frame: float | None,
+        scaling: tuple[float, float] | None,
+        name: str,
+    ):
+        self.path, self._reader, self.labels = path, reader, reader.labels
+        self.name = name
+        self.source = reader.source
+        self.dtype = reader.dtype
+        self.shape = reader.shape
+        self.notices = list(reader.notices)
+        self.files = list(reader.files) if isinstance(reader, FolderReader) else []
+        self.um_per_px = um_per_px if um_per_px is not None else reader.units.um_per_px
+        self.numbers = np.array(reader.numbers, np.int64)
+        self.named = reader.named
+        self._set_times(reader.units, hours_per_frame)
+        if reader.color:
+            self.notices.append("colour images were turned to gray (luma)")
+        if scaling is not None:
+            self.scaling = (float(scaling[0]), float(scaling[1]))
+        elif self.dtype == np.uint8:
+            self.scaling = (0.0, 255.0)
+        else:
+            self.scaling = self._estimate_scaling()
+        for notice in self.notices:
+            log.warning("%s: %s", path, notice)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Frame `index` as float32 (height, width) in [0, 1]."""
+        return scaled(self.raw(index), self.scaling)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index in range(len(self)):
+            yield self[index]
+
+    def __enter__(self) -> Frames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        count, height, width = self.shape
+        size = "unknown um/px" if self.um_per_px is None else f"{self.um_per_px:g} um/px"
+        time = "unknown" if self.hours_per_frame is None else f"{self.hours_per_frame:g}"
+        return printable(
+            f"Frames({self.path}, {count} frames of {height} x {width} px, {self.dtype}, {size}, "
+            f"{time} h/frame)"
+        )
+
+    def raw(self, index: int) -> np.ndarray:
+        """Frame `index` as stored, gray, (height, width).
+
+        Raises:
+            UserError: it cannot be decoded, has another shape or type than the movie, or holds NaN
+                or infinity.
+        """
+        position = int(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"frame {index} of a movie of {len(self)} frames")
+        position %= len(self)
+        return self._checked(position)
+
+    def read(self, index: int) -> np.ndarray:
+        """Frame `index` as uint8 (height, width): 8-bit movies unchanged, others by `scaling`."""
+        return to_8_bit(self.raw(index), self.scaling)
+
+    def index_of(self, number: int) -> int | None:
+        """The position of the frame that has this number, None where there is none."""
+        at = int(np.searchsorted(self.numbers, number))
+        return at if at < len(self.numbers) and self.numbers[at] == number else None
+
+    def each(self, every: int) -> list[int]:
+        """Positions of each n-th frame by number, the first one included."""
+        return np.flatnonzero((self.numbers - self.numbers[0]) % every == 0).tolist()
+
+    def time(self, index: int) -> float:
+        """Hours since the movie began at a frame, NaN where unknown."""
+        return math.nan if self.hours is None else float(self.hours[index])
+
+    def describe(self) -> dict[str, Any]:
+        """What a store or a result records about its movie: plain JSON values."""
+        return {
+            "path": str(self.path),
+            "source": self.source,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype),
+            "um_per_px": self.um_per_px,
+            "hours_per_frame": self.hours_per_frame,
+            "scaling": list(self.scaling),
+            "notices": list(self.notices),
+        }
+
+    def close(self) -> None:
+        """Releases the file; reading afterwards opens it again."""
+        self._reader.close()
+
+    def _set_times(self, units: Units, hours_per_frame: float | None) -> None:
+        """Times of the frames: from the user's step, from the file frame by frame, or from its step."""
+        first = int(self.numbers[0])
+        if self.named and first > 1:
+            self.notices.append(
+                f"its first frame has the number {first}: hours count from that frame"
+            )
+        own = None if units.hours is None else np.array(units.hours, np.float64)
+        if own is not None and hours_per_frame is not None:
+            self.notices.append("its frames tell their own times, hours_per_frame is used instead")
+        step = hours_per_frame if hours_per_frame is not None else units.hours_per_frame
+        self.hours_per_frame = step
+        if hours_per_frame is None and own is not None:
+            self.hours: np.ndarray | None = own
+            if step is None and len(own) > 1:
+                self.hours_per_frame = float(np.median(np.diff(own)))
+        else:
+            self.hours = None if step is None else (self.numbers - first) * step
+
+    def _checked(self, index: int) -> np.ndarray:
+        frame = _read_checked(self._reader, index)
+        if frame.shape != self.shape[1:] or frame.dtype != self.dtype:
+            raise UserError(
+                f"{self._reader.where(index)}: found {frame.dtype} {lengths(frame.shape)}, expected {self.dtype} "
+                f"{lengths(self.shape[1:])} as in the rest of the movie; export all frames with the "
+                "same settings"
+            )
+        return frame
+
+    def _estimate_scaling(self) -> tuple[float, float]:
+        """Percentiles over frames spread over the movie, both ends included."""
+        count = min(SAMPLED_FRAMES, len(self))
+        positions = np.unique(np.linspace(0, len(self) - 1, count).round().astype(int))
+        return percentile_scaling([sample_pixels(self._checked(int(p))) for p in positions])
+
+
+class _Reader(Protocol):
+    """What `Frames` needs from a file format."""
+
+    source: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    color: bool
+    labels: bool
+    notices: list[str]
+    units: Units
+    numbers: list[int]
+    named: bool
+    positions: list[str]
+
+    def read(self, index: int) -> np.ndarray: ...
+    def where(self, index: int) -> str: ...
+    def close(self) -> None: ...
+
+
+def _read_checked(reader: _Reader, index: int) -> np.ndarray:
+    where = reader.where(index)
+    try:
+        frame = reader.read(index)
+    except UserError:
+        raise
+    except Exception as error:  # every decoder has errors of its own
+        raise UserError(
+            f"{where}: cannot be decoded "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); the file "
+            "is truncated or damaged: copy it again from its origin"
+        ) from error
+    _check_finite(frame, where)
+    return frame
+
+
+def _check_finite(frame: np.ndarray, where: str) -> None:
+    if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+        bad = int((~np.isfinite(frame)).sum())
+        raise UserError(
+            f"{where}: {bad} of {frame.size} pixels are NaN or infinite; expected finite "
+            "intensities; fill or crop them, or leave this frame out"
+        )

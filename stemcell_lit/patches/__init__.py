@@ -1,0 +1,1 @@
+"""The store of labelled patches, and the ways into it: movies, tiles and crops."""

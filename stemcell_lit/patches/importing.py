@@ -1,0 +1,95 @@
+"""`stemcell-lit import`: which of the three ways to labels a source is, and the store made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stemcell_lit.base.files import check_target
+from stemcell_lit.errors import UserError
+from stemcell_lit.movies.naming import bare_name
+from stemcell_lit.patches.crops import import_crops
+from stemcell_lit.patches.extraction import extract
+from stemcell_lit.patches.labelled import Select, has_maps
+from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.patches.tables import SUFFIXES as TABLES
+from stemcell_lit.patches.tiles import import_tiles, is_tiles
+from stemcell_lit.settings.commands import ImportCommand
+from stemcell_lit.settings.groups import ExtractionConfig
+
+
+def import_patches(config: ImportCommand) -> PatchStore:
+    """Makes a store of labelled patches.
+
+    A table that is a CSV names tiles (`frame, y, x, size, label`) or crops (`path, label`); any other table is class
+    maps. Without a table: class maps beside the movies, `tiles.csv` beside a movie, `patches.csv` in a folder of
+    crops, else a folder per class.
+
+    Raises:
+        UserError: the source is none of these, or cannot be read; something of the user's is where the store shall be.
+    """
+    source = Path(config.source)
+    table = None if config.table is None else Path(config.table)
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file or folder; expected a movie, or a folder of movies or crops"
+        )
+    if table is not None and not table.exists():
+        raise UserError(
+            f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
+        )
+    check_target(config.store, "store", inputs=[source, table])
+    if config.blocks < 1:
+        raise UserError(f"blocks={config.blocks}: expected 1 or more")
+    given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}
+    select = Select(config.channel, config.plane, config.position)
+    csv = table is not None and table.suffix.lower() in TABLES
+    if (table is not None and not csv) or (table is None and has_maps(source)):
+        return extract(
+            source,
+            Path(config.store),
+            config.extraction,
+            table=table,
+            classes=config.classes,
+            blocks=config.blocks,
+            select=select,
+            **given,
+        )
+    if source.is_file() or (table is not None and is_tiles(table)):
+        table = table or source.with_name("tiles.csv")
+        if not table.is_file():
+            raise UserError(
+                f"{source}: has no labels; expected {bare_name(source)}_classes.tif (class maps) or {table.name} "
+                "beside it, or table= naming either; to label it by hand: stemcell-lit annotate"
+            )
+        return import_tiles(
+            source,
+            table,
+            config.store,
+            blocks=config.blocks,
+            classes=config.classes,
+            extraction=config.extraction,
+            colonies=config.colonies,
+            select=select,
+            **given,
+        )
+    if config.position is not None:
+        raise UserError(
+            f"position={config.position}: crops have no stage positions; expected a movie; leave it out"
+        )
+    if config.extraction.scales != ExtractionConfig().scales:
+        raise UserError(
+            f"extraction.scales={config.extraction.scales}: crops know nothing of what lies around them; expected "
+            "movies with class maps or tiles"
+        )
+    return import_crops(
+        source,
+        config.store,
+        table=table,
+        group=config.group,
+        size=config.size,
+        patch_um_per_px=config.extraction.um_per_px,
+        classes=config.classes,
+        channel=config.channel,
+        plane=config.plane,
+        **given,
+    )

@@ -1,0 +1,1 @@
+"""Class maps of whole movies by a trained hierarchy."""

@@ -1,0 +1,288 @@
+"""Class maps of whole frames: from a trained hierarchy back to the movie.
+
+Every stage network sees a frame once. Its convolutions run over the whole frame, in tiles so that
+memory is bounded; then each window averages its part of the shared features and the last layers
+speak. A window that is cut out sees zeros behind its border where the shared features see what is
+really there: this, and nothing else, tells the two apart. So a few windows of the movie are cut out
+first, and a linear term of the last layer is fitted to them; what difference is left is measured on
+others. `exact=true` cuts every window out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stemcell_lit.base.drawing import NO_MATH, png
+from stemcell_lit.base.files import check_target, whole_or_absent
+from stemcell_lit.base.progress import _Progress
+from stemcell_lit.base.spreadsheets import to_csv
+from stemcell_lit.classify.trained import TrainedHierarchy
+from stemcell_lit.errors import UserError
+from stemcell_lit.movies.colonies import METHODS, label_colonies
+from stemcell_lit.movies.frames import Frames, open_frames
+from stemcell_lit.movies.tracks import track
+from stemcell_lit.predict.mapper import Mapper, _um
+from stemcell_lit.predict.outputs import (
+    PANEL_PX,
+    _colonies,
+    _deviation,
+    _Found,
+    _Movie,
+    _overlay,
+    _plot_shares,
+    _shares,
+    _write_maps,
+)
+from stemcell_lit.settings.commands import PredictCommand
+
+if TYPE_CHECKING:
+    pass
+
+
+FORMAT = 1  # of predict.json
+
+
+RECORD = "predict.json"
+
+
+MAPS = "classes.ome.tif"
+
+
+OUTPUTS = (MAPS, "overlay.png", "colonies.csv", "shares.csv", "shares.png", RECORD)
+
+
+ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
+
+
+COMPARED_FRAMES = 4  # in which shared features are compared with windows cut out
+
+
+def predict(config: PredictCommand) -> Path:
+    """Maps the classes of a movie and returns the folder of its outputs, whole or absent.
+
+    Raises:
+        UserError: the movie, the model or a setting cannot be used.
+    """
+    out = Path(config.out)
+    _check(config, out)
+    model = TrainedHierarchy.load(config.checkpoint)
+    threads = torch.get_num_threads()
+    try:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        with open_frames(
+            config.movie,
+            um_per_px=config.um_per_px,
+            hours_per_frame=config.hours_per_frame,
+            channel=config.channel,
+            plane=config.plane,
+            position=config.position,
+        ) as frames:
+            _predict(config, model, frames, out)
+    finally:
+        torch.set_num_threads(threads)
+    return out
+
+
+def _check(config: PredictCommand, out: Path) -> None:
+    if config.colonies.method not in (*METHODS, "none"):
+        raise UserError(
+            f"colonies.method={config.colonies.method}: expected one of {', '.join(METHODS)}, none"
+        )
+    for key, value, least in (
+        ("threads", config.threads, 0),
+        ("panels", config.panels, 1),
+        ("adjust", config.adjust, 0),
+        ("stride", config.stride, 1),
+        ("every", config.every, 1),
+    ):
+        if value < least:
+            raise UserError(f"{key}={value}: expected {least} or more")
+    if not math.isfinite(config.start_h):
+        raise UserError(f"start_h={config.start_h}: expected hours")
+    check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
+
+
+def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
+    hierarchy = model.hierarchy
+    _, height, width = frames.shape
+    movie_um = frames.um_per_px if frames.um_per_px is not None else model.um_per_px
+    try:
+        mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
+    except UserError as error:
+        raise UserError(f"{config.movie}: {error}") from error
+    movie = _Movie(config, frames, movie_um)
+    notices = _notices(config, model, frames, mapper)
+    for notice in notices:
+        warnings.warn(notice, stacklevel=2)
+    known = _adjust(config, movie, mapper)
+    found = _Found()
+    tracks = track(
+        _work(config, movie, mapper, found, known),
+        um_per_px=movie_um,
+        hours_per_frame=movie.hours_between,
+    )
+    with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
+        _write_maps(folder / MAPS, mapper, found, movie)
+        colonies = to_csv(_colonies(tracks, found, model, movie), "%.6g")
+        (folder / "colonies.csv").write_text(colonies, encoding="utf-8")
+        shares = _shares(found, hierarchy.classes, movie, height * width)
+        # Enough digits for the shares of a row to sum to 1
+        (folder / "shares.csv").write_text(to_csv(shares, "%.9g"), encoding="utf-8")
+        import matplotlib
+
+        with matplotlib.rc_context(NO_MATH):
+            shown = _plot_shares(shares, hierarchy.classes)
+            (folder / "shares.png").write_bytes(png(shown))
+            (folder / "overlay.png").write_bytes(png(_overlay(found, hierarchy.classes, movie)))
+        record = {
+            "format": FORMAT,
+            "movie": frames.describe(),
+            "checkpoint": str(config.checkpoint),
+            "classes": hierarchy.classes,
+            "um_per_px": {"movie": movie_um, "model": model.um_per_px},
+            "every": config.every,
+            "scales": list(model.scales),
+            "stride_px": mapper.stride / mapper.scale,
+            "windows": list(mapper.grid),
+            "temporal": hierarchy.temporal,
+            "colonies": asdict(config.colonies),
+            "exact": mapper.exact,
+            "adjust": config.adjust,
+            "deviation": _deviation(found),
+            "notices": notices,
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _notices(
+    config: PredictCommand, model: TrainedHierarchy, frames: Frames, mapper: Mapper
+) -> list[str]:
+    said = []
+    name, temporal = frames.path.name, model.hierarchy.temporal
+    if frames.um_per_px is None or model.um_per_px is None:
+        which = f"{name} does not" if frames.um_per_px is None else "the model does not"
+        said.append(
+            f"{which} tell the size of a pixel: the movie is taken to have the model's pixels, of which "
+            f"a patch has {mapper.size} x {mapper.size}; give um_per_px if the movie's is what is missing"
+        )
+    elif mapper.scale > 1.01:
+        said.append(
+            f"{name} has {_um(frames.um_per_px)}, coarser than the model's {_um(model.um_per_px)}: frames "
+            "are enlarged, and lack detail that the model learned from"
+        )
+    real = mapper.stride / mapper.scale
+    if abs(real - config.stride) > 0.01 * config.stride:
+        said.append(
+            f"stride={config.stride}: {real:.4g} px, the nearest that the networks allow, are used"
+        )
+    timed = temporal in ("window", "prior") or not model.stages
+    if frames.hours_per_frame is None and timed:
+        said.append(
+            f"{name} does not tell its frame interval, so the model's knowledge of time is not used; "
+            "give hours_per_frame"
+        )
+    if mapper.exact and not config.exact:
+        said.append(
+            f"the model looks at scales {list(model.scales)}, whose windows cannot share features: every window is cut "
+            "out, as with exact=true"
+        )
+    if temporal == "path":
+        said.append(
+            "temporal=path is applied to the class of each colony in colonies.csv, not to the maps"
+        )
+    return said
+
+
+def _adjust(config: PredictCommand, movie: _Movie, mapper: Mapper) -> dict[int, np.ndarray]:
+    """Adjusts the shared features to windows of frames spread over the movie.
+
+    Returns:
+        frame -> bool (rows, columns), the windows that were adjusted to.
+    """
+    if mapper.exact or not config.adjust or not mapper.model.stages:
+        return {}
+    chosen = sorted(_spaced(len(movie), ADJUST_FRAMES))
+    rng, known = np.random.default_rng(1), {}
+
+    def examples() -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
+        for i in chosen:
+            frame = movie.read(i)
+            inside = mapper.windows(movie.mask(frame))
+            rows, columns = np.nonzero(inside)
+            # half at most: the other windows are to tell how well it went
+            count = min(math.ceil(config.adjust / len(chosen)), len(rows) // 2)
+            some = rng.permutation(len(rows))[:count]
+            known[i] = np.zeros(mapper.grid, bool)
+            known[i][rows[some], columns[some]] = True
+            yield frame, float(movie.hours[i]), known[i]
+
+    mapper.adjust(examples())
+    return known
+
+
+def _work(
+    config: PredictCommand,
+    movie: _Movie,
+    mapper: Mapper,
+    found: _Found,
+    known: dict[int, np.ndarray],
+) -> Iterator[np.ndarray]:
+    """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
+    total, hours = len(movie), movie.hours
+    classes = len(mapper.model.hierarchy.classes)
+    path = mapper.model.hierarchy.temporal == "path"
+    compared = set() if mapper.exact else _spaced(total, COMPARED_FRAMES)
+    shown = _spaced(total, config.panels)
+    rng = np.random.default_rng(0)
+    progress = _Progress(total)
+    for i in range(total):
+        frame = movie.read(i)
+        mask = movie.mask(frame)
+        p = mapper.probabilities(frame, hours[i], mapper.windows(mask))
+        if i in compared and mapper.model.stages:
+            found.differences.append(mapper.deviation(frame, hours[i], p, rng, known.get(i)))
+        chosen = np.where(np.isfinite(p[..., 0]), np.nan_to_num(p).argmax(2) + 1, 0)
+        windows = chosen.astype(np.uint8)
+        labels = label_colonies(mask)
+        number = int(labels.max()) + 1
+        # Class 0 stands where there is no colony, so label 0 drops out with it
+        class_map = mapper.spread(windows) * mask
+        both = labels.ravel().astype(np.int64) * (classes + 1) + class_map.ravel()
+        counts = np.bincount(both, minlength=number * (classes + 1))
+        found.counts.append(counts.reshape(number, classes + 1)[:, 1:])
+        if path:
+            found.mean_p.append(_mean_p(mapper, p, labels, number))
+        found.masks.append(zlib.compress(np.packbits(mask).tobytes(), 1))
+        found.windows.append(windows)
+        if i in shown:
+            step = math.ceil(max(frame.shape) / PANEL_PX)
+            found.panels.append((i, frame[::step, ::step], class_map[::step, ::step]))
+        progress.show(i + 1)
+        yield labels
+    progress.end()
+
+
+def _mean_p(mapper: Mapper, p: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+    """Mean probabilities over the pixels of each colony, (labels + 1, classes)."""
+    flat = labels.ravel()
+    area = np.bincount(flat, minlength=number).clip(1)
+    sums = [
+        np.bincount(flat, mapper.spread(np.nan_to_num(p[..., c])).ravel(), number)
+        for c in range(p.shape[2])
+    ]
+    return np.stack(sums, 1) / area[:, None]
+
+
+def _spaced(total: int, count: int) -> set[int]:
+    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())

@@ -1,0 +1,1 @@
+"""What a reader sees of finished trials: table, page, pictures, W&B."""

@@ -1,0 +1,311 @@
+"""The page of a report: every section's rows, filled into one template."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemcell_lit.base.drawing import DPI
+from stemcell_lit.base.pages import render
+from stemcell_lit.evaluate.intervals import ALPHA, METRICS, values
+from stemcell_lit.evaluate.metrics import confusion
+from stemcell_lit.evaluate.verdicts import claim, effect_sizes, judge
+from stemcell_lit.experiment.results import CLAIM, TITLES, Results, as_override, flatten, rows_of
+from stemcell_lit.report.generators import generator_section
+from stemcell_lit.report.tables import interval, p_value, percent, signed_points, verdict_word
+from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.meaning import own_keys, role_of
+from stemcell_lit.settings.quoting import command_line
+from stemcell_lit.settings.roles import Role
+
+BEST = "the full method instead of the best without generated patches"
+
+
+def report_page(
+    results: Results,
+    table: pd.DataFrame,
+    parts: pd.DataFrame,
+    counts: Mapping[str, np.ndarray],
+    figures: Mapping[str, bytes],
+    facts: Mapping[str, Any],
+    resamples: int,
+) -> str:
+    """The content of report.html.
+
+    Args:
+        results: the trials.
+        table: of `compare`.
+        parts: of `contrasts`, with the columns `part` and `where`.
+        counts: method -> (seeds, groups, classes, classes).
+        figures: name -> PNG.
+        facts: of the pictures.
+        resamples: of the bootstrap.
+    """
+    info = [trial.info for trial in results.trials]
+    seconds = sum(float(i.get("seconds") or 0) for i in info)
+    images = {
+        name: {
+            "data": base64.b64encode(image).decode("ascii"),
+            # px on the page: letters are then equally large in all pictures. A PNG's width is in bytes 16 to 19
+            "width": round(int.from_bytes(image[16:20], "big") / DPI * 96),
+        }
+        for name, image in figures.items()
+    }
+    filters = {"percent": percent, "points": signed_points, "p": p_value}
+    return render(
+        Path(__file__).with_name("report.html.j2"),
+        filters,
+        results=results,
+        interval=interval,
+        simulated=any(i["data"].get("simulated") for i in info),
+        leaky=info[0]["split"]["kind"] == "leaky",
+        store=info[0]["store"],
+        content_hash=info[0]["data"]["content_hash"],
+        headline=_headline(results, table),
+        methods=_method_rows(results, table),
+        parts=[
+            {**pair.iloc[0], "scores": {r["metric"]: _score(r) for r in pair.to_dict("records")}}
+            for _, pair in parts.groupby(["part", "where", "method", "other"], sort=False)
+        ],
+        best=BEST,
+        columns=_column_sums(counts),
+        tuned=_tuned(results),
+        subsets=results.subsets,
+        classes=_class_rows(results, table, counts),
+        titles=TITLES,
+        seeds=_seed_rows(results, counts),
+        folds=_fold_rows(results),
+        images=images,
+        facts=facts,
+        generators=generator_section(results),
+        claim=CLAIM,
+        alpha=ALPHA,
+        resamples=resamples,
+        least_p=2 / 2 ** len(results.groups),
+        trials=[
+            {
+                "name": trial.folder.name,
+                "method": trial.method,
+                "fold": trial.fold,
+                "seed": trial.seed,
+                "seconds": trial.info.get("seconds"),
+            }
+            for trial in results.trials
+        ],
+        seconds=_duration(seconds),
+        versions=info[0].get("versions") or {},
+        machines=sorted({str(i["machine"]) for i in info if i.get("machine")}),
+        commands=_commands(results),
+        configs={
+            trial.method: json.dumps(trial.info["config"], indent=1)
+            for trial in reversed(results.trials)
+        },
+    )
+
+
+def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the claim's method gained, per metric, and whether two points are shown."""
+    if results.full is None:
+        return []
+    rows, told = rows_of(table), []
+    for metric in METRICS:
+        row, base = rows[results.full, metric, ""], rows[results.baseline, metric, ""]
+        limits = (row["delta_low"], row["delta_high"], row["p"])
+        answer, gain = claim(*limits, CLAIM), judge(*limits)
+        if answer == "yes":
+            words = f"A gain of {100 * CLAIM:.0f} points or more is shown."
+        elif gain == "worse":
+            words = f"The method is worse than {results.baseline} here."
+        elif gain == "shown":
+            ruled = "ruled out" if answer == "no" else "not shown"
+            words = f"A gain is shown; that it is {100 * CLAIM:.0f} points or more is {ruled}."
+        elif answer == "no":
+            words = f"No gain is shown, and one of {100 * CLAIM:.0f} points or more is ruled out."
+        elif not math.isfinite(row["delta_low"]):
+            words = "Too few groups for an interval: nothing is shown."
+        else:
+            words = "No gain is shown: the difference may be chance."
+        told.append(
+            {
+                "metric": TITLES[metric],
+                "answer": answer,
+                "kind": {"yes": "yes", "no": "no"}.get(answer, "open"),
+                "words": words,
+                "before": base["mean"],
+                "after": row["mean"],
+                **{k: row[k] for k in ("delta", "delta_low", "delta_high", "p")},
+            }
+        )
+    return told
+
+
+def _method_rows(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = rows_of(table)
+    sizes = effect_sizes(_matrices(results), results.baseline)
+    return [
+        {
+            "name": method,
+            "effect": dict(zip(METRICS, sizes.get(method, [math.nan] * 2), strict=True)),
+            "about": results.about(method).about or "",
+            "baseline": method == results.baseline,
+            "scores": {metric: _score(rows[method, metric, ""]) for metric in METRICS},
+        }
+        for method in results.methods
+    ]
+
+
+def _class_rows(
+    results: Results, table: pd.DataFrame, counts: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    rows = rows_of(table)
+    truth = counts[results.baseline].sum(3)  # (seeds, groups, classes)
+    names = {name: [j] for j, name in enumerate(results.classes)}
+    names |= {
+        f"macro/{name}": [results.classes.index(c) for c in inside]
+        for name, inside in results.subsets.items()
+    }
+    return [
+        {
+            "name": name,
+            "patches": int(truth[:, :, inside].sum((1, 2)).max()),
+            "groups": int((truth[:, :, inside].sum((0, 2)) > 0).sum()),
+            "scores": {
+                metric: {m: _score(rows[m, metric, name]) for m in results.methods}
+                for metric in METRICS
+            },
+        }
+        for name, inside in names.items()
+    ]
+
+
+def _matrices(results: Results) -> dict[str, np.ndarray]:
+    """Per method (trials, classes, classes): a confusion matrix for each seed and fold, in one order for all."""
+    return {
+        method: np.stack(
+            [
+                confusion(c.predictions["label"], c.predictions["predicted"], results.classes)
+                for c in results.of(method)
+            ]
+        )
+        for method in results.methods
+    }
+
+
+def _column_sums(counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Macro recall of each method, and what its matrices give if divided by column sums instead: precision."""
+    told = []
+    for method, array in counts.items():
+        matrix = array.sum(1)  # (seeds, classes, classes)
+        turned = np.swapaxes(matrix, -1, -2)  # its recall is the other's precision
+        told.append(
+            {
+                "method": method,
+                "recall": float(np.nanmean(values(matrix)[:, 0, 0])),
+                "precision": float(np.nanmean(values(turned)[:, 0, 0])),
+            }
+        )
+    return told
+
+
+def _tuned(results: Results) -> list[dict[str, Any]]:
+    """What each method chose in each fold on validation patches, with the scores of all that it tried."""
+    rows = []
+    for method in results.methods:
+        for fold in results.folds:
+            trial = next(c for c in results.of(method) if c.fold == fold)
+            tuning = trial.info.get("tuning")
+            if tuning:
+                tried = [
+                    {
+                        "settings": ", ".join(
+                            f"{k}={as_override(v)}" for k, v in t["settings"].items()
+                        ),
+                        "f1": float("nan") if t["macro/f1"] is None else t["macro/f1"],
+                        "taken": t["settings"] == tuning["taken"],
+                    }
+                    for t in tuning["tried"]
+                ]
+                rows.append({"method": method, "fold": fold, "tried": tried})
+    return rows
+
+
+def _score(row: Mapping[Any, Any]) -> dict[str, Any]:
+    word = verdict_word(row)
+    return {**row, "word": word, "css": word.replace(" ", "-")}
+
+
+def _seed_rows(results: Results, counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Macro TPR and F1 of every method in every seed."""
+    each = {method: values(array.sum(1))[:, :, 0] for method, array in counts.items()}
+    return [
+        {
+            "seed": seed,
+            "scores": {method: tuple(float(v) for v in each[method][i]) for method in each},
+        }
+        for i, seed in enumerate(results.seeds)
+    ]
+
+
+def _fold_rows(results: Results) -> list[dict[str, Any]]:
+    """What every fold trained on and tested, from the baseline; generated from the full method."""
+    rows = []
+    trials = {c.fold: c for c in reversed(results.of(results.baseline))}
+    others = {c.fold: c for c in reversed(results.of(results.full or results.baseline))}
+    for fold in results.folds:
+        info, split = trials[fold].info, trials[fold].info["split"]
+        label = trials[fold].predictions["label"]
+        made = others[fold].info["data"].get("generated") or {}
+        rows.append(
+            {
+                "fold": fold,
+                "train": info["data"].get("real") or {},
+                "val": info["data"].get("val") or {},
+                "test": {name: int((label == name).sum()) for name in results.classes},
+                "generated": {k: v for k, v in made.items() if v},
+                "groups": {part: len(split.get(part, [])) for part in ("train", "val", "test")},
+            }
+        )
+    return rows
+
+
+def _commands(results: Results) -> list[str]:
+    """What makes these results again: the settings that all trials share and a default does not."""
+    configs = [flatten(trial.info["config"]) for trial in results.trials]
+    usual = flatten(dataclasses.asdict(RunCommand()))
+    own = own_keys("reproduce")
+    names = list(dict.fromkeys(c.info["method"] for c in results.trials))
+    settings = {"out": str(results.out), "methods": names, "seeds": results.seeds}
+    chosen: dict[str, Any] = dict(settings)
+    if results.baseline != "flat":
+        chosen["baseline"] = results.baseline
+    trees = {c["hierarchy.name"] for c in configs if c.get("hierarchy.name")}
+    if len(trees) == 1:
+        chosen["hierarchy"] = trees.pop()
+    for key in sorted(configs[0]):
+        found = {as_override(config.get(key)) for config in configs}
+        # what the files of the tree and the methods set; without a value in the schema it is free-form
+        group, in_a_file = key.split(".")[0], key not in usual or key.endswith(".name")
+        if in_a_file or group in ("hierarchy", "method", "temporal", "mix") or len(found) > 1:
+            continue
+        if key in own or role_of(key) is Role.SHOWN:
+            continue
+        if found.pop() != as_override(usual[key]):
+            chosen[key] = configs[0].get(key)
+    again = {k: v for k, v in chosen.items() if k in ("out", "baseline")}
+    return [command_line("reproduce", chosen), command_line("report", again)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

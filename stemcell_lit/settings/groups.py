@@ -1,0 +1,344 @@
+"""Every legal key of every command, typed, with units. Hydra refuses any other key.
+
+One dataclass per group of `conf/`, one per command at the end. `None` means "found out from the data".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stemcell_lit.settings.bounds import (
+    choice,
+    choices,
+    number,
+    numbers,
+    random_seed,
+    share,
+)
+from stemcell_lit.settings.roles import repeat, shown, where
+
+
+@dataclass
+class SimulationConfig:
+    """Physics and biology of the simulated movies (`simulate/movie`)."""
+
+    movies: int = number(12, least=1, most=10_000)
+    frames: int = number(16, least=1, most=100_000)  # per movie
+    size: int = number(640, least=64, most=8192)  # px, height and width of a frame
+    um_per_px: float = number(1.2, least=0.2, most=3)
+    hours: float = number(96.0, above=0, most=1000)  # length of a movie
+    seed: int = random_seed()
+    threads: int = where(number(0, least=0, most=1024))  # 0: all cores
+
+
+@dataclass
+class ExtractionConfig:
+    """Patches cut from frames by their class maps (`patches/extraction`) or a table of tiles (`patches/tiles`)."""
+
+    patch_size: int = number(64, least=8, most=8192)  # px
+    # of the patches; movies are resampled; None: their own
+    um_per_px: float | None = number(None, above=0)
+    places: str = choice("random", "grid")
+    stride: int | None = number(None, least=1)  # px between places of the grid; None: patch_size
+    every: int = number(1, least=1)  # use each n-th frame of a movie
+    patches_per_movie: int | None = number(150, least=1)  # drawn from all that are sure; None: all
+    purity: float = share(0.7)  # least share of a patch's labelled pixels that its class must hold
+    # least share of a patch that is not background
+    foreground: float = number(0.5, above=0, most=1)
+    # a pixel of the class debris counts so often in both shares
+    debris_weight: int = number(4, least=1)
+    scales: list[int] = numbers([1], least=1)  # views around a patch, in patches
+    seed: int = random_seed()
+
+
+@dataclass
+class DataConfig:
+    """Which patches, and how they are served."""
+
+    # what these three lead to counts, by its content
+    store: str | None = where(None)  # a PatchStore; None: the embedded default, simulated
+    simulation: SimulationConfig = where(SimulationConfig)
+    extraction: ExtractionConfig = where(ExtractionConfig)
+    # px; patches are reduced to it by averaging; None: as stored
+    patch_size: int | None = number(32, least=1, most=8192)
+    pixels: str = choice("resident", "workers")
+    workers: int = where(number(0, least=0, most=1024))  # loader processes when pixels=workers
+    augment: str = choice("turns", "none", "strong")  # named policy: none | turns | strong
+    # fewer real training patches of a class: a warning
+    min_class_patches: int = where(number(20, least=0))
+
+
+@dataclass
+class SplitConfig:
+    """Which groups train, validate and test."""
+
+    # leaky: the paper's shuffle of frames, to show what it inflates
+    kind: str = choice("grouped", "leaky")
+    folds: int | None = number(None, least=2)  # None: 5, or 3 where there are fewer than 20 groups
+    fold: int = repeat(number(0, least=0))
+    seed: int = random_seed()
+    validation_share: float = number(0.15, least=0, below=1)  # of the training groups' patches
+    # share of the training groups whose labels are used
+    labelled_fraction: float = number(1.0, above=0, most=1)
+
+
+@dataclass
+class MixConfig:
+    """How many generated patches join the real ones, per class and per stage."""
+
+    recipe: str = choice("real", "balance", "extra_k", "ratio", "target")
+    # extra_k: k; ratio: generated per real patch; target: patches a class
+    amount: float = number(0.0, least=0)
+
+
+@dataclass
+class GANConfig:
+    """The generator, its opponent and their training (`gan/`)."""
+
+    name: str = "tiny"
+    network: str = choice("modulated", "dcgan")  # modulated (ours) | dcgan (the references)
+    # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
+    size: str = choice("tiny", "small", "base")
+    # projection | auxiliary (AC-GAN) | separate (a pair per class)
+    condition: str = choice("projection", "auxiliary", "separate")
+    # kinds of patches told apart in a class at most, see gan/modes; 1: none
+    modes: int = number(8, least=1)
+    mode_patches: int = number(12, least=1)  # training patches that a mode needs on average
+    # modulated: batch (conditional batch norm) | none (residual, without norms)
+    # dcgan: batch | none (the critic without)
+    norm: str = choice("batch", "none")
+    spectral: bool = False  # spectral norm of the critic; without it set r1
+    latent: int = number(64, least=1, most=65_536)
+    embedding: int = number(32, least=1, most=65_536)  # width of the class embedding
+    # generator, from 4x4 up; empty: by size
+    channels: list[int] = numbers([], least=1, most=65_536)
+    # from full size down; empty: by size
+    critic_channels: list[int] = numbers([], least=1, most=65_536)
+    # coarsest resolutions that the classes share, 0 or 2 and more
+    shared_levels: int = number(0, least=0)
+    shared_weight: float = number(1.0, least=0)  # of the loss on the images of these levels
+    loss: str = choice("relativistic", "non_saturating", "hinge", "wasserstein")
+    r1: float = number(0.05, least=0)  # weight of the penalty on real patches (0: none)
+    r2: float = number(0.05, least=0)  # weight of the penalty on generated patches
+    # weight of WGAN-GP's penalty between real and generated patches
+    gp: float = number(0.0, least=0)
+    # batches between two penalties; the weight is scaled by it
+    penalty_every: int = number(8, least=1)
+    critic_steps: int = number(1, least=1)  # batches of the critic for each step of the generator
+    # of real patches: square (eight turns and flips) | any (half of them of any angle)
+    turns: str = choice("square", "any")
+    # + brightness, contrast
+    augment: list[str] = choices(["translation"], "brightness", "contrast", "translation")
+    # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
+    ada_target: float = share(0.0)
+    ada_images: int = number(20_000, least=1)  # images in which ADA's strength may go from 0 to 1
+    lr: float = number(1.5e-3, above=0)  # of the generator
+    critic_lr: float = number(1.5e-3, above=0)
+    betas: list[float] = numbers([0.0, 0.99], least=0, below=1, items=(2, 2))
+    burn_in: float = share(0.0)  # share of the budget in which rates and penalties go to their end
+    lr_end: float = number(1.0, least=0)  # share of lr and critic_lr left then
+    gamma_end: float = number(1.0, least=0)  # share of r1, r2 and gp left then
+    # images after which an old weight counts half
+    ema_halflife_images: int = number(17_000, least=1)
+    # the half-life is at most this share of the images seen; 0: no ramp
+    ema_rampup: float = number(0.1, least=0)
+    batch_size: int = number(48, least=1)  # over all devices, which must divide it
+    # budget, real images shown to the critic, over all devices
+    images: int = number(96_000, least=1)
+    # a sample grid, a look at the quality and a checkpoint
+    validate_every_images: int = number(9_600, least=1)
+    # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
+    precision: str = choice("auto", "float32", "bfloat16")
+    channels_last: bool = False  # weights in channels-last order: faster on a GPU
+    compile: bool = False  # torch.compile of the networks; needs a compiler
+    # least diversity of a class, over that of its real patches
+    collapse_below: float = number(0.2, least=0)
+    # validations in a row below it that stop the training
+    collapse_checks: int = number(6, least=1)
+
+
+@dataclass
+class QualityConfig:
+    """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
+
+    # the snapshot used: of least distance, or the last
+    choose: str = choice("frechet", "kid", "last")
+    # real patches that it is the distance to: train | held_out
+    against: str = choice("train", "held_out")
+    samples: int = number(64, least=2)  # generated patches of a class at each validation
+    final_samples: int = number(256, least=2)  # and of the chosen snapshot, for its quality
+    # real patches of a class that are compared with, drawn at random
+    most: int = number(512, least=2)
+    # real patches that a class needs to count in a mean over classes
+    min_patches: int = number(5, least=1)
+    draws: int = number(5, least=1)  # of equally many patches; the spread between them is shown
+    neighbours: int = number(5, least=1)  # k of precision, recall, density and coverage
+    # least ratio of nearest distances, see docs/quality.md
+    memorised_below: float = number(0.3, least=0)
+    # validations in a row below it that stop the training; 0: none do
+    memorised_checks: int = number(2, least=0)
+    # times the usual size of the losses that stops the training
+    runaway_above: float = number(100.0, above=0)
+    # budget of the encoder, trained on the training patches
+    encoder_images: int = number(8_000, least=1)
+
+
+@dataclass
+class SelectConfig:
+    """Which generated patches are kept (`gan/synthesis`): those that pass every filter named."""
+
+    name: str = "none"
+    # in this order, of: confidence distance entropy critic
+    filters: list[str] = choices([], "confidence", "distance", "entropy", "critic")
+    # least probability of the wanted class, by the encoder's head
+    confidence: float = number(0.5, least=0, below=1)
+    # distance: inside the ball to the k-th neighbour of a real patch
+    neighbours: int = number(5, least=1)
+    # entropy: bins of equal share of the class's real patches
+    entropy_bins: int = number(10, least=1)
+    # critic: this share with the best scores is kept
+    critic_share: float = number(0.5, above=0, most=1)
+    draws: float = number(8.0, least=1)  # most patches drawn for each one wanted
+
+
+@dataclass
+class StageConfig:
+    """The network of a stage and its training (`classify/`)."""
+
+    name: str = "small"
+    network: str = choice("small", "valid", "vgg")
+    width: int = number(16, least=1, most=4096)
+    dropout: float = number(0.2, least=0, below=1)
+    # networks of an ensemble, trained side by side, their probabilities averaged
+    members: int = number(1, least=1, most=1024)
+    loss: str = choice("plain", "weighted", "focal", "logit_adjusted")
+    focal_gamma: float = number(2.0, least=0)
+    # of logit_adjusted: weight of the log prior; 1 is balanced softmax
+    tau: float = number(1.0, least=0)
+    sampler: str = choice("shuffle", "balanced")
+    optimizer: str = choice("adamw", "sgd")
+    lr: float = number(2e-3, above=0)
+    # cosine | step (the paper's: a tenth from half the budget on)
+    schedule: str = choice("cosine", "step")
+    weight_decay: float = number(0.05, least=0)
+    label_smoothing: float = number(0.0, least=0, below=1)
+    mixup: float = number(0.0, least=0)  # alpha of Beta(alpha, alpha); 0: none
+    # last share of the budget: a new head alone (cRT)
+    retrain_head: float = number(0.0, least=0, below=1)
+    # times that pseudo-labels of unlabelled patches refill the rare classes
+    pseudo_rounds: int = number(0, least=0)
+    pseudo_confidence: float = share(0.9)  # least probability of a pseudo-label
+    batch_size: int = number(64, least=1)  # over all devices, which must divide it
+    images: int = number(24_000, least=1)  # budget of each stage
+    validate_every_images: int = number(6_000, least=1)
+    turns: bool = False  # average over the eight turns and flips of a patch when it is classified
+
+
+@dataclass
+class HierarchyConfig:
+    """A tree of stages over the classes (`classify/hierarchy`)."""
+
+    name: str = "flat"
+    # the constraint that suits these classes, taken by temporal=hierarchy
+    temporal: str = choice("none", "window", "prior", "path")
+    tree: dict[str, Any] = field(default_factory=dict)  # empty: one node over all classes
+    moves: dict[str, Any] | None = None  # class -> classes that may follow it along a track
+    leaves: bool = False  # stages learn the classes below them, summed to their groups afterwards
+    hard: bool = False  # each patch goes down the likeliest branch alone, as the paper has it
+    subsets: dict[str, Any] = shown(dict)  # name -> classes; rows macro/name
+
+
+@dataclass
+class TemporalConfig:
+    """What the clock may say (`classify/hierarchy`, `classify/decode`)."""
+
+    # none | window | prior | path | hierarchy (what the hierarchy's file names)
+    kind: str = choice("none", "window", "prior", "path", "hierarchy")
+    # a window spans [quantile, 1 - quantile] of its classes' training times
+    quantile: float = number(0.02, least=0, below=0.5)
+    margin_h: float = 0.0  # hours added to both ends of a window
+    # pseudo-counts of the prior and of the transition matrix
+    smoothing: float = number(1.0, above=0)
+    bins: int = number(12, least=1)  # of the prior p(class | time)
+
+
+@dataclass
+class MethodConfig:
+    """A row of the table: a name for a combination of the groups above.
+
+    All that is known of a method stands in its file of `conf/method`: another file is another method.
+    """
+
+    name: str = "flat"
+    about: str | None = shown(None)  # what it is, to a reader who has not seen the configuration
+    rank: int = shown(number(500, least=0, most=1000))  # its place in the table, from above
+    # what it is made of, such as tree, time, generated: methods that differ in one are compared;
+    # null: it is not compared so
+    parts: list[str] | None = shown(None)
+    claimed: bool = shown(False)  # the paper's whole method, of which the claim is
+    tree: bool = False  # True: the hierarchy's tree; False: one flat node
+    network: bool = True  # False: the time-only classifier
+    choices: list[Any] = field(default_factory=list)  # of settings to try, if tune is on
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how Lightning trains."""
+
+    accelerator: str = where(choice("auto", "cpu", "gpu", "cuda"))
+    devices: int = number(1, least=1, most=1024)  # per job
+    precision: str = choice("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+    # of the CPU per job, 0: all cores; another number changes last digits
+    threads: int = number(1, least=0, most=1024)
+
+
+@dataclass
+class LoggerConfig:
+    """Weights & Biases. Never needs a network or a key."""
+
+    wandb: str = choice("offline", "online", "disabled")
+    project: str = "stemcell_lit"
+    entity: str | None = None  # user or team; None: the one of the key
+    group: str | None = None  # None: the folder of results
+
+
+@dataclass
+class ColoniesConfig:
+    """Which pixels are cells or colonies (`movies/colonies`). Lengths in um, areas in um2."""
+
+    name: str = "contrast"
+    method: str = choice("contrast", "paper", "forest", "none")
+    # sigma of a Gaussian blur before anything else, against noise
+    blur_um: float = number(0.0, least=0)
+    background_um: float = number(50.0, above=0)  # sigma over which the illumination counts as even
+    # contrast: brightness relative to the surroundings
+    # sigma of a cell's surroundings; about half a cell's length
+    cell_um: float = number(10.0, above=0)
+    low: float = 0.025  # of a colony's every pixel
+    high: float = 0.15  # of at least one pixel of it
+    # cells are bright | dark | both (textured) against the ground
+    polarity: str = choice("bright", "dark", "both")
+    # paper: local entropy
+    entropy_radius_um: float = number(4.8, above=0)  # 3 px at 1.6 um/px
+    opening_um: float = number(1.6, least=0)  # radius
+    threshold: float | None = share(None)  # of the entropy, scaled to 0..1; None: Otsu
+    # forest: trees on pixel features
+    probability: float = share(0.5)
+    forest_min_um: float = number(1.6, above=0)  # sigma of the finest features
+    forest_max_um: float = number(12.8, above=0)  # and of the coarsest
+    forest_trees: int = number(100, least=1)
+    forest_pixels: int = number(20_000, least=1)  # drawn from each annotated frame
+    forest_seed: int = random_seed()
+    forest_movie: str | None = None  # annotated frames; the trees are fitted to them at every use
+    forest_masks: str | None = None  # cells of those frames: 0 ground, else cell
+    # at most, of the masks that are not empty, spread over the movie
+    forest_frames: int = number(8, least=1)
+    # of that movie; None: what the file says
+    forest_um_per_px: float | None = number(None, above=0)
+    # all: what becomes of the map
+    grow_um: float = number(1.6, least=0)  # outlines lie outside the bright body
+    join_um: float = number(0.0, least=0)  # gaps up to this width are closed: cells to colonies
+    max_hole_um2: float | None = number(80.0, least=0)  # larger holes stay; None: all are filled
+    min_area_um2: float = number(200.0, least=0)  # smaller ones are dropped
+    margin_um: float = number(0.0, least=0)  # dropped if the centre is nearer to the frame's border

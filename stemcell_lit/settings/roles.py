@@ -1,0 +1,72 @@
+"""What another value of a setting makes: declared beside its default in `settings/groups` and `settings/commands`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import Field, asdict, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+_KEY = "role"  # of a field's metadata
+
+
+class Role(Enum):
+    """What another value of a setting makes."""
+
+    RESULT = "another result, and another row of the table"
+    REPEAT = "another result of the same row: a fold, a seed, another order of sums"
+    WHERE = "the same result, from another place or at another speed"
+    SHOWN = "the same result, stored, logged or shown otherwise"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it makes another result, and so another hash."""
+        return self in (Role.RESULT, Role.REPEAT)
+
+
+def repeat(default: Any) -> Any:
+    """A field whose other values make other results of the same row.
+
+    Args:
+        default: a field, such as `number(0)`; a class, whose instance is the default; or the default itself.
+    """
+    return _declared(default, Role.REPEAT)
+
+
+def where(default: Any) -> Any:
+    """A field that says where from, where or how fast a result is computed; `default` as in `repeat`."""
+    return _declared(default, Role.WHERE)
+
+
+def shown(default: Any) -> Any:
+    """A field that says where a result is stored, logged and how it is shown; `default` as in `repeat`."""
+    return _declared(default, Role.SHOWN)
+
+
+def _declared(default: Any, role: Role) -> Any:
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata={_KEY: role})
+    if not isinstance(default, Field):
+        return dataclasses.field(default=default, metadata={_KEY: role})
+    metadata = {**default.metadata, _KEY: role}
+    if default.default is dataclasses.MISSING:
+        factory: Any = default.default_factory
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default.default, metadata=metadata)
+
+
+def determining(settings: Any) -> dict[str, Any]:
+    """What of settings makes another result: `dataclasses.asdict` of them, without the rest."""
+    plain = asdict(settings)
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if not _role(f).counts:
+            del plain[f.name]
+        elif is_dataclass(value):
+            plain[f.name] = determining(value)
+    return plain
+
+
+def _role(of: Field[Any]) -> Role:
+    found: Role = of.metadata.get(_KEY, Role.RESULT)
+    return found

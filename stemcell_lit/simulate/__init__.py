@@ -1,0 +1,1 @@
+"""Phase-contrast movies of growing colonies, with the truth beside them."""

@@ -1,0 +1,1 @@
+"""Many trials that answer a question: `reproduce` and `judge`."""
