@@ -1,4 +1,4 @@
-"""The one error type that a user may see: a sentence, never a traceback."""
+"""The errors that end a command with a sentence, never a traceback."""
 
 
 class UserError(Exception):

@@ -66,7 +66,7 @@ class StageModule(pl.LightningModule):
     `load_from_checkpoint(..., weights_only=True)` works.
 
     Args:
-        stage: the fields of `schema.StageConfig` as a plain dict.
+        stage: the fields of `StageConfig` as a plain dict.
         node: its place in the tree, such as `root/cells`.
         groups: target name -> its classes.
         counts: training patches per target, real and generated; for weighted and logit-adjusted losses.

@@ -291,7 +291,7 @@ def _commands(results: Results) -> list[str]:
         chosen["hierarchy"] = trees.pop()
     for key in sorted(configs[0]):
         found = {as_override(config.get(key)) for config in configs}
-        # what the files of the tree and the methods set; without a value in the schema it is free-form
+        # what the files of the tree and the methods set; a key without a default there is free-form
         group, in_a_file = key.split(".")[0], key not in usual or key.endswith(".name")
         if in_a_file or group in ("hierarchy", "method", "temporal", "mix") or len(found) > 1:
             continue

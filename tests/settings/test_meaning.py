@@ -1,4 +1,4 @@
-"""Which settings make another result: declared in the schema, asked for everywhere."""
+"""Which settings make another result: declared beside its default, asked for everywhere."""
 
 from __future__ import annotations
 
