@@ -77,7 +77,8 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
             f"{file}: has {size:,} bytes, expected {wanted:,} for {list(expected)}; {remedy}"
         )
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        mapped: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        return mapped
     except _BROKEN as error:
         raise UserError(f"{file}: not a readable array ({_told(error)}); {remedy}") from error
 
@@ -90,7 +91,8 @@ KINDS = {
 
 
 def _is_words(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)
+    words: bool = pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)
+    return words
 
 
 def read_table(

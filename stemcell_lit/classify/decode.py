@@ -10,14 +10,16 @@ import numpy as np
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, in float64."""
     e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    p: np.ndarray = e / e.sum(-1, keepdims=True)
+    return p
 
 
 def _logsumexp(a: np.ndarray, axis: int) -> np.ndarray:
     top = a.max(axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):  # log 0 is a forbidden move
-        return (np.log(np.exp(a - top).sum(axis, keepdims=True)) + top).squeeze(axis)
+        total: np.ndarray = (np.log(np.exp(a - top).sum(axis, keepdims=True)) + top).squeeze(axis)
+        return total
 
 
 def fit_prior(

@@ -236,7 +236,8 @@ class Hierarchy:
 
         def hours(members: set[str]) -> np.ndarray:
             chosen = np.isin(labels, [self.classes.index(c) for c in members]) & np.isfinite(times)
-            return times[chosen]
+            found: np.ndarray = times[chosen]
+            return found
 
         only_early, only_late = hours(early - late), hours(late - early)
         if len(only_early) == 0 or len(only_late) == 0:
@@ -312,7 +313,8 @@ class Hierarchy:
         for p in stages:
             total = np.maximum(p[:, inside].sum(1), FLOOR)
             mean += np.stack([p[:, part].sum(1) for part in places], axis=1) / total[:, None]
-        return mean / mean.sum(1, keepdims=True)
+        opinion: np.ndarray = mean / mean.sum(1, keepdims=True)
+        return opinion
 
     def late_share(self, name: str, times: np.ndarray) -> np.ndarray:
         """(patches,) weight of the late side, 0 to 1: a step at the cut, a ramp where the windows overlap.

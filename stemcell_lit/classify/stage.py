@@ -132,7 +132,8 @@ class StageModule(pl.LightningModule):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (batch, groups) of float patches (batch, channels, size, size) in -1 to 1."""
-        return self.network(pixels)
+        logits: torch.Tensor = self.network(pixels)
+        return logits
 
     def retrain_head(self, images: int, seed: int) -> None:
         """Begins the second part of cRT: a new last layer alone, the features as they are (Kang et al. 2020).
@@ -193,13 +194,14 @@ class StageModule(pl.LightningModule):
         Raises:
             UserError: no schedule of that name.
         """
+        lr = float(self.stage["lr"])
         if self.stage["schedule"] == "step":
-            return self.stage["lr"] * (0.1 if progress >= 0.5 else 1.0)
+            return lr * (0.1 if progress >= 0.5 else 1.0)
         if self.stage["schedule"] != "cosine":
             raise UserError(f"stage.schedule={self.stage['schedule']}: expected cosine or step")
         if progress < 0.05:
-            return self.stage["lr"] * (0.1 + 0.9 * progress / 0.05)
-        return self.stage["lr"] * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
+            return lr * (0.1 + 0.9 * progress / 0.05)
+        return lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW, or the paper's SGD with momentum; normalisation weights and biases are not decayed."""
@@ -239,7 +241,9 @@ class StageModule(pl.LightningModule):
             lam = float(Beta(self.stage["mixup"], self.stage["mixup"]).sample())
             other = torch.randperm(len(label)).to(label.device)
             logits = answer(lam * pixels + (1 - lam) * pixels[other])
-            loss = lam * self.loss(logits, label) + (1 - lam) * self.loss(logits, label[other])
+            loss: torch.Tensor = lam * self.loss(logits, label) + (1 - lam) * self.loss(
+                logits, label[other]
+            )
         else:
             loss = self.loss(answer(pixels), label)
         # DDP takes the plain mean over ranks; one with a patch more than another counts for more.

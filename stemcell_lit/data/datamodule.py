@@ -44,7 +44,10 @@ class View:
 
     def learns_at(self, times: np.ndarray) -> np.ndarray:
         """(patches,) bool: inside the window, or of unknown time."""
-        return np.isnan(times) | ((times >= self.window[0]) & (times <= self.window[1]))
+        inside: np.ndarray = np.isnan(times) | (
+            (times >= self.window[0]) & (times <= self.window[1])
+        )
+        return inside
 
 
 class PatchDataModule(pl.LightningDataModule):
@@ -305,7 +308,7 @@ class ResidentLoader:
             }
 
 
-class _Patches(Dataset):
+class _Patches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Single patches through albumentations, for loader processes."""
 
     def __init__(self, bank: torch.Tensor, labels: torch.Tensor, policy: Any, seed: int):

@@ -57,7 +57,10 @@ def entropy(pixels: np.ndarray) -> np.ndarray:
     scaled = (flat - low) / np.maximum(high - low, 1) * 255
     bins = np.round(scaled).astype(np.int64) + 256 * np.arange(n)[:, None]
     share = np.bincount(bins.ravel(), minlength=256 * n).reshape(n, 256) / flat.shape[1]
-    return -(share * np.log2(share, where=share > 0, out=np.zeros_like(share))).sum(1) + 0.0
+    bits: np.ndarray = (
+        -(share * np.log2(share, where=share > 0, out=np.zeros_like(share))).sum(1) + 0.0
+    )
+    return bits
 
 
 def entropy_intersection(

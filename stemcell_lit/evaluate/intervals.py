@@ -327,7 +327,8 @@ def _nanquantile(draws: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
     """Quantiles along the first axis, NaN aside; numpy's own is slow when there are NaN."""
     missing = np.isnan(draws)
     if not missing.any():
-        return np.quantile(draws, levels, axis=0)
+        quantiles: np.ndarray = np.quantile(draws, levels, axis=0)
+        return quantiles
     flat = draws.reshape(len(draws), -1)
     found = [
         np.quantile(column[~np.isnan(column)], levels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,8 @@ from stemcell_lit.settings.commands import RunCommand, typed
 MOST_LINES = 12  # of a message
 MOST_STEPS = 4  # changes that a remedy may take together
 SPLIT = ("fold", "folds", "validation", "class")  # kinds that a change of the split may mend
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Planner:
         self.expected: set[str] = set()  # stores that stand for movies not simulated yet
         self._known: dict[str, Any] = {}
 
-    def _once(self, key: str, look: Callable[[], Any]) -> Any:
+    def _once(self, key: str, look: Callable[[], T]) -> T:
         """What `look` says, or raised, the first time."""
         if key not in self._known:
             try:
@@ -127,7 +129,8 @@ class Planner:
         found = self._known[key]
         if isinstance(found, UserError):
             raise found
-        return found
+        made: T = found
+        return made
 
     # --- parts of a trial --------------------------------------------------------------------------------------------
 

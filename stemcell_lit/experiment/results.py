@@ -242,15 +242,15 @@ def together(trials: Sequence[Result]) -> list[Result]:
     """
     first = trials[0]
     for trial in trials[1:]:
-        for name, found in (
-            ("classes", lambda c: c.classes),
-            ("data", lambda c: c.info["data"]["content_hash"]),
-            ("split", lambda c: c.info["split"]["kind"]),
+        for name, found, expected in (
+            ("classes", trial.classes, first.classes),
+            ("data", trial.info["data"]["content_hash"], first.info["data"]["content_hash"]),
+            ("split", trial.info["split"]["kind"], first.info["split"]["kind"]),
         ):
-            if found(trial) != found(first):
+            if found != expected:
                 raise UserError(
                     f"{trial.folder} and {first.folder} have different {name} "
-                    f"({_short(found(trial))}, {_short(found(first))}) and cannot stand in one "
+                    f"({_short(found)}, {_short(expected)}) and cannot stand in one "
                     "table; keep each in an out= of its own"
                 )
     _name_methods(trials)

@@ -117,7 +117,7 @@ def _usable(
 
 def _validate_every(module: pl.LightningModule) -> int:
     plan = module.stage if isinstance(module, StageModule) else module.hparams["gan"]
-    return int(plan["validate_every_images"])  # type: ignore[index,call-overload]
+    return int(plan["validate_every_images"])
 
 
 def join_ranks(trainer: TrainerConfig) -> bool:

@@ -73,7 +73,8 @@ class Part:
     @cached_property
     def labels(self) -> np.ndarray:
         """(n,) int64 positions in the store's classes."""
-        return self.store.labels[self.rows]
+        labels: np.ndarray = self.store.labels[self.rows]
+        return labels
 
     @property
     def counts(self) -> dict[str, int]:

@@ -42,7 +42,7 @@ def ema_decay(images: int, seen: int, halflife: float, rampup: float) -> float:
     """
     if rampup:
         halflife = min(halflife, rampup * seen)
-    return 0.5 ** (images / max(halflife, 1e-8))
+    return float(0.5 ** (images / max(halflife, 1e-8)))
 
 
 def native_bfloat16(device: torch.device) -> bool:

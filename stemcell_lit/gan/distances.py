@@ -28,11 +28,12 @@ def reduced(pixels: np.ndarray, turns: str = "square", side: int = 16) -> np.nda
     step_y, step_x = max(1, height // side), max(1, width // side)
     rows, columns = height // step_y, width // step_x
     cut = pixels[:, : rows * step_y, : columns * step_x].astype(np.float32)
-    small = cut.reshape(n, rows, step_y, columns, step_x).mean((2, 4))
+    small: np.ndarray = cut.reshape(n, rows, step_y, columns, step_x).mean((2, 4))
     if turns == "square":
         return small.reshape(n, -1)
     y, x = ((np.arange(count) + 0.5) / count - 0.5 for count in (rows, columns))
-    return small[:, np.hypot(y[:, None], x) < 0.5]
+    disc: np.ndarray = small[:, np.hypot(y[:, None], x) < 0.5]
+    return disc
 
 
 def nearest(query: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +97,8 @@ def nearest_training(generated: np.ndarray, train: np.ndarray, turns: str = "squ
         uint8 (n, side, side).
     """
     every = turned(train, turns)
-    return every[nearest(reduced(generated, turns), reduced(every, turns))[1]]
+    found: np.ndarray = every[nearest(reduced(generated, turns), reduced(every, turns))[1]]
+    return found
 
 
 def kid(real: np.ndarray, generated: np.ndarray) -> float:
@@ -114,7 +116,8 @@ def kid(real: np.ndarray, generated: np.ndarray) -> float:
     (n, d), m = x.shape, len(y)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / d + 1) ** 3
+        cubed: np.ndarray = (a @ b.T / d + 1) ** 3
+        return cubed
 
     xx, yy = kernel(x, x), kernel(y, y)
     within_x = (xx.sum() - np.trace(xx)) / (n * (n - 1))

@@ -197,8 +197,8 @@ class Encoder:
             (body(to_float(torch.from_numpy(np.array(chunk)))) - self._shift) * self._scale
             for chunk in (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
         ]
-        width = self.module.network[-1].in_features  # type: ignore[index,union-attr]
-        return torch.cat(parts).numpy() if parts else np.empty((0, int(width)), np.float32)  # type: ignore[arg-type]
+        width = self.module.network[-1].in_features  # type: ignore[index]
+        return torch.cat(parts).numpy() if parts else np.empty((0, int(width)), np.float32)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Float32 (n, classes) of uint8 patches (n, side, side): p(class) where all are as likely."""
@@ -228,7 +228,7 @@ class Encoder:
         module, content = read_stage(file, "make it again", "encoder", _BESIDE)
         training = {k: v.numpy().copy() for k, v in content["training"].items()}
         rows = {len(v) for v in training.values()}
-        head = list(module.network.children())[-1]  # type: ignore[union-attr]
+        head = list(module.network.children())[-1]
         width = head.in_features if isinstance(head, nn.Linear) else 0
         shift, label = content["shift"], training["label"]
         if (

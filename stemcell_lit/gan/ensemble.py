@@ -102,7 +102,8 @@ class Ensemble:
 
     def critic_scores(self, pixels: np.ndarray, label: Tensor | np.ndarray) -> np.ndarray:
         """As `GANModule.critic_scores`, the mean over all members' critics."""
-        return np.mean([m.critic_scores(pixels, label) for m in self.members], axis=0)
+        scores: np.ndarray = np.mean([m.critic_scores(pixels, label) for m in self.members], axis=0)
+        return scores
 
 
 def load_generator(checkpoint: str | Path) -> GANModule:

@@ -87,7 +87,7 @@ def modulated_norm(x: Tensor, norm: nn.BatchNorm2d, scale: Tensor, shift: Tensor
         )
     else:
         mean, var = norm.running_mean, norm.running_var  # type: ignore[assignment]
-    made: Tensor = _ModulatedNorm.apply(
+    made: Tensor = _ModulatedNorm.apply(  # type: ignore[no-untyped-call]
         x, scale, shift, mean, (var + norm.eps).rsqrt(), norm.training
     )
     return made
@@ -142,7 +142,7 @@ def add_noise(x: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
     """
     if not _by_hand(x):
         return torch.addcmul(x, strength, noise)
-    made: Tensor = _AddNoise.apply(x, strength, noise)
+    made: Tensor = _AddNoise.apply(x, strength, noise)  # type: ignore[no-untyped-call]
     return made
 
 

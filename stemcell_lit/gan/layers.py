@@ -77,19 +77,21 @@ class _Spectral:
                 left = F.normalize(matrix @ right, dim=0, eps=1e-12)
                 if self.training:
                     self.left.copy_(left)
-            return self.weight / (left @ (matrix @ right))
+            weight: Tensor = self.weight / (left @ (matrix @ right))
+            return weight
 
 
 class SpectralConv2d(nn.Conv2d, _Spectral):
     """`nn.Conv2d` with spectral norm."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in, h, w) -> (batch, out, h', w')."""
-        return self._conv_forward(x, self.normal_weight(), self.bias)
+        made: Tensor = self._conv_forward(x, self.normal_weight(), self.bias)
+        return made
 
 
 class DownsampleConv(nn.Conv2d):
@@ -108,7 +110,7 @@ class SpectralDownsampleConv(SpectralConv2d):
 class SpectralLinear(nn.Linear, _Spectral):
     """`nn.Linear` with spectral norm."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start(self)
 
@@ -120,7 +122,7 @@ class SpectralLinear(nn.Linear, _Spectral):
 class SpectralEmbedding(nn.Embedding, _Spectral):
     """`nn.Embedding` with spectral norm."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start(self)
 
@@ -165,7 +167,8 @@ class _NormBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         x = modulated_norm(x, self.norm, *self.modulate(condition, x.dtype))
-        return self.noise(self.up(x), noise)
+        made: Tensor = self.noise(self.up(x), noise)
+        return made
 
 
 class _ResidualBlock(nn.Module):
@@ -181,7 +184,8 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
         x = self.noise(self.up(x), noise)
         scale, shift = self.modulate(condition, x.dtype)
-        return x + self.branch(F.leaky_relu(torch.addcmul(x + shift, x, scale), _SLOPE))
+        made: Tensor = x + self.branch(F.leaky_relu(torch.addcmul(x + shift, x, scale), _SLOPE))
+        return made
 
 
 def _pixels(x: Tensor, to_pixels: nn.Module) -> Tensor:
@@ -202,7 +206,8 @@ class _CriticBlock(nn.Module):
         x = self.down(x)
         if self.branch is None:
             return F.leaky_relu(x, _SLOPE)
-        return x + self.branch(F.leaky_relu(x, _SLOPE))
+        made: Tensor = x + self.branch(F.leaky_relu(x, _SLOPE))
+        return made
 
 
 class _StridedBlock(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -329,7 +328,8 @@ class GANModule(pl.LightningModule):
         if gan["gp"]:
             between = objectives.interpolated_penalty(forward, real, fake, label, draw)
             total = total + gan["gp"] * between
-        return gan["penalty_every"] * total
+        penalty: Tensor = gan["penalty_every"] * total
+        return penalty
 
     def _follow_schedule(self, *optimizers: LightningOptimizer) -> float:
         """Sets the learning rates for this batch; returns the factor of the penalties' weights."""
@@ -354,7 +354,7 @@ class GANModule(pl.LightningModule):
             self.ada[0].clamp_(0, 1)
             self.ada[1] = 0
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> torch.autocast:
         """bfloat16 if asked for; losses, penalties and the critic's head stay in float32."""
         wanted = self.gan["precision"]
         enabled = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(self.device))

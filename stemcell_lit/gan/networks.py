@@ -249,7 +249,7 @@ class Critic(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             features = x.flatten(1) if self.flat else F.leaky_relu(x, _SLOPE).sum(dim=(2, 3))
-            score = self.score(features).squeeze(1)
+            score: Tensor = self.score(features).squeeze(1)
             if self.embedding is not None:
                 score = score + (self.embedding(label) * features).sum(dim=1)
             if classify and self.classify is not None:

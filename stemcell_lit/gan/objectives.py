@@ -105,7 +105,8 @@ def interpolated_penalty(
         real, fake = real.detach().float(), fake.detach().float()
         at = torch.lerp(real, fake, _uniform(real, generator)).requires_grad_(True)
         (gradient,) = torch.autograd.grad(critic(at, label).sum(), at, create_graph=True)
-        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        return penalty
 
 
 def over_fitting(name: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -276,7 +277,8 @@ def rotate(pixels: Tensor, angle: Tensor) -> Tensor:
         return torch.complex(turned.cos(), turned.sin())
 
     def shear(x: Tensor, phase: Tensor) -> Tensor:
-        return torch.fft.irfft(torch.fft.rfft(x) * phase, n=size)
+        moved: Tensor = torch.fft.irfft(torch.fft.rfft(x) * phase, n=size)
+        return moved
 
     rows, columns = phases(-(angle / 2).tan()), phases(angle.sin())
     whole = shear(whole, rows).transpose(1, 2)

@@ -101,7 +101,10 @@ def check_select(select: SelectConfig) -> None:
 
 def _training(encoder: Encoder, what: str, name: str) -> np.ndarray:
     """Features or entropies of the training patches of a class."""
-    return encoder.training[what][encoder.training["label"] == encoder.classes.index(name)]
+    of_class: np.ndarray = encoder.training[what][
+        encoder.training["label"] == encoder.classes.index(name)
+    ]
+    return of_class
 
 
 def _confident(encoder: Encoder, name: str, least: float) -> Accept:
@@ -143,14 +146,16 @@ def _match_entropy(
     def share(bits: np.ndarray, more: float) -> np.ndarray:
         found = place(bits)
         counts = np.bincount(found[found >= 0], minlength=len(edges) - 1) + more
-        return counts / counts.sum()
+        shares: np.ndarray = counts / counts.sum()
+        return shares
 
     ratio = share(real, 0) / share(pilot, 1)
     keep = np.minimum(1, ratio / min(float(ratio.max()), 1 / _LEAST_SHARE))
 
     def accept(pixels: np.ndarray) -> np.ndarray:
         found = place(entropy(pixels))
-        return (found >= 0) & (random.random(len(found)) < keep[np.maximum(found, 0)])
+        kept: np.ndarray = (found >= 0) & (random.random(len(found)) < keep[np.maximum(found, 0)])
+        return kept
 
     return accept
 
@@ -163,7 +168,7 @@ def _by_critic(
 
     def score(pixels: np.ndarray) -> np.ndarray:
         label = torch.full((len(pixels),), place, dtype=torch.int64)
-        return np.asarray(generator.critic_scores(pixels, label), np.float64)  # type: ignore[operator,union-attr]
+        return np.asarray(generator.critic_scores(pixels, label), np.float64)
 
     least = np.quantile(score(pilot), 1 - share)
     return lambda pixels: score(pixels) >= least

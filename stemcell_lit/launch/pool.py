@@ -167,7 +167,7 @@ class _Running:
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = _logs(folder, ranks)
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
-        self._processes: list[subprocess.Popen | WarmProcess] = []
+        self._processes: list[subprocess.Popen[bytes] | WarmProcess] = []
         self.progress = Path(tempfile.mkdtemp(dir=scratch)) / PROGRESS
         env = _clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
         if ranks > 1:
@@ -266,7 +266,7 @@ def _check_log(file: Path) -> None:
     )
 
 
-def _start(argv: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen:
+def _start(argv: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     leash = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
     return subprocess.Popen(
         [*leash, *map(str, argv)],

@@ -130,7 +130,8 @@ def drop_near_border(mask: np.ndarray, margin_px: float) -> np.ndarray:
     keep = (y >= margin_px) & (y < height - margin_px)
     keep &= (x >= margin_px) & (x < width - margin_px)
     keep[0] = False
-    return keep[labels]
+    kept: np.ndarray = keep[labels]
+    return kept
 
 
 class PixelClassifier:
@@ -202,12 +203,13 @@ class PixelClassifier:
     def _features(self, image: np.ndarray) -> np.ndarray:
         scale = self.scale
         low, high = self.config.forest_min_um / scale, self.config.forest_max_um / scale
-        return multiscale_basic_features(
+        features: np.ndarray = multiscale_basic_features(
             _relative(image, self.config.background_um / scale),
             sigma_min=low,
             sigma_max=high,
             num_sigma=max(1, round(math.log2(high / low)) + 1),
         )
+        return features
 
 
 def _at_scale(classifier: PixelClassifier, image: np.ndarray, scale: float) -> np.ndarray:
@@ -217,7 +219,8 @@ def _at_scale(classifier: PixelClassifier, image: np.ndarray, scale: float) -> n
         return classifier.probability(image)
     shape = [max(1, round(side * ratio)) for side in image.shape]
     resized = resize(image, shape, order=1, anti_aliasing=ratio < 1).astype(np.float32)
-    return resize(classifier.probability(resized), image.shape, order=1)
+    probability: np.ndarray = resize(classifier.probability(resized), image.shape, order=1)
+    return probability
 
 
 def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:
@@ -300,21 +303,24 @@ def _flat(frame: np.ndarray, background: np.ndarray | None) -> np.ndarray:
 def _relative(image: np.ndarray, sigma: float) -> np.ndarray:
     """Brightness against the surroundings: 0 where equal, 1 at twice their brightness."""
     ratio = image / _wide_blur(image, sigma).clip(FLOOR) - 1
-    return np.clip(ratio, DARKEST, BRIGHTEST, out=ratio)
+    clipped: np.ndarray = np.clip(ratio, DARKEST, BRIGHTEST, out=ratio)
+    return clipped
 
 
 def _wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """A Gaussian blur; a wide one on a reduced image, where it costs little and looks the same."""
     step = max(1, int(sigma / 8))  # 8 px of sigma are left: linear interpolation errs below 1 %
     if step == 1:
-        return ndi.gaussian_filter(image, sigma, mode="nearest")
+        blurred: np.ndarray = ndi.gaussian_filter(image, sigma, mode="nearest")
+        return blurred
     height, width = image.shape
     padded = np.pad(image, ((0, -height % step), (0, -width % step)), mode="edge")
     rows, columns = padded.shape[0] // step, padded.shape[1] // step
     small = padded.reshape(rows, step, columns, step).mean((1, 3))
     small = ndi.gaussian_filter(small, sigma / step, mode="nearest")
-    wide = ndi.zoom(small, step, order=1, mode="nearest", grid_mode=True)
-    return wide[:height, :width]
+    wide: np.ndarray = ndi.zoom(small, step, order=1, mode="nearest", grid_mode=True)
+    blurred = wide[:height, :width]
+    return blurred
 
 
 def _contrast_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
@@ -332,7 +338,8 @@ def _contrast_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np
     elif config.polarity == "both":  # root mean square over half a cell: texture of either sign
         squared = ndi.gaussian_filter(value * value, config.cell_um / 2 / scale, mode="nearest")
         value = np.sqrt(squared.clip(0))
-    return apply_hysteresis_threshold(value, config.low, config.high)
+    found: np.ndarray = apply_hysteresis_threshold(value, config.low, config.high)
+    return found
 
 
 def _entropy_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
@@ -347,7 +354,10 @@ def _entropy_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.
     if high - low < 1e-9:
         return np.zeros(image.shape, bool)  # a blank frame has no foreground
     local = (local - low) / (high - low)
-    return local > (threshold_otsu(local) if config.threshold is None else config.threshold)
+    found: np.ndarray = local > (
+        threshold_otsu(local) if config.threshold is None else config.threshold
+    )
+    return found
 
 
 def _tidy(mask: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
@@ -380,4 +390,5 @@ def _centres(labels: np.ndarray, area: np.ndarray) -> np.ndarray:
     y, x = np.nonzero(labels)
     owner = labels[y, x]
     sums = [np.bincount(owner, weights=p, minlength=len(area)) for p in (y, x)]
-    return np.stack(sums) / np.maximum(area, 1)
+    centres: np.ndarray = np.stack(sums) / np.maximum(area, 1)
+    return centres

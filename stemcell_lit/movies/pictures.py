@@ -305,7 +305,8 @@ def _luma(array: np.ndarray) -> np.ndarray:
 
 
 def _coloured(table: np.ndarray) -> np.ndarray:
-    return (table != table[:, :1]).any(1)
+    coloured: np.ndarray = (table != table[:, :1]).any(1)
+    return coloured
 
 
 def _table_error(stored: Stored, found: str) -> UserError:

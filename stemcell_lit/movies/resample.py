@@ -49,7 +49,8 @@ def resample(image: np.ndarray, scale: float) -> np.ndarray:
             return image
         blocks = image[: height * factor, : width * factor]
         blocks = blocks.reshape(height, factor, width, factor)
-        return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+        reduced: np.ndarray = np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+        return reduced
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     box = (0.0, 0.0, width / scale, height / scale)
     return np.asarray(Image.fromarray(image).resize((width, height), how, box=box))
@@ -65,4 +66,5 @@ def resample_labels(labels: np.ndarray, scale: float) -> np.ndarray:
             scaled_shape((labels.shape[0], labels.shape[1]), scale), labels.shape, strict=True
         )
     )
-    return labels[rows[:, None], columns[None, :]]
+    resampled: np.ndarray = labels[rows[:, None], columns[None, :]]
+    return resampled

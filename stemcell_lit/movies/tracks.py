@@ -52,7 +52,8 @@ class Tracks:
 
     def paint(self, labels: np.ndarray, frame: int) -> np.ndarray:
         """Labels of a frame replaced by the numbers of their tracks, int32 (height, width)."""
-        return self._ids[frame][labels]
+        painted: np.ndarray = self._ids[frame][labels]
+        return painted
 
 
 def track(

@@ -85,7 +85,9 @@ class PatchStore:
         info: the content of store.json.
     """
 
-    def __init__(self, path: Path, pixels: np.ndarray, manifest: pd.DataFrame, info: dict):
+    def __init__(
+        self, path: Path, pixels: np.ndarray, manifest: pd.DataFrame, info: dict[str, Any]
+    ):
         self.path, self.pixels, self.manifest, self.info = path, pixels, manifest, info
 
     @property
@@ -240,7 +242,9 @@ class PatchStore:
                 return cls(path, *parts)
 
     @staticmethod
-    def _read(path: Path, file: Path, again: str) -> tuple[np.ndarray, pd.DataFrame, dict]:
+    def _read(
+        path: Path, file: Path, again: str
+    ) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
         info = form.read_json(file, _STORE, again)
         views = [len(info["scales"])] if "scales" in info else []
         pixels = map_array(path / "pixels.npy", [info["patches"], *views, *info["size"]], again)
@@ -333,7 +337,8 @@ def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:
         raise UserError(f"data.patch_size={size}: patches are {have} px; expected one of {fits}")
     factor = have // size
     blocks = pixels.reshape(*pixels.shape[:-2], size, factor, size, factor)
-    return np.rint(blocks.mean((-3, -1), dtype=np.float32)).astype(np.uint8)
+    reduced: np.ndarray = np.rint(blocks.mean((-3, -1), dtype=np.float32)).astype(np.uint8)
+    return reduced
 
 
 def _number(path: Path) -> int:

@@ -85,7 +85,8 @@ class DenseStage:
 
     def raw(self, image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Logits and pooled features of the wanted windows, (windows, groups + features)."""
-        return self._passes(image, wanted, raw=True)[wanted]
+        values: np.ndarray = self._passes(image, wanted, raw=True)[wanted]
+        return values
 
     def adjust(self, raw: np.ndarray, cut: np.ndarray) -> None:
         """Adds to the logits the linear term of the features that brings them to windows cut out.
@@ -173,7 +174,7 @@ class DenseStage:
 def total_pool(stage: StageModule) -> int:
     """Pixels per feature of a stage's network, per side."""
     pools = sum(isinstance(layer, nn.MaxPool2d) for layer in _leaves(stage.network))
-    return 2 ** (pools // stage.stage["members"])
+    return 1 << (pools // int(stage.stage["members"]))
 
 
 def usable_stride(stride: float, pool: int) -> int:
@@ -185,7 +186,7 @@ def usable_stride(stride: float, pool: int) -> int:
     """
     if stride >= pool:
         return max(1, round(stride / pool)) * pool
-    return min((2**k for k in range(pool.bit_length())), key=lambda s: abs(s - stride))
+    return min((1 << k for k in range(pool.bit_length())), key=lambda s: abs(s - stride))
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:

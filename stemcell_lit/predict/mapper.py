@@ -98,7 +98,8 @@ class Mapper:
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Values of windows (rows, columns) given to their pixels, (height, width)."""
-        return values[self._rows[:, None], self._columns[None, :]]
+        given: np.ndarray = values[self._rows[:, None], self._columns[None, :]]
+        return given
 
     def probabilities(
         self, frame: np.ndarray, hours: float = math.nan, wanted: np.ndarray | None = None

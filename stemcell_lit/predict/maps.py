@@ -281,7 +281,8 @@ def _mean_p(mapper: Mapper, p: np.ndarray, labels: np.ndarray, number: int) -> n
         np.bincount(flat, mapper.spread(np.nan_to_num(p[..., c])).ravel(), number)
         for c in range(p.shape[2])
     ]
-    return np.stack(sums, 1) / area[:, None]
+    means: np.ndarray = np.stack(sums, 1) / area[:, None]
+    return means
 
 
 def _spaced(total: int, count: int) -> set[int]:

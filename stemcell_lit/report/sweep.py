@@ -146,7 +146,9 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
 
 def _labelled(out: Path) -> int:
     """Labelled training patches of a trial, the mean over folds."""
-    return round(np.mean([sum(trial.info["data"]["real"].values()) for trial in collect(out)]))
+    return round(
+        float(np.mean([sum(trial.info["data"]["real"].values()) for trial in collect(out)]))
+    )
 
 
 def _names(macro: pd.DataFrame, form: str = "{} ({:,} patches)") -> dict[str, str]:

@@ -457,7 +457,8 @@ class _Movie:
         phase = np.zeros(self.shape, np.float32)
         phase[inner] = body
         edge = 1.2 + 2.0 * np.minimum(look, 1)
-        return phase * _step(inward / edge)
+        shown: np.ndarray = phase * _step(inward / edge)
+        return shown
 
     def _add_debris(self, hour: float, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where debris lies, a rim of halo included, and the phase with it."""
@@ -506,4 +507,5 @@ class _Movie:
 
 def _between(key: str, state: np.ndarray) -> np.ndarray:
     """A value of `LOOK` at states 0 (dense) to 2 (differentiated)."""
-    return np.interp(state, (0, 1, 2), LOOK[key]).astype(np.float32)
+    value: np.ndarray = np.interp(state, (0, 1, 2), LOOK[key]).astype(np.float32)
+    return value

@@ -83,11 +83,13 @@ class _Optics:
 
 def _step(value: np.ndarray) -> np.ndarray:
     """A smooth step from 0 to 1 around 0."""
-    return (0.5 * (1 + np.tanh(value))).astype(np.float32)
+    share: np.ndarray = (0.5 * (1 + np.tanh(value))).astype(np.float32)
+    return share
 
 
 def _turned(pair: tuple[np.ndarray, np.ndarray], angle: float) -> np.ndarray:
-    return np.cos(np.float32(angle)) * pair[0] + np.sin(np.float32(angle)) * pair[1]
+    mixed: np.ndarray = np.cos(np.float32(angle)) * pair[0] + np.sin(np.float32(angle)) * pair[1]
+    return mixed
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> np.ndarray:
@@ -99,4 +101,5 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) ->
     blur = np.exp(-2 * (np.pi * scale_px) ** 2 * (fy[:, None] ** 2 + fx[None, :] ** 2))
     field = scipy.fft.irfft2(spectrum * blur.astype(np.float32), s=(extent, extent))
     expected = np.sqrt((blur[:, 1:] ** 2).sum() * 2 + (blur[:, 0] ** 2).sum()) / extent
-    return (field[: shape[0], : shape[1]] / expected).astype(np.float32)
+    noise: np.ndarray = (field[: shape[0], : shape[1]] / expected).astype(np.float32)
+    return noise

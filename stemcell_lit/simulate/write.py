@@ -155,7 +155,11 @@ def _write_movie(
 
 
 def _write_stack(
-    path: Path, frames: Iterator[np.ndarray], shape: tuple, dtype: Any, config: SimulationConfig
+    path: Path,
+    frames: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: Any,
+    config: SimulationConfig,
 ) -> None:
     metadata = {
         "axes": "TYX",
