@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
-from stemcell_lit.base.terminal import printable
+from stemcell_lit.base.terminal import printable, printable_lines
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.compose import help_lines
 from stemcell_lit.settings.quoting import split
@@ -85,10 +85,10 @@ def _main(words: list[str]) -> int:
 
 
 def _explain(error: Exception, words: list[str]) -> int:
-    """Says in a line what went wrong; the exit status that goes with it."""
+    """Says what went wrong; the exit status that goes with it."""
     command = " ".join(["stemcell-lit", *[printable(w) for w in words[:1] if w in COMMANDS]])
     if isinstance(error, UserError):
-        print(f"{command}: {printable(error)}", file=sys.stderr)
+        print(f"{command}: {printable_lines(error)}", file=sys.stderr)
         return 2
     if isinstance(error, JobsFailed):  # named one by one already
         print(printable(error), file=sys.stderr)

@@ -179,6 +179,23 @@ def test_reproduce_refuses_a_folder_that_holds_something_else_in_its_places(
     assert list((tmp_path / "res").iterdir()) == [mine] and mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["trials", "artifacts", "logs"])
+@pytest.mark.parametrize("command", ["run", "reproduce"])
+def test_a_file_where_a_folder_of_results_belongs_is_refused_before_anything_runs(
+    command, name, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_store(tmp_path / "store", movies=8)
+    mine = tmp_path / "res" / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "profile=smoke", "trainer=cpu", "data.store=store", "out=res"])
+    (message,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and f"res/{name} is a file; move it away" in message
+    assert list(mine.parent.iterdir()) == [mine] and mine.read_text() == "mine"
+
+
 def test_module_and_bare_command_list_the_commands():
     done = subprocess.run([sys.executable, "-m", "stemcell_lit"], capture_output=True, text=True)
     assert done.returncode == 0 and "reproduce" in done.stdout

@@ -184,6 +184,8 @@ MISTAKES = {
     "a place to search": (["run", "hydra.searchpath=[file:///x]"], "read from conf/ alone"),
     "one more place": (["run", "-m", "+hydra.searchpath=[pkg://x]"], "read from conf/ alone"),
     "one place of several": (["reproduce", "++hydra.searchpath.0=x"], "read from conf/ alone"),
+    "a sweeper that writes over files": (["run", "-m", "hydra/sweeper=basic"], "leave it out"),
+    "the same in quotes": (["run", "-m", "hydra/sweeper='basic'"], "leave it out"),
     "a flag of artifacts": (["artifacts", "list", "--all"], "there are no flags"),
     "too much for artifacts": (["artifacts", "list", "a", "b"], "expected: stemcell-lit artifacts"),
     "a command misspelt": (["reprodce"], "did you mean reproduce?"),

@@ -39,6 +39,16 @@ def fails(monkeypatch, tmp_path, capsys):
     return run
 
 
+def test_lines_of_a_refusal_stay_lines_and_a_users_value_can_begin_none(fails):
+    code, lines = fails(UserError("2 things cannot work:", "- a\x1b[31m\nb", "- c"))
+    assert code == 2
+    assert lines == [
+        "stemcell-lit report: 2 things cannot work:",
+        "- a\\x1b[31m\\x0ab",
+        "- c",
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [

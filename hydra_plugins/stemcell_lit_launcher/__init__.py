@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stemcell_lit import errors
 from stemcell_lit.base.formats import anything, read_json
-from stemcell_lit.base.terminal import printable
+from stemcell_lit.base.terminal import printable_lines
 from stemcell_lit.settings.quoting import override
 
 RETURN = "return.json"  # in a job's folder: what its task function returned
@@ -212,7 +212,7 @@ class StemcellSlurmLauncher(Launcher):
 
 def _refuse(error: Exception) -> None:
     """What the user gave cannot be used: a sentence and status 2, as without a sweep."""
-    print(f"stemcell-lit run: {printable(error)}", file=sys.stderr)
+    print(f"stemcell-lit run: {printable_lines(error)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -24,3 +24,8 @@ def _code(found: re.Match[str]) -> str:
 def printable(text: object) -> str:
     """Text for a terminal: what would command it (colours, new lines, moves) is shown as its code."""
     return _CONTROL.sub(_code, str(text)).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable_lines(error: BaseException) -> str:
+    """An error for a terminal: each of its arguments a line, as `printable`."""
+    return "\n".join(map(printable, error.args))

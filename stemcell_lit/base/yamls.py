@@ -128,13 +128,12 @@ def check_chosen(conf: Path, overrides: Sequence[str]) -> None:
         UserError: a file that is no plain YAML, or whose names of classes need quotes.
     """
     for override in overrides:
-        group, _, names = override.lstrip("+~").partition("=")
+        group = override.lstrip("+~").partition("=")[0]
         if not group or ".." in group or not (conf / group).is_dir():
             continue
-        for name in names.split(","):
-            plain = name.strip(" \t'\"[]").removesuffix(".yaml")
-            file = conf / group / f"{plain}.yaml"
-            if "\0" in plain or not os.path.lexists(file):
+        for name in _names(override, [p.stem for p in (conf / group).glob("*.yaml")]):
+            file = conf / group / f"{name.removesuffix('.yaml')}.yaml"
+            if "\0" in name or not os.path.lexists(file):
                 continue  # whoever composes says which there are
             node = yaml_node(file, "mend the file")
             found = unquoted(node, _TEXTS) if node and group == "hierarchy" else None
@@ -144,3 +143,31 @@ def check_chosen(conf: Path, overrides: Sequence[str]) -> None:
                     f"{file}: line {line}: {written or 'an empty place'} is {kind} to YAML, expected the name of a "
                     f"class or group; quote it: '{written}'"
                 )
+
+
+def _names(override: str, there: Sequence[str]) -> list[str]:
+    """The files that an override of a group names, by Hydra's grammar: one, a list, or those of a sweep.
+
+    Args:
+        override: such as `hierarchy=choice(a,b)`.
+        there: names of the group's files, for `glob(*)`.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob, QuotedString, Transformer
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        value = parsed.value()
+        if isinstance(value, Glob):
+            return value.filter(list(there))
+        if parsed.is_sweep_override():
+            value = list(parsed.sweep_iterator(transformer=Transformer.identity))
+    except (HydraException, RecursionError):
+        return []  # whoever composes says what is wrong
+    names = [
+        n
+        for v in (value if isinstance(value, list) else [value])
+        for n in (v if isinstance(v, list) else [v])
+    ]
+    return [n.text if isinstance(n, QuotedString) else str(n) for n in names]

@@ -105,6 +105,22 @@ def check_sweep(configs: Sequence[Any], here: bool = True) -> None:
     plan([typed(config) for config in configs], here=here)
 
 
+def check_folders(config: RunCommand) -> None:
+    """Refuses a file where a folder of results is, or is to be; to be called before the work.
+
+    Raises:
+        UserError: names it.
+    """
+    out = Path(config.out)
+    inside = [out / "trials", out / "logs", *([] if config.artifacts else [out / "artifacts"])]
+    for key, folder, places in (("out", config.out, inside), ("artifacts", config.artifacts, [])):
+        given = Path(folder) if folder else None
+        for place in [given, *given.parents, *places] if given else []:
+            if place.exists() and not place.is_dir():
+                also = "move it away, or " if place in places else ""
+                raise UserError(f"{key}={folder}: {place} is a file; {also}give a folder")
+
+
 class Planner:
     """Looks through trials for what cannot work; what several of them share is looked at once.
 
@@ -244,11 +260,7 @@ class Planner:
             raise UserError(
                 "trainer.accelerator=gpu: no GPU is visible here; give trainer.accelerator=cpu"
             )
-        for name, folder in (("out", config.out), ("artifacts", config.artifacts)):
-            place = Path(folder) if folder else None
-            for part in [place, *place.parents] if place else []:
-                if part.exists() and not part.is_dir():
-                    raise UserError(f"{name}={folder}: {part} is a file; give a folder")
+        check_folders(config)
 
     def _rows(self, config: RunCommand) -> Iterator[Problem]:
         """Of one fold."""
@@ -338,7 +350,7 @@ class Planner:
         if more > 0:
             lines = [*lines[:MOST_LINES], f"and {more} more"]
         head = f"{len(hit)} things cannot work, nothing has run:"
-        raise UserError("\n".join([head, *(f"- {x}" for x in lines), *([told] if told else [])]))
+        raise UserError(head, *(f"- {x}" for x in lines), *([told] if told else []))
 
     def remedy(
         self, configs: Sequence[RunCommand], every_fold: bool, baseline: str | None

@@ -289,6 +289,11 @@ def _of_hydra(word: str) -> str:
     key, _, value = word.lstrip("+~").partition("=")
     if key.startswith("hydra.searchpath"):
         raise UserError(_elsewhere(word))
+    if key.startswith("hydra/sweeper") and re.search(r"\bbasic\b", value):
+        raise UserError(
+            f"{printable(word)}: Hydra's own writes over files of yours; leave it out, then every combination of the "
+            "values runs, too"
+        )
     if word.lstrip("+") != _OURS and (_CODE.search(key) or "_target_" in value):
         raise UserError(f"{printable(word)}: which code is called cannot be set here; leave it out")
     return word

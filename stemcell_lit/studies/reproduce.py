@@ -12,11 +12,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from stemcell_lit.base.artifacts import key_hash
+from stemcell_lit.base.terminal import printable
 from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.generators import generator_recipe
-from stemcell_lit.experiment.plan import plan
+from stemcell_lit.experiment.plan import check_folders, plan
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.experiment.trial import RESULT, Trial, needs_generator
@@ -81,6 +82,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     quiet()
     if config.baseline not in config.methods:
         raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
+    check_folders(config)
     base = for_trials(overrides)
     if config.artifacts is None:
         base.append(override("artifacts", Path(config.out) / "artifacts"))
@@ -138,7 +140,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     folds = fold_count(store, config.split)
     factors = [f"{len(methods)} methods", f"{folds} folds", f"{len(config.seeds)} seeds"]
     if config.sweep.key:
-        factors.append(f"{len(tables)} values of {config.sweep.key}")
+        factors.append(f"{len(tables)} values of {printable(config.sweep.key)}")
     print(f"{store}\n{' x '.join(factors)} = {len(jobs)} trials", flush=True)
     outcomes = run_jobs(
         _generators_first(jobs, trials),

@@ -241,7 +241,7 @@ def test_page_answers_the_question_in_words(results):
     text = text_of(results / "report.html")
     assert "Does temporal_gan gain 2 points or more over flat?" in text
     assert "A gain of 2 points or more is shown." in text
-    assert "simulated data" in text
+    assert "simulated data" in text and "temporal_gan, the question asked beforehand" in text
     assert "TPR (true positive rate) is recall" in text
     assert all(name in text for name in CLASSES)
     assert "stemcell-lit reproduce" in text and "stemcell-lit report" in text
@@ -482,7 +482,9 @@ def test_nearest_finds_a_turned_copy():
     assert not set(found) & {7, 30} and (distance > 50).all()
 
 
-def test_a_method_of_a_users_own_has_its_sentence_and_comparisons_from_its_results(small):
+def test_a_method_of_a_users_own_has_its_sentence_and_comparisons_from_its_results(
+    small, no_pictures
+):
     def own(info):
         info["method"] = info["config"]["method"]["name"] = "mine"
         info["config"]["method"] |= {"about": "my own way", "parts": ["time"], "claimed": False}
@@ -492,6 +494,7 @@ def test_a_method_of_a_users_own_has_its_sentence_and_comparisons_from_its_resul
     results = comparable(collect(small), "flat")
     assert results.about("mine").about == "my own way"
     assert (results.full, results.claimed) == ("mine", None)
+    assert "asked beforehand" not in text_of(make_report(small, resamples=50))
     counts = {method: results.counts(method) for method in results.methods}
     parts = report._parts(results, pd.DataFrame(), counts, 20, 0)
     told = parts.groupby(["part", "where", "method", "other"]).groups

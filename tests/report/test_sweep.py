@@ -189,6 +189,18 @@ def test_time_alone_is_left_out_where_no_patch_has_a_time(tmp_path, capsys, monk
         assert ("no patch has a time" in capsys.readouterr().out) != there
 
 
+def test_the_line_of_factors_shows_control_characters_of_the_key(tmp_path, capsys, monkeypatch):
+    make_store(tmp_path / "store", movies=6)
+    for name in ("write_sweep", "make_reports"):
+        monkeypatch.setattr(module, name, lambda *a, **k: None)
+    monkeypatch.setattr(module, "run_jobs", lambda jobs, **k: [])
+    overrides = ["profile=smoke", f"data.store={tmp_path / 'store'}", f"out={tmp_path / 'x'}"]
+    config = typed(compose("reproduce", [*overrides, "methods=[flat]"]), ReproduceCommand)
+    config.sweep = SweepConfig("mix.a\x1b[31m", [1, 2])
+    reproduce(config, overrides, lambda words: typed_run([w for w in words if "\x1b" not in w]))
+    assert "2 values of mix.a\\x1b[31m" in capsys.readouterr().out
+
+
 def test_prepared_trials_of_a_sweep_over_the_split_differ(tmp_path):
     make_store(tmp_path / "store", movies=8)
     base = ["profile=smoke", f"data.store={tmp_path / 'store'}", "method=flat"]
