@@ -1,4 +1,4 @@
-"""The phase-contrast microscope of the simulation: from phase and absorption to gray levels."""
+"""The phase-contrast microscope of the simulation, from a phase map to light, and noise to draw with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READ_NOISE = 1.2  # gray levels
 SOURCE_POINTS = 13  # of the annular source; odd, or the points pair up into a grating
 
 
-class _Optics:
+class Optics:
     """Zernike's phase contrast of square frames.
 
     For each point of the annular source the object's spectrum is seen shifted by that point's direction. Where
@@ -48,8 +48,8 @@ class _Optics:
             kx = frequency[None, :] + RING / WAVELENGTH_UM * math.cos(angle)
             aperture = np.hypot(ky, kx) * WAVELENGTH_UM
             # Edges of the ring and of the aperture are softened by the size of a source point.
-            ring = _step((RING_WIDTH / 2 - np.abs(aperture - RING)) / 0.002)
-            opening = _step((APERTURE - aperture) / 0.004)
+            ring = step((RING_WIDTH / 2 - np.abs(aperture - RING)) / 0.002)
+            opening = step((APERTURE - aperture) / 0.004)
             pupil = opening * (1 + ring * (-1j * RING_AMPLITUDE - 1))
             self.points.append((pupil.astype(np.complex64), ky, kx))
         # Empty ground: only the direct light.
@@ -81,18 +81,19 @@ class _Optics:
         return total / (SOURCE_POINTS * self.ground)
 
 
-def _step(value: np.ndarray) -> np.ndarray:
+def step(value: np.ndarray) -> np.ndarray:
     """A smooth step from 0 to 1 around 0."""
     share: np.ndarray = (0.5 * (1 + np.tanh(value))).astype(np.float32)
     return share
 
 
-def _turned(pair: tuple[np.ndarray, np.ndarray], angle: float) -> np.ndarray:
+def turned(pair: tuple[np.ndarray, np.ndarray], angle: float) -> np.ndarray:
+    """A mixture of two fields that changes with the angle (rad) and keeps its variance."""
     mixed: np.ndarray = np.cos(np.float32(angle)) * pair[0] + np.sin(np.float32(angle)) * pair[1]
     return mixed
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> np.ndarray:
+def noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) -> np.ndarray:
     """Gaussian noise blurred to a length in px, float32 with mean 0 and standard deviation 1."""
     # Drawn on a larger square, or scales near the frame's size would repeat at its borders.
     extent = scipy.fft.next_fast_len(shape[0] + math.ceil(3 * scale_px))
@@ -101,5 +102,13 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: float) ->
     blur = np.exp(-2 * (np.pi * scale_px) ** 2 * (fy[:, None] ** 2 + fx[None, :] ** 2))
     field = scipy.fft.irfft2(spectrum * blur.astype(np.float32), s=(extent, extent))
     expected = np.sqrt((blur[:, 1:] ** 2).sum() * 2 + (blur[:, 0] ** 2).sum()) / extent
-    noise: np.ndarray = (field[: shape[0], : shape[1]] / expected).astype(np.float32)
-    return noise
+    made: np.ndarray = (field[: shape[0], : shape[1]] / expected).astype(np.float32)
+    return made
+
+
+def noise_pair(
+    rng: np.random.Generator, shape: tuple[int, int], scale_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two fields of `noise`, which `turned` mixes."""
+    first = noise(rng, shape, scale_px)
+    return first, noise(rng, shape, scale_px)

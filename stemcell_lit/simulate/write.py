@@ -21,7 +21,8 @@ from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.base.processes import end_with_parent, plain_main
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.groups import SimulationConfig
-from stemcell_lit.simulate.movie import CLASSES, Condition, _Movie
+from stemcell_lit.simulate.culture import Condition
+from stemcell_lit.simulate.movie import CLASSES, Movie
 
 FORMAT = 1
 
@@ -134,7 +135,7 @@ def _write_movie(
     config: SimulationConfig, index: int, folder: Path, show: Callable[[], None] = lambda: None
 ) -> Condition:
     """Writes the three stacks of a movie into `folder`, frame by frame, and returns its condition."""
-    movie = _Movie(config, index)
+    movie = Movie(config, index)
     shape = (config.frames, config.size, config.size)
     classes = np.empty(shape, np.uint8)
     colonies = np.empty(shape, np.uint16)
@@ -151,7 +152,7 @@ def _write_movie(
     _write_stack(Path(f"{stem}.tif"), frames(), shape, np.uint8, config)
     _write_stack(Path(f"{stem}_classes.tif"), iter(classes), shape, np.uint8, config)
     _write_stack(Path(f"{stem}_colonies.tif"), iter(colonies), shape, np.uint16, config)
-    return movie.condition
+    return movie.culture.condition
 
 
 def _write_stack(

@@ -13,7 +13,8 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import ENTROPY_SHARES, entropy_shares
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.settings.groups import ExtractionConfig, SimulationConfig
-from stemcell_lit.simulate.movie import CLASSES, DEBRIS, DENSE, DIFFERENTIATED, SPREAD, _Movie
+from stemcell_lit.simulate.culture import Culture
+from stemcell_lit.simulate.movie import CLASSES, DEBRIS, DENSE, DIFFERENTIATED, SPREAD
 from stemcell_lit.simulate.write import simulate
 
 TINY = SimulationConfig(movies=2, frames=6, size=224, um_per_px=2.0, threads=1, seed=3)
@@ -122,9 +123,9 @@ def test_neighbouring_frames_are_more_alike_than_distant_ones_and_other_movies(t
 @pytest.fixture(scope="module")
 def growing():
     """Cells of one movie every half hour of a day, all states taken as dense: only divisions change them."""
-    movie = _Movie(dataclasses.replace(TINY, size=400), 0)
-    look = np.zeros(movie.shape, np.float32)
-    return [movie.living(24 + 0.5 * step, look) for step in range(48)]
+    culture = Culture(dataclasses.replace(TINY, size=400), np.random.default_rng([TINY.seed, 0, 0]))
+    look = np.zeros(culture.shape, np.float32)
+    return [culture.living(24 + 0.5 * step, look) for step in range(48)]
 
 
 def test_cells_persist_and_move_less_than_their_own_size_in_half_an_hour(growing):
