@@ -1,14 +1,17 @@
-"""Changes of settings that may help where a plan does not hold; `plan` tries each before it is proposed."""
+"""Changes of settings with which a plan that does not hold would: looked for, tried, and told in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from omegaconf import OmegaConf
 
 from stemcell_lit.data.splits import fold_count
+from stemcell_lit.experiment.problems import SPLIT, Planner, in_memory
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.commands import RunCommand
 from stemcell_lit.settings.compose import without_generated
@@ -20,9 +23,120 @@ Change = tuple[str, Callable[[RunCommand], RunCommand | None]]
 
 MOST_FOLDS = 10
 SEEDS = range(1, 6)
+MOST_STEPS = 4  # changes that a remedy may take together
 
 
-def changes_of(
+@dataclass(frozen=True)
+class Remedies:
+    """Looks for changes with which a plan holds; each is proposed only after the same plan was made with it.
+
+    Attributes:
+        planner: of the plan that does not hold.
+        every_fold: whether each configuration stands for all its folds.
+        baseline: the method that a table cannot do without, None where there is no table.
+    """
+
+    planner: Planner
+    every_fold: bool
+    baseline: str | None
+
+    def remedy(self, configs: Sequence[RunCommand]) -> str | None:
+        """Changes with which the same plan holds, in words that can be followed; None: none was found."""
+        taken, configs, holds = self._search(configs)
+        if holds:
+            return " ".join(taken)
+        first = list(self.planner.problems(configs, self.every_fold))
+        lost = sorted({p.label for p in first if p.label})
+        stores = {str(c.data.store) for c in configs}
+        if not lost or len(stores) > 1 or configs[0].data.store is None:
+            return None
+        store, said = self.planner.store(configs[0]), []
+        rest = store.manifest["label"].isin(lost).to_numpy()
+        names = ", ".join(lost)
+        more = self._spread(configs, lost)
+        also = f", then {' '.join(taken)}" if taken else ""
+        if more:
+            said.append(
+                f"label patches of {names} in at least {more} groups and import again{also}"
+            )
+        if len(store.classes) - len(lost) > 1:
+            without = replace(
+                self, planner=self.planner.with_store(configs[0], _part_of(store, ~rest, lost))
+            )
+            then, _, holds = without._search(configs)
+            if holds:
+                last = {w.split("=")[0]: w for w in [*taken, *then]}  # the later choice of a key
+                also = f", then {' '.join(last.values())}" if last else ""
+                said.append(f"take {names} out of the source and import again{also}")
+        return ", or ".join(said) or None
+
+    def _search(
+        self, configs: Sequence[RunCommand]
+    ) -> tuple[list[str], Sequence[RunCommand], bool]:
+        """Overrides that mend what they can, the trials with them, and whether nothing is left in the way."""
+        taken: list[str] = []
+        solved: set[str] = set()
+        for _ in range(MOST_STEPS):
+            first = next(self.planner.problems(configs, self.every_fold), None)
+            if first is None:
+                return taken, configs, True
+            if first.kind == "settings":
+                break
+            kinds = set(SPLIT) if first.kind in SPLIT else {first.kind}
+            solved |= kinds
+            for override, change in self._changes(first.kind, configs):
+                changed = [c for c in map(change, configs) if c is not None]
+                left = (p.kind for p in self.planner.problems(changed, self.every_fold))
+                if not any(kind in solved or kind == "settings" for kind in left):
+                    taken.append(override)
+                    configs = changed
+                    break
+            else:
+                break
+        return taken, configs, False
+
+    def _changes(self, kind: str, configs: Sequence[RunCommand]) -> Iterator[Change]:
+        yield from _changes_of(
+            kind, configs, self.planner.store(configs[0]), self.every_fold, self.baseline
+        )
+        if self.baseline is None or kind in SPLIT:
+            return
+        bad = {p.method for p in self.planner.problems(configs, self.every_fold) if p.kind == kind}
+        good = [m for m in dict.fromkeys(c.method.name for c in configs) if m not in bad]
+        if self.baseline in good and "" not in bad:
+            yield (
+                f"methods=[{','.join(good)}]",
+                lambda config: config if config.method.name in good else None,
+            )
+
+    def _spread(self, configs: Sequence[RunCommand], lost: Sequence[str]) -> int | None:
+        """In how many groups classes must be that the plan holds, wherever these groups are."""
+        store = self.planner.store(configs[0])
+        groups = sorted(set(store.manifest["group"]))
+        holders = {c: set(store.manifest["group"][store.manifest["label"] == c]) for c in lost}
+        if not all(holders.values()):
+            return None
+        random = np.random.default_rng(0)
+        for count in range(2, len(groups) + 1):
+            for _ in range(6):
+                extra = []
+                for c in lost:
+                    others = random.permutation([g for g in groups if g not in holders[c]])
+                    rows = store.manifest[store.manifest["label"] == c]
+                    each = rows.iloc[: max(1, len(rows) // len(holders[c]))]
+                    extra += [
+                        each.assign(group=g) for g in others[: max(0, count - len(holders[c]))]
+                    ]
+                fuller = _part_of(store, np.ones(len(store), bool), (), extra)
+                other = self.planner.with_store(configs[0], fuller)
+                if next(other.problems(configs, self.every_fold), None) is not None:
+                    break
+            else:
+                return count
+        return None
+
+
+def _changes_of(
     kind: str,
     configs: Sequence[RunCommand],
     store: PatchStore,
@@ -32,13 +146,13 @@ def changes_of(
     """What may mend a problem of this kind, the least change first.
 
     Args:
-        kind: of the problem, see `plan.Problem`.
+        kind: of the problem, see `problems.Problem`.
         configs: of all trials.
         store: their patches.
         every_fold: whether each stands for all its folds.
         table: the baseline of a table of methods, None where there is none.
     """
-    if kind in ("fold", "folds", "validation", "class"):
+    if kind in SPLIT:
         yield from _splits(configs[0], store, every_fold)
     if kind == "hierarchy":
         yield from _hierarchies()
@@ -106,3 +220,15 @@ def _hierarchies() -> Iterator[Change]:
             f"hierarchy={file.stem}",
             lambda c, found=found: replace(c, hierarchy=replace(found, hard=c.hierarchy.hard)),  # type: ignore[misc]
         )
+
+
+def _part_of(
+    store: PatchStore,
+    rows: np.ndarray,
+    without: Sequence[str],
+    more: Sequence[pd.DataFrame] = (),
+) -> PatchStore:
+    """Some rows of a store and others, for planning: no pixels are read."""
+    manifest = pd.concat([store.manifest[rows], *more], ignore_index=True)
+    classes = [c for c in store.classes if c not in without]
+    return in_memory(store.path, manifest, classes, store.size, store.scales)

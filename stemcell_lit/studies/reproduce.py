@@ -17,7 +17,8 @@ from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.generators import generator_recipe
-from stemcell_lit.experiment.plan import check_folders, plan
+from stemcell_lit.experiment.plan import plan
+from stemcell_lit.experiment.problems import check_folders
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.experiment.trial import RESULT, Trial, needs_generator
