@@ -22,7 +22,7 @@ import torch
 import yaml
 from _common import report
 
-from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, quiet
 from stemcell_lit.patches.extraction import extract
@@ -82,7 +82,7 @@ def data_module(
     return PatchDataModule(
         patches,
         make_split(patches, SplitConfig(folds=3)),
-        View.of_classes(patches.classes),
+        Scope.of_classes(patches.classes),
         batch_size=batch,
         epoch_images=images,
         augment=augment,

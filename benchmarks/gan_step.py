@@ -52,7 +52,7 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
     names, loss = gan["augment"], gan["loss"]
     for step in itertools.count():
         index = torch.randint(len(bank), (batch,), device=device, generator=draw)
-        (real, _), label = objectives.turn(to_float(bank[index]), draw), labels[index]
+        (real, _), label = objectives.random_turn(to_float(bank[index]), draw), labels[index]
         latent = torch.randn(batch, generator.inputs, device=device, generator=draw)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             fake = generator(latent, label)

@@ -12,7 +12,7 @@ from stemcell_lit.base.endings import DEBUG, refused, unforeseen
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.commands import typed
-from stemcell_lit.settings.compose import compose, register, told
+from stemcell_lit.settings.compose import compose, one_line, register
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.quoting import command_line
 from stemcell_lit.settings.registry import SETTINGS
@@ -67,7 +67,7 @@ def sweep(command: str, words: list[str]) -> None:
         raise
     except HydraException as error:
         raise UserError(
-            f"{told(error)} (`stemcell-lit {command} --help` lists the keys)"
+            f"{one_line(error)} (`stemcell-lit {command} --help` lists the keys)"
         ) from error
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")

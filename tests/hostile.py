@@ -21,7 +21,7 @@ from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.experiment.gallery import read_quality
+from stemcell_lit.experiment.generator_quality import read_quality
 from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.results import collect
 from stemcell_lit.gan.encoder import Encoder

@@ -15,7 +15,7 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.commands import typed
-from stemcell_lit.settings.compose import compose, told
+from stemcell_lit.settings.compose import compose, one_line
 from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.quoting import command_line, override
 from stemcell_lit.settings.registry import SETTINGS
@@ -250,7 +250,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(composed, comman
         except (
             OmegaConfBaseException
         ) as error:  # which `compose` catches: all of Hydra is inside it
-            raise UserError(told(error)) from error
+            raise UserError(one_line(error)) from error
         assert isinstance(typed(config, SETTINGS[command]), SETTINGS[command])
     except UserError as error:
         assert len(str(error)) > 10

@@ -106,7 +106,7 @@ def vgg(outputs: int, width: int = 64, dropout: float = 0.5, channels: int = 1) 
     )
 
 
-class Ensemble(nn.Module):
+class NetworkEnsemble(nn.Module):
     """Networks of one kind and different first weights, whose probabilities are averaged.
 
     After Lakshminarayanan et al. 2017 (Simple and scalable predictive uncertainty estimation), but for the batches,
@@ -132,7 +132,7 @@ class Ensemble(nn.Module):
 
 def heads(network: nn.Module) -> list[nn.Linear]:
     """The last linear layer of a network, or of every member of an ensemble."""
-    parts = network.members if isinstance(network, Ensemble) else [network]
+    parts = network.members if isinstance(network, NetworkEnsemble) else [network]
     return [[m for m in part.modules() if isinstance(m, nn.Linear)][-1] for part in parts]
 
 
@@ -166,5 +166,5 @@ def build(
             NETWORKS[name](outputs, width=width, dropout=dropout, channels=channels)
             for _ in range(members)
         ]
-    network = made[0] if members == 1 else Ensemble(made)
+    network = made[0] if members == 1 else NetworkEnsemble(made)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -17,7 +17,7 @@ from torch.distributions import Beta
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.classify import networks
-from stemcell_lit.data.augment import to_float, turn
+from stemcell_lit.data.augment import to_float, turn_square
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import stage_metrics
 from stemcell_lit.settings.groups import StageConfig
@@ -59,7 +59,7 @@ def class_weights(counts: Sequence[int]) -> torch.Tensor:
 
 
 class StageModule(pl.LightningModule):
-    """Trains one classifier on a view's targets.
+    """Trains one classifier on a scope's targets.
 
     The budget counts images seen over all ranks; the learning rate follows a short warm-up, then a half cosine of
     the budget, or the paper's step. Its checkpoint holds plain values alone, so
@@ -235,7 +235,7 @@ class StageModule(pl.LightningModule):
         """One step on a mixed batch."""
         pixels, label = batch["pixels"], batch["label"]
         network = self.network
-        answer = network.each if isinstance(network, networks.Ensemble) else network
+        answer = network.each if isinstance(network, networks.NetworkEnsemble) else network
         if self.stage["mixup"] > 0:
             # Zhang et al. 2018; drawn on the CPU from the state that checkpoints keep
             lam = float(Beta(self.stage["mixup"], self.stage["mixup"]).sample())
@@ -300,7 +300,7 @@ class StageModule(pl.LightningModule):
             chunk = np.array(pixels[start : start + batch_size])
             images = to_float(torch.from_numpy(chunk).to(self.device))
             which = torch.zeros(len(chunk), dtype=torch.int64, device=self.device)
-            p = [F.softmax(self(turn(images, which + side)).float(), 1) for side in sides]
+            p = [F.softmax(self(turn_square(images, which + side)).float(), 1) for side in sides]
             parts.append(torch.stack(p).mean(0).cpu())
         self.train(training)
         return torch.cat(parts).numpy() if parts else np.empty((0, len(self.groups)), np.float32)

@@ -43,7 +43,7 @@ class TrainedHierarchy:
         stages: node name -> module; empty for the time-only classifier.
         image_size: height and width in pixels that the stages want.
         um_per_px: of patches at `image_size`, None where unknown.
-        scales: widths of the views of a patch, see `data.patches.Views`.
+        scales: widths of the views of a patch, see `patches.store.ViewCutter`.
 
     Raises:
         ValueError: a stage answers with other targets, or in another order, than its node in the tree.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stemcell_lit.base import formats as form
-from stemcell_lit.data.datamodule import ALWAYS, View
+from stemcell_lit.data.datamodule import ALWAYS, Scope
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.groups import HierarchyConfig
 
@@ -41,9 +41,9 @@ class Node:
         return [c for members in self.groups.values() for c in members]
 
     @property
-    def view(self) -> View:
+    def scope(self) -> Scope:
         """What its stage sees of the patches."""
-        return View(self.targets, self.window)
+        return Scope(self.targets, self.window)
 
 
 def _tree(value: Any, where: str) -> None:

@@ -35,7 +35,7 @@ POLICIES = {
 }
 
 
-def turn(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+def turn_square(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """Applies one of the eight symmetries of the square to each image.
 
     Args:
@@ -64,7 +64,7 @@ def augment_batch(images: torch.Tensor, policy: Policy, random: torch.Generator)
         return draws.to(device).view(-1, 1, 1, 1)
 
     if policy.turns:
-        images = turn(images, torch.randint(0, 8, (batch,), generator=random).to(device))
+        images = turn_square(images, torch.randint(0, 8, (batch,), generator=random).to(device))
     if policy.shift > 0:
         images = _shift(images, round(policy.shift * size), random)
     if policy.light > 0:

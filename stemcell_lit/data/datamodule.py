@@ -26,8 +26,8 @@ ALWAYS = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
-class View:
-    """What one module sees of the patches.
+class Scope:
+    """Which patches one module learns from, and what it tells apart.
 
     Attributes:
         groups: target name -> the classes it holds. Patches of other classes are not seen.
@@ -38,8 +38,8 @@ class View:
     window: tuple[float, float] = ALWAYS
 
     @classmethod
-    def of_classes(cls, classes: Sequence[str]) -> View:
-        """Each class is a target: the generator's view, and the flat classifier's."""
+    def of_classes(cls, classes: Sequence[str]) -> Scope:
+        """Each class is a target: as for the generator and the flat classifier."""
         return cls({name: (name,) for name in classes})
 
     def learns_at(self, times: np.ndarray) -> np.ndarray:
@@ -60,12 +60,12 @@ class PatchDataModule(pl.LightningDataModule):
     Args:
         store: real patches.
         split: rows of `store`.
-        view: targets, their classes, the time window.
+        scope: targets, their classes, the time window.
         generated: a store of generated patches; needed where the recipe asks for any.
         pseudo: rows of `split.unlabelled` and the targets that a network gave them; they join the training patches.
         modes: (patches of the store,) int64, what each batch says of its patches beside their labels; with resident
             real patches alone.
-        mix: recipe, applied to the targets of this view.
+        mix: recipe, applied to the targets of this scope.
         sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
         epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
         batch_size: over all ranks.
@@ -85,7 +85,7 @@ class PatchDataModule(pl.LightningDataModule):
         self,
         store: PatchStore,
         split: Split,
-        view: View,
+        scope: Scope,
         *,
         generated: PatchStore | None = None,
         pseudo: tuple[np.ndarray, np.ndarray] | None = None,
@@ -104,15 +104,15 @@ class PatchDataModule(pl.LightningDataModule):
         super().__init__()
         mix = mix or MixConfig()
         check_ways(augment, sampler, pixels)
-        self.targets = list(view.groups)
+        self.targets = list(scope.groups)
         self.batch_size, self.seed, self.sampler = batch_size, seed, sampler
         self.policy = POLICIES[augment]
         self.served, self.workers, self.epoch_images = pixels, workers, epoch_images
-        target_of = {c: i for i, name in enumerate(self.targets) for c in view.groups[name]}
+        target_of = {c: i for i, name in enumerate(self.targets) for c in scope.groups[name]}
         class_of = store.manifest["label"].to_numpy()
         times = store.manifest["time_h"].to_numpy()
         position = np.array([target_of.get(c, -1) for c in class_of])
-        seen = (position >= 0) & view.learns_at(times)
+        seen = (position >= 0) & scope.learns_at(times)
 
         rows = {"train": split.train[seen[split.train]], "val": split.val[seen[split.val]]}
         real = {
@@ -121,11 +121,11 @@ class PatchDataModule(pl.LightningDataModule):
         empty = [name for name, n in real.items() if n == 0]
         if empty:
             raise UserError(
-                f"{store.path}: no training patches of {empty} in hours {view.window[0]:g} to {view.window[1]:g}; "
+                f"{store.path}: no training patches of {empty} in hours {scope.window[0]:g} to {scope.window[1]:g}; "
                 "give fewer split.folds, a larger split.labelled_fraction or a smaller split.validation_share"
             )
-        for name in view.groups:
-            for member in view.groups[name]:
+        for name in scope.groups:
+            for member in scope.groups[name]:
                 n = int((class_of[rows["train"]] == member).sum())
                 if 0 < n < min_class_patches:
                     warnings.warn(
@@ -146,7 +146,7 @@ class PatchDataModule(pl.LightningDataModule):
                 raise UserError(
                     f"mix.recipe={mix.recipe} needs generated patches, and none were given"
                 )
-            extra_rows, extra_labels = _choose(generated, view, wanted, seed)
+            extra_rows, extra_labels = _choose(generated, scope, wanted, seed)
         self.counts = {
             name: (real[name], int((extra_labels == i).sum()))
             for i, name in enumerate(self.targets)
@@ -380,13 +380,13 @@ def check_no_leak(store: PatchStore, split: Split, generated: PatchStore) -> Non
 
 
 def _choose(
-    generated: PatchStore, view: View, wanted: Mapping[str, int], seed: int
+    generated: PatchStore, scope: Scope, wanted: Mapping[str, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of generated patches and their targets; a target's share comes evenly from its classes."""
     label = generated.manifest["label"].to_numpy()
     rng = np.random.default_rng([seed, 11])
     rows, targets = [], []
-    for i, (name, members) in enumerate(view.groups.items()):
+    for i, (name, members) in enumerate(scope.groups.items()):
         pools = [rng.permutation(np.flatnonzero(label == member)) for member in members]
         parts = share_out(wanted[name], [len(pool) for pool in pools])
         # What a filter kept too few of was told when it was drawn; the class goes on with what there is.

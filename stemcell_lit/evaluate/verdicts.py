@@ -42,7 +42,7 @@ def holm(pvalues: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def judge(low: float, high: float, p: float, margin: float = 0.0) -> str:
+def verdict_of(low: float, high: float, p: float, margin: float = 0.0) -> str:
     """One of `shown`, `not shown`, `worse`.
 
     Args:
@@ -67,7 +67,7 @@ def claim(low: float, high: float, p: float, margin: float = 0.02) -> str:
 
     `no` needs the whole interval below the margin: a gain that large is then ruled out.
     """
-    if judge(low, high, p, margin) == "shown":
+    if verdict_of(low, high, p, margin) == "shown":
         return "yes"
     return "no" if math.isfinite(high) and high < margin else "not shown"
 
@@ -90,7 +90,9 @@ def verdict(
     told = f"{points(delta)} points {metric}"
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{told}, too few groups for an interval: not shown"
-    return f"{told}, 95 % interval {points(low)} to {points(high)}: {judge(low, high, p, margin)}"
+    return (
+        f"{told}, 95 % interval {points(low)} to {points(high)}: {verdict_of(low, high, p, margin)}"
+    )
 
 
 def points(share: float) -> str:

@@ -20,23 +20,23 @@ from stemcell_lit.base.artifacts import Recipe, key_hash
 from stemcell_lit.base.files import check_target, finite
 from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.classify.hierarchy import Hierarchy
-from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.mixing import generated_quota, share_out
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment import callbacks, gallery
+from stemcell_lit.experiment import callbacks, generator_quality
 from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
 from stemcell_lit.gan.config import GANDiverged
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
-from stemcell_lit.gan.ensemble import Ensemble, load_generator
+from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.selection import make_filters
 from stemcell_lit.gan.synthesis import synthesize
-from stemcell_lit.gan.watch import QualityWatch, settle
+from stemcell_lit.gan.watch import QualityWatch, keep_best
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.commands import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
@@ -146,7 +146,7 @@ class TrainedGenerator(Recipe):
         watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = callbacks.CurveKeeper()
         alarm = self._fit(module, data, folder, [curve, watch] if watch else [curve])
-        chosen = settle(watch, folder, alarm)
+        chosen = keep_best(watch, folder, alarm)
         if not first_rank():
             return
         if chosen["alarm"]:
@@ -183,7 +183,7 @@ class TrainedGenerator(Recipe):
         return PatchDataModule(
             self.trial.store,
             self.trial.split,
-            View.of_classes(self.trial.store.classes),
+            Scope.of_classes(self.trial.store.classes),
             modes=modes,
             epoch_images=config.gan.validate_every_images,
             batch_size=config.gan.batch_size,
@@ -216,7 +216,7 @@ class TrainedGenerator(Recipe):
 
 
 @dataclass(frozen=True)
-class GeneratorEnsemble(Recipe):
+class TrainedEnsemble(Recipe):
     """The generators of so many seeds together, each an artifact of its own.
 
     Its folder is that of a `TrainedGenerator`, with generator-1.ckpt and so on beside the first.
@@ -278,16 +278,19 @@ class GeneratorEnsemble(Recipe):
         ]
 
 
-def generator_recipe(trial: Trial) -> TrainedGenerator | GeneratorEnsemble:
+def generator_recipe(trial: Trial) -> TrainedGenerator | TrainedEnsemble:
     """How the generator of this trial's fold is made, or with `generators` above 1 those of so many seeds."""
-    return GeneratorEnsemble(trial) if trial.config.generators > 1 else TrainedGenerator(trial)
+    return TrainedEnsemble(trial) if trial.config.generators > 1 else TrainedGenerator(trial)
 
 
 def _show(
-    generator: GANModule | Ensemble, reference: Reference, quality: QualityConfig, folder: Path
+    generator: GANModule | GeneratorEnsemble,
+    reference: Reference,
+    quality: QualityConfig,
+    folder: Path,
 ) -> None:
     reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
-    gallery.show_generator(generator, reference, quality, folder)
+    generator_quality.show_generator(generator, reference, quality, folder)
 
 
 _FACTS = form.versioned(
@@ -323,13 +326,13 @@ def _checkpoints(folder: Path, count: int) -> list[Path]:
     return [first, *(first.with_stem(f"{first.stem}-{i}") for i in range(1, count))]
 
 
-def _load(checkpoint: Path, about: Mapping[str, Any]) -> GANModule | Ensemble:
+def _load(checkpoint: Path, about: Mapping[str, Any]) -> GANModule | GeneratorEnsemble:
     """The generator of a checkpoint, with the others where generator.json beside it tells of several."""
     if "members" not in about:
         return load_generator(checkpoint)
     files = _checkpoints(checkpoint.parent, len(about["members"]))
     try:
-        return Ensemble([load_generator(f) for f in files])
+        return GeneratorEnsemble([load_generator(f) for f in files])
     except ValueError as error:
         raise UserError(f"{checkpoint.parent}: {error}; train them again") from error
 
@@ -406,7 +409,7 @@ def _pool(trial: Trial, hierarchy: Hierarchy) -> dict[str, int]:
     labels, times = (trial.train.manifest[c].to_numpy() for c in ("label", "time_h"))
     most = dict.fromkeys(trial.store.classes, 0)
     for node in hierarchy.nodes:
-        inside = node.view.learns_at(times)
+        inside = node.scope.learns_at(times)
         real = {
             group: int((np.isin(labels, members) & inside).sum())
             for group, members in node.targets.items()

@@ -251,7 +251,7 @@ class Planner:
             yield Problem("class", _why_not(store, int(i), where), label=store.classes[i])
         names = np.array(store.classes)[train["labels"]]
         for node in hierarchy.nodes if learned.all() else []:
-            inside = node.view.learns_at(train["times"])
+            inside = node.scope.learns_at(train["times"])
             for target, members in node.targets.items():
                 if not (np.isin(names, members) & inside).any():
                     first, last = node.window

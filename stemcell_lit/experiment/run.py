@@ -19,8 +19,9 @@ from stemcell_lit.base.files import check_target, finite, whole_or_absent
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
-from stemcell_lit.experiment import gallery, tracking
+from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.forms import VALIDATION
+from stemcell_lit.experiment.generator_quality import generator_summary
 from stemcell_lit.experiment.generators import (
     CHECKPOINT,
     generator_facts,
@@ -171,7 +172,7 @@ def _ending(trial: Trial, trained: Trained) -> dict[str, Any]:
             **{k: os.path.relpath(v, trial.config.out) for k, v in generator.items()},
             "curve": generator_facts(generator["path"])["curve"],
         },
-        "generator_quality": gallery.told(generator),
+        "generator_quality": generator_summary(generator),
         "store": str(trial.store.path),
         "split": {
             "kind": split.kind,
@@ -199,7 +200,7 @@ def _with_test_confusions(
     for about in stages:
         node, stage = nodes[about["node"]], model.stages[about["node"]]
         target = {c: i for i, members in enumerate(node.targets.values()) for c in members}
-        inside = labels.isin(list(target)).to_numpy() & node.view.learns_at(times.to_numpy())
+        inside = labels.isin(list(target)).to_numpy() & node.scope.learns_at(times.to_numpy())
         predicted = stage.probabilities(pixels[inside]).argmax(1)
         truth = labels[inside].map(target).to_numpy(np.int64)
         matrix = confusion(truth, predicted, list(node.targets)).tolist()

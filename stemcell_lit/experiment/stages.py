@@ -110,7 +110,7 @@ class TrainedStage(Recipe):
         return PatchDataModule(
             self.trial.store,
             self.trial.split,
-            self.node.view,
+            self.node.scope,
             generated=self.generated,
             pseudo=pseudo,
             mix=config.mix,

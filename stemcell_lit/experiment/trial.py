@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 FORMAT = 1  # of result.json
-MEANING = 3  # of a trial's settings: raised where the same ones give another result
+SETTINGS_VERSION = 3  # bump when identical settings would now give a different result
 RESULT = "result.json"
 CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
 KEPT_BYTES = 128 << 20  # of a part's patches: 131,072 of 32 px; a process has few parts
@@ -151,7 +151,11 @@ class Trial:
     def hash(self) -> str:
         """Of everything that determines the result; where it runs and logs does not."""
         return key_hash(
-            {"format": MEANING, "content": self.store.content_hash, **relevant(self.config)}
+            {
+                "format": SETTINGS_VERSION,
+                "content": self.store.content_hash,
+                **relevant(self.config),
+            }
         )
 
     @property

@@ -21,7 +21,7 @@ def reduced(pixels: np.ndarray, turns: str = "square", side: int = 16) -> np.nda
 
     Args:
         pixels: uint8 (n, height, width).
-        turns: `square`, or `any`: only the disc that a turn of any angle shows, see `objectives.turn`.
+        turns: `square`, or `any`: only the disc that a turn of any angle shows, see `objectives.random_turn`.
         side: of the averaged images.
     """
     n, height, width = pixels.shape
@@ -67,7 +67,7 @@ def turned(pixels: np.ndarray, turns: str = "square") -> np.ndarray:
 
     Args:
         pixels: uint8 (n, side, side).
-        turns: `square` (eight) or `any` (48, every 15 degrees), see `objectives.turn`.
+        turns: `square` (eight) or `any` (48, every 15 degrees), see `objectives.random_turn`.
 
     Returns:
         uint8 (8 n or 48 n, side, side), turn by turn, the patches as they are first.

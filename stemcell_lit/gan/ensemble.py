@@ -66,7 +66,7 @@ _CHECKPOINT = form.record(
 )
 
 
-class Ensemble:
+class GeneratorEnsemble:
     """Generators of the same patches and of different seeds, which draw in turns.
 
     Each of them leaves out other things: where generated patches alone are learned, several serve better than one

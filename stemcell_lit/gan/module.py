@@ -189,7 +189,7 @@ class GANModule(pl.LightningModule):
         gan, label = self.gan, self._condition(batch)
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
-        real, shown = objectives.turn(batch["pixels"], draw, gan["turns"])
+        real, shown = objectives.random_turn(batch["pixels"], draw, gan["turns"])
         shape = (len(real), self.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())

@@ -198,7 +198,7 @@ def augment(
     return pixels
 
 
-def turn(
+def random_turn(
     pixels: Tensor, generator: torch.Generator, turns: str = "square"
 ) -> tuple[Tensor, Tensor]:
     """A random turn or flip of each image.

@@ -13,7 +13,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import entropy
 from stemcell_lit.gan.distances import ball_radius
 from stemcell_lit.gan.encoder import Encoder
-from stemcell_lit.gan.ensemble import Ensemble
+from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.settings.groups import SelectConfig
 
@@ -44,7 +44,7 @@ class Filter:
 
 def make_filters(
     select: SelectConfig,
-    generator: GANModule | Ensemble,
+    generator: GANModule | GeneratorEnsemble,
     encoder: Encoder | None,
     seed: int = 0,
 ) -> list[Filter]:
@@ -161,7 +161,7 @@ def _match_entropy(
 
 
 def _by_critic(
-    generator: GANModule | Ensemble, name: str, pilot: np.ndarray, share: float
+    generator: GANModule | GeneratorEnsemble, name: str, pilot: np.ndarray, share: float
 ) -> Accept:
     """The share of the pilot with the best scores sets the least score."""
     place = generator.classes.index(name)

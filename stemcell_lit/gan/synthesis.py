@@ -12,7 +12,7 @@ import torch
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
-from stemcell_lit.gan.ensemble import Ensemble, load_generator
+from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.selection import Accept, Filter
 from stemcell_lit.patches.store import PatchStore
@@ -21,7 +21,7 @@ _PILOT = 256  # patches of a class that a filter is fitted on, or as many as are
 
 
 def synthesize(
-    source: GANModule | Ensemble | str | Path,
+    source: GANModule | GeneratorEnsemble | str | Path,
     per_class: Mapping[str, int],
     store: str | Path,
     *,
@@ -116,7 +116,7 @@ def synthesize(
 
 
 def _draw(
-    module: GANModule | Ensemble,
+    module: GANModule | GeneratorEnsemble,
     position: int,
     wanted: int,
     limit: int,

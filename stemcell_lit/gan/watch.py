@@ -17,7 +17,7 @@ from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import GANDiverged, seed_of
 from stemcell_lit.gan.distances import frechet, kid
-from stemcell_lit.gan.ensemble import Ensemble
+from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.settings.groups import QualityConfig
@@ -232,7 +232,7 @@ _DISTANCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 
 
 def samples(
-    module: GANModule | Ensemble, per_class: int, classes: Sequence[str], stream: int = 0
+    module: GANModule | GeneratorEnsemble, per_class: int, classes: Sequence[str], stream: int = 0
 ) -> list[np.ndarray]:
     """Fixed samples of the averaged generator: uint8 (per_class, side, side) for each class.
 
@@ -283,7 +283,7 @@ def _ratio(distance: np.ndarray, floor: np.ndarray) -> float:
     return float(np.median(distance)) / max(float(np.median(floor)), 1e-9)
 
 
-def settle(watch: QualityWatch | None, folder: Path, alarm: Exception | None) -> dict[str, Any]:
+def keep_best(watch: QualityWatch | None, folder: Path, alarm: Exception | None) -> dict[str, Any]:
     """Makes the best snapshot the generator: generator.ckpt in `folder`. The snapshot stays.
 
     Args:

@@ -75,7 +75,7 @@ def _name(reason: str) -> str:
     return re.split(r"[\s,:]", reason.strip("() "), maxsplit=1)[0]
 
 
-def told(reasons: Iterable[str]) -> str:
+def why_waiting(reasons: Iterable[str]) -> str:
     """One line for all jobs that wait, such as `3 jobs wait (Priority: jobs of higher priority go first)`."""
     counts = Counter(sentence(r) for r in reasons if _name(r) not in ("", "None"))
     parts = [

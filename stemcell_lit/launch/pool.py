@@ -39,7 +39,7 @@ from stemcell_lit.launch.jobs import (
     signals,
 )
 from stemcell_lit.launch.slots import _clean_environment, _free_port, default_slots
-from stemcell_lit.launch.view import View
+from stemcell_lit.launch.view import JobsView
 from stemcell_lit.launch.warm import WarmProcess, can_start_warm
 
 GRACE_S = (
@@ -106,7 +106,7 @@ def run_jobs(
     if not places:
         raise ValueError("no slots to run jobs in")
     outcomes = {job.name: JobOutcome(job.name, "skipped") for job in jobs if _is_done(job)}
-    view = View(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
+    view = JobsView(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
     free = list(range(len(places)))
     queue = [job for job in jobs if job.name not in outcomes]
     for job in queue:

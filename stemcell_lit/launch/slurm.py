@@ -26,8 +26,8 @@ from stemcell_lit.base.files import write_whole
 from stemcell_lit.base.progress import PROGRESS, PROGRESS_ENV, read_rate
 from stemcell_lit.errors import UserError
 from stemcell_lit.launch.jobs import TAIL_LINES, Job, JobOutcome, read_tail, signals
-from stemcell_lit.launch.pending import fitted, never, nodes_of, sentence, told
-from stemcell_lit.launch.view import View
+from stemcell_lit.launch.pending import fitted, never, nodes_of, sentence, why_waiting
+from stemcell_lit.launch.view import JobsView
 
 # overrides of a job -> its number
 _BOOK = form.mapping(form.text(40, r"\d+(_\d+)?", "the number of a job of Slurm"))
@@ -98,7 +98,7 @@ def run_on_slurm(
     outcomes = {j.name: JobOutcome(j.name, "skipped") for j in jobs if j.done and j.done()}
     todo = [job for job in jobs if job.name not in outcomes]
     parallel = min(int(parameters.get("array_parallelism", len(jobs))), max(1, len(jobs)))
-    view = View(console or Console(stderr=True), title, len(jobs), parallel, outcomes)
+    view = JobsView(console or Console(stderr=True), title, len(jobs), parallel, outcomes)
     parameters = fitted(parameters, nodes_of(parameters.get("partition"))) if todo else parameters
     waiting = _submit(todo, function, folder, parameters, max_num_timeout) if todo else {}
     running: dict[int, _Submitted] = {}
@@ -119,9 +119,9 @@ def run_on_slurm(
                         for i, (state, why) in found.items()
                         if i == s.id and state == "PENDING"
                     }
-                    told_now = told(reasons.values())
-                    if told_now != said:
-                        said = told_now
+                    waits = why_waiting(reasons.values())
+                    if waits != said:
+                        said = waits
                         view.note(said)
                     # Twice in a row: Slurm may give a reason in passing while its nodes come up.
                     now = {i for i, why in reasons.items() if never(why)}

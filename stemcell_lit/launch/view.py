@@ -18,7 +18,7 @@ from stemcell_lit.settings.quoting import plain
 
 
 @dataclass
-class View:
+class JobsView:
     """What the user sees: a live table in a terminal, a line per finished job elsewhere."""
 
     console: Console

@@ -20,7 +20,7 @@ from stemcell_lit.movies.resample import resample, resample_labels, scale_betwee
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated
 from stemcell_lit.patches.labels import UNSURE
-from stemcell_lit.patches.store import PatchStore, Views, checked_scales
+from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
 from stemcell_lit.settings.groups import ExtractionConfig
 
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered
@@ -398,7 +398,7 @@ def _cut(
     for position in dict.fromkeys(p["position"] for p in found):
         corners = np.array([p["corner"] for p in found if p["position"] == position])
         image = resample(frames.read(position), scale)
-        parts.append(Views(image, extraction.patch_size, extraction.scales).cut(*corners.T))
+        parts.append(ViewCutter(image, extraction.patch_size, extraction.scales).cut(*corners.T))
     return parts
 
 

@@ -265,7 +265,7 @@ class PatchStore:
             )
 
 
-class Views:
+class ViewCutter:
     """Concentric views of places in a frame, each reduced to the size of a patch.
 
     The view of scale k is k patches wide, around the patch's centre, its blocks of k x k pixels averaged. Behind

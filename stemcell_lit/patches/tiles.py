@@ -23,7 +23,7 @@ from stemcell_lit.patches.extraction import (
 )
 from stemcell_lit.patches.labelled import Select, movies_in
 from stemcell_lit.patches.labels import checked_labels
-from stemcell_lit.patches.store import PatchStore, Views, checked_scales
+from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
 from stemcell_lit.patches.tables import column_names, read_table
 from stemcell_lit.settings.groups import ColoniesConfig, ExtractionConfig
 
@@ -241,7 +241,7 @@ def _cut(
         image = frames.read(at)
         # a corner between two pixels of the resampled frame goes to the nearer one
         top, left = np.minimum(np.rint(corners[mine] * scale).astype(int), most).T
-        pixels[mine] = Views(resample(image, scale), size, scales).cut(top, left)
+        pixels[mine] = ViewCutter(resample(image, scale), size, scales).cut(top, left)
         if wanted is not None and inside is not None:
             mask = foreground(image, wanted, frames.um_per_px, classifier=classifier)
             side = int(rows["size"].iloc[0])

@@ -12,7 +12,7 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
-from stemcell_lit.patches.store import Views
+from stemcell_lit.patches.store import ViewCutter
 from stemcell_lit.predict.dense import DenseStage, total_pool, usable_stride
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _cut_out(
     wanted: np.ndarray,
 ) -> np.ndarray:
     """Probabilities (wanted windows, groups), each window cut out and classified, in batches."""
-    views = Views(image, size, scales)
+    views = ViewCutter(image, size, scales)
     top, left = (stride * i for i in np.nonzero(wanted))
     parts = [
         stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH)

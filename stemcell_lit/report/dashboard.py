@@ -17,7 +17,7 @@ from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.settings.groups import LoggerConfig
-from stemcell_lit.settings.meaning import role_of
+from stemcell_lit.settings.keys import role_of
 from stemcell_lit.settings.roles import Role
 
 FILE = "dashboard.json"

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from stemcell_lit.base import formats as form
-from stemcell_lit.experiment.gallery import _GRID_BYTES, METRICS, cell_text, find, grid_file
+from stemcell_lit.experiment.generator_quality import (
+    GRID_BYTES,
+    METRICS,
+    cell_text,
+    find,
+    grid_file,
+)
 from stemcell_lit.experiment.results import Results
 
 
@@ -51,7 +57,7 @@ def generator_section(results: Results) -> dict[str, Any] | None:
             {
                 "name": name,
                 "data": base64.b64encode(
-                    form.read_bytes(file, _GRID_BYTES, "make the generator again")
+                    form.read_bytes(file, GRID_BYTES, "make the generator again")
                 ).decode("ascii"),
             }
             for name in results.classes

@@ -17,12 +17,12 @@ from stemcell_lit.base.drawing import DPI
 from stemcell_lit.base.pages import render
 from stemcell_lit.evaluate.intervals import ALPHA, METRICS, values
 from stemcell_lit.evaluate.metrics import confusion
-from stemcell_lit.evaluate.verdicts import claim, effect_sizes, judge
+from stemcell_lit.evaluate.verdicts import claim, effect_sizes, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, as_override, flatten, rows_of
 from stemcell_lit.report.generators import generator_section
 from stemcell_lit.report.tables import interval, p_value, percent, signed_points, verdict_word
 from stemcell_lit.settings.commands import RunCommand
-from stemcell_lit.settings.meaning import own_keys, role_of
+from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.quoting import command_line
 from stemcell_lit.settings.roles import Role
 
@@ -119,7 +119,7 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
     for metric in METRICS:
         row, base = rows[results.full, metric, ""], rows[results.baseline, metric, ""]
         limits = (row["delta_low"], row["delta_high"], row["p"])
-        answer, gain = claim(*limits, CLAIM), judge(*limits)
+        answer, gain = claim(*limits, CLAIM), verdict_of(*limits)
         if answer == "yes":
             words = f"A gain of {100 * CLAIM:.0f} points or more is shown."
         elif gain == "worse":

@@ -12,7 +12,7 @@ import pandas as pd
 from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
 from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.evaluate.metrics import calibration_error, reliability
-from stemcell_lit.evaluate.verdicts import judge, points
+from stemcell_lit.evaluate.verdicts import points, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, Row, rows_of
 from stemcell_lit.report.patch_pictures import PatchPictures, confidence
 
@@ -119,7 +119,7 @@ class Pictures:
         if math.isfinite(row["delta_low"]):
             ends = [100 * row["delta_low"], 100 * row["delta_high"]]
             axis.plot(ends, [y, y], color=colour, lw=1.8, solid_capstyle="butt")
-            sure = judge(row["delta_low"], row["delta_high"], row["p"]) != "not shown"
+            sure = verdict_of(row["delta_low"], row["delta_high"], row["p"]) != "not shown"
         else:
             sure = False
         face = colour if sure else "white"

@@ -216,7 +216,7 @@ def _drawn(macro: pd.DataFrame, tables: Sequence[Table], sweep: SweepConfig, bas
     return figure
 
 
-def _trials(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapping[Any, str]]:
+def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapping[Any, str]]:
     """Names of the values, methods, and (name, method) -> what stands in the table."""
     rows = macro[(macro["metric"] == metric) & (macro["class"] == "")]
     told, names = {}, _names(macro)
@@ -234,7 +234,7 @@ def _trials(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Map
 def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:
     lines = ["Macro scores in %, difference to the baseline at the same value in points.", ""]
     for metric, title in TITLES.items():
-        values, methods, told = _trials(macro, metric)
+        values, methods, told = _cells(macro, metric)
         rows = [[v, *(told.get((v, m), "–") for m in methods)] for v in values]
         lines += [*markdown_table([f"{title}, {sweep.key}", *methods], rows), ""]
     return "\n".join(lines)
@@ -255,6 +255,6 @@ def _page(
         baseline=baseline,
         leaky=sweep.key == "split.kind",
         picture=base64.b64encode(picture).decode("ascii"),
-        metrics=[(title, *_trials(macro, metric)) for metric, title in TITLES.items()],
+        metrics=[(title, *_cells(macro, metric)) for metric, title in TITLES.items()],
         pages=[(as_override(t.value), f"values/{t.name}/report.html") for t in tables],
     )

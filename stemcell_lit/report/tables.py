@@ -127,29 +127,29 @@ def table_markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -
         f"{len(results.groups)} groups and {len(results.seeds)} seeds.",
         "",
     ]
-    rows = [[row["method"], *_score_trials(row)] for row in macro.to_dict("records")]
+    rows = [[row["method"], *_score_cells(row)] for row in macro.to_dict("records")]
     lines += markdown_table(["method", *scores], rows, right)
     if len(parts):
         rows = [
             [
                 *(row["part"], row["where"], f"{row['method']} - {row['other']}"),
-                *(TITLES[row["metric"]], *_difference_trials(row)),
+                *(TITLES[row["metric"]], *_difference_cells(row)),
             ]
             for row in parts.to_dict("records")
         ]
         lines += ["", "What each part adds:", ""]
         lines += markdown_table(["part", "where", "methods", "metric", *ends], rows, right)
-    rows = [[row["method"], row["class"], *_score_trials(row)] for row in each.to_dict("records")]
+    rows = [[row["method"], row["class"], *_score_cells(row)] for row in each.to_dict("records")]
     lines += ["", "By class:", "", *markdown_table(["method", "class", *scores], rows, right)]
     return "\n".join(lines) + "\n"
 
 
-def _score_trials(row: Mapping[Any, Any]) -> list[str]:
+def _score_cells(row: Mapping[Any, Any]) -> list[str]:
     mean, ends = percent(row["mean"]), interval(row["low"], row["high"])
-    return [TITLES[row["metric"]], mean, ends, *_difference_trials(row)]
+    return [TITLES[row["metric"]], mean, ends, *_difference_cells(row)]
 
 
-def _difference_trials(row: Mapping[Any, Any]) -> list[str]:
+def _difference_cells(row: Mapping[Any, Any]) -> list[str]:
     ends = interval(row["delta_low"], row["delta_high"], True)
     return [signed_points(row["delta"]), ends, p_value(row["p"]), verdict_word(row)]
 

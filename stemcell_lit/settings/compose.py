@@ -73,11 +73,11 @@ def compose(command: str, words: Sequence[str]) -> Any:
             return hydra_compose(command, overrides=overrides)
     except Exception as error:  # of any kind: only what the user gave and conf/ are read here
         raise UserError(
-            f"{told(error)} (`stemcell-lit {command} --help` lists the keys)"
+            f"{one_line(error)} (`stemcell-lit {command} --help` lists the keys)"
         ) from error
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What Hydra and OmegaConf say of settings that do not fit, in a line."""
     from omegaconf.errors import KeyValidationError
 

@@ -30,20 +30,20 @@ def repeat(default: Any) -> Any:
     Args:
         default: a field, such as `number(0)`; a class, whose instance is the default; or the default itself.
     """
-    return _declared(default, Role.REPEAT)
+    return _with_role(default, Role.REPEAT)
 
 
 def where(default: Any) -> Any:
     """A field that says where from, where or how fast a result is computed; `default` as in `repeat`."""
-    return _declared(default, Role.WHERE)
+    return _with_role(default, Role.WHERE)
 
 
 def shown(default: Any) -> Any:
     """A field that says where a result is stored, logged and how it is shown; `default` as in `repeat`."""
-    return _declared(default, Role.SHOWN)
+    return _with_role(default, Role.SHOWN)
 
 
-def _declared(default: Any, role: Role) -> Any:
+def _with_role(default: Any, role: Role) -> Any:
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={_KEY: role})
     if not isinstance(default, Field):
@@ -60,13 +60,14 @@ def determining(settings: Any) -> dict[str, Any]:
     plain = asdict(settings)
     for f in fields(settings):
         value = getattr(settings, f.name)
-        if not _role(f).counts:
+        if not declared_role(f).counts:
             del plain[f.name]
         elif is_dataclass(value):
             plain[f.name] = determining(value)
     return plain
 
 
-def _role(of: Field[Any]) -> Role:
+def declared_role(of: Field[Any]) -> Role:
+    """The role that a field declares, `RESULT` where it says nothing."""
     found: Role = of.metadata.get(_KEY, Role.RESULT)
     return found

@@ -16,7 +16,7 @@ from stemcell_lit.base.artifacts import Recipe
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion
 from stemcell_lit.experiment.forms import ACCURACY
-from stemcell_lit.experiment.gallery import (
+from stemcell_lit.experiment.generator_quality import (
     class_grid,
     grid_file,
     measure,
@@ -34,7 +34,7 @@ from stemcell_lit.experiment.trial import Trial
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.commands import JudgeCommand, RunCommand
-from stemcell_lit.settings.meaning import own_keys
+from stemcell_lit.settings.keys import own_keys
 from stemcell_lit.settings.quoting import override, split
 from stemcell_lit.settings.roles import determining
 

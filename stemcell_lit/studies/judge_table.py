@@ -21,7 +21,7 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.evaluate.metrics import scores_of
 from stemcell_lit.experiment.forms import ACCURACY, FACTS
-from stemcell_lit.experiment.gallery import (
+from stemcell_lit.experiment.generator_quality import (
     METRICS,
     find,
     read_quality,

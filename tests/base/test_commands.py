@@ -9,7 +9,7 @@ from PIL import Image
 from stemcell_lit import __main__ as cli
 from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.gallery import grid_file
+from stemcell_lit.experiment.generator_quality import grid_file
 from stemcell_lit.report.wandb_runs import _forget
 from tests.base.test_files import make, state
 from tests.recipes import Thing

@@ -111,7 +111,10 @@ def test_a_stage_of_leaves_learns_classes_and_speaks_for_its_groups():
     h = build("none", tree={"leaves": True})
     root, cells = h.nodes
     assert list(root.targets) == ["debris", "dense", "spread", "differentiated"]
-    assert list(root.view.groups) == list(root.targets) and list(root.groups) == ["debris", "cells"]
+    assert list(root.scope.groups) == list(root.targets) and list(root.groups) == [
+        "debris",
+        "cells",
+    ]
     p = h.combine(
         {
             root.name: np.array([[0.4, 0.12, 0.18, 0.3]]),  # cells: 0.6, in them 0.2, 0.3, 0.5

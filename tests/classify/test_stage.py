@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from stemcell_lit.classify.networks import NETWORKS, Ensemble, build
+from stemcell_lit.classify.networks import NETWORKS, NetworkEnsemble, build
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule, class_weights, focal_loss
 from stemcell_lit.classify.trained import load_stage, save_weights
-from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.training import fit
@@ -34,7 +34,7 @@ def data_of(store, seed=0):
     return PatchDataModule(
         store,
         make_split(store, SplitConfig(folds=3)),
-        View.of_classes(CLASSES),
+        Scope.of_classes(CLASSES),
         batch_size=16,
         seed=seed,
     )
@@ -98,7 +98,7 @@ def test_the_papers_schedule_is_a_tenth_from_half_the_budget():
 
 def test_an_ensemble_answers_with_the_mean_of_its_members(store):
     m = module(members=3).eval()
-    assert isinstance(m.network, Ensemble)
+    assert isinstance(m.network, NetworkEnsemble)
     x = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     each = m.network.each(x)
     assert not torch.allclose(each[0], each[1])  # other first weights

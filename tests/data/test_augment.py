@@ -10,7 +10,7 @@ from stemcell_lit.data.augment import (
     augment_batch,
     to_float,
     to_uint8,
-    turn,
+    turn_square,
 )
 
 
@@ -24,7 +24,7 @@ def seeded(seed=0):
 
 def test_eight_turns_are_the_eight_symmetries_of_the_square():
     one = images(1).repeat(8, 1, 1, 1)
-    turned = turn(one, torch.arange(8)).numpy()[:, 0]
+    turned = turn_square(one, torch.arange(8)).numpy()[:, 0]
     square = one[0, 0].numpy()
     expected = [np.rot90(m, k) for m in (square, square.T) for k in range(4)]
     assert len({t.tobytes() for t in turned}) == 8

@@ -5,7 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stemcell_lit.data.datamodule import PatchDataModule, View, check_no_leak
+from stemcell_lit.data.datamodule import PatchDataModule, Scope, check_no_leak
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
@@ -22,7 +22,7 @@ def test_generated_patches_join_per_class_and_only_in_training(store, generated)
     data = PatchDataModule(
         store,
         split_of(store),
-        View.of_classes(CLASSES),
+        Scope.of_classes(CLASSES),
         generated=generated,
         mix=MixConfig("balance"),
     )
@@ -42,7 +42,7 @@ def test_generated_patches_join_per_class_and_only_in_training(store, generated)
 def test_modes_stay_with_their_patches(store, generated):
     split, modes = split_of(store), np.arange(len(store)) * 7
     data = PatchDataModule(
-        store, split, View.of_classes(CLASSES), modes=modes, epoch_images=48, augment="none"
+        store, split, Scope.of_classes(CLASSES), modes=modes, epoch_images=48, augment="none"
     )
     for loader, rows in (
         (data.train_dataloader(), split.train),
@@ -58,7 +58,7 @@ def test_modes_stay_with_their_patches(store, generated):
         PatchDataModule(
             store,
             split,
-            View.of_classes(CLASSES),
+            Scope.of_classes(CLASSES),
             modes=modes,
             generated=generated,
             mix=MixConfig("balance"),
@@ -66,9 +66,9 @@ def test_modes_stay_with_their_patches(store, generated):
 
 
 def test_a_stage_mixes_by_its_own_groups_evenly_over_their_classes(store, generated):
-    view = View({"debris": ["debris"], "cells": ["dense", "spread", "differentiated"]})
+    scope = Scope({"debris": ["debris"], "cells": ["dense", "spread", "differentiated"]})
     data = PatchDataModule(
-        store, split_of(store), view, generated=generated, mix=MixConfig("extra_k", 6)
+        store, split_of(store), scope, generated=generated, mix=MixConfig("extra_k", 6)
     )
     real = {name: n[0] for name, n in data.counts.items()}
     assert (
@@ -78,8 +78,8 @@ def test_a_stage_mixes_by_its_own_groups_evenly_over_their_classes(store, genera
 
 
 def test_the_window_hides_patches_of_other_hours(store):
-    view = View({"dense": ["dense"], "spread": ["spread"]}, (0.0, 12.0))
-    data = PatchDataModule(store, split_of(store), view)
+    scope = Scope({"dense": ["dense"], "spread": ["spread"]}, (0.0, 12.0))
+    data = PatchDataModule(store, split_of(store), scope)
     assert (store.manifest["time_h"].iloc[data.rows["train"]] <= 12).all()
     assert set(store.manifest["label"].iloc[data.rows["train"]]) == {"dense", "spread"}
 
@@ -94,7 +94,7 @@ def test_patches_of_a_generator_that_saw_a_held_out_group_are_refused(store, gen
 
 def test_patches_of_unknown_provenance_are_refused(store, tmp_path):
     with pytest.raises(UserError, match="does not say which generator"):
-        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), generated=store)
+        PatchDataModule(store, split_of(store), Scope.of_classes(CLASSES), generated=store)
 
 
 def test_the_leak_guard_holds_under_the_leaky_split_too(store, generated, tmp_path):
@@ -116,12 +116,12 @@ def test_too_few_generated_patches_say_so(store, generated):
         PatchDataModule(
             store,
             split_of(store),
-            View.of_classes(CLASSES),
+            Scope.of_classes(CLASSES),
             generated=generated,
             mix=MixConfig("extra_k", 500),
         )
     with pytest.raises(UserError, match="none were given"):
-        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), mix=MixConfig("balance"))
+        PatchDataModule(store, split_of(store), Scope.of_classes(CLASSES), mix=MixConfig("balance"))
 
 
 def test_a_target_without_patches_says_so(store):
@@ -131,7 +131,7 @@ def test_a_target_without_patches_says_so(store):
         PatchDataModule(
             store,
             split_of(store),
-            View.of_classes(["dense", "differentiated"]).__class__(
+            Scope.of_classes(["dense", "differentiated"]).__class__(
                 {"dense": ["dense"], "differentiated": ["differentiated"]}, (0.0, 1.0)
             ),
         )
@@ -139,7 +139,7 @@ def test_a_target_without_patches_says_so(store):
 
 def test_a_rare_class_warns(store):
     with pytest.warns(UserWarning, match="class debris has 8 real training patches"):
-        PatchDataModule(store, split_of(store), View.of_classes(CLASSES), min_class_patches=10)
+        PatchDataModule(store, split_of(store), Scope.of_classes(CLASSES), min_class_patches=10)
 
 
 @pytest.mark.parametrize("pixels", ["resident", "workers"])
@@ -147,7 +147,7 @@ def test_an_epoch_serves_every_patch_once_in_the_stated_range(store, pixels):
     data = PatchDataModule(
         store,
         split_of(store),
-        View.of_classes(CLASSES),
+        Scope.of_classes(CLASSES),
         batch_size=7,
         pixels=pixels,
         augment="none",
@@ -164,11 +164,11 @@ def test_an_epoch_serves_every_patch_once_in_the_stated_range(store, pixels):
 
 def test_balanced_draws_every_target_equally_often(store):
     data = PatchDataModule(
-        store, split_of(store), View.of_classes(CLASSES), sampler="balanced", batch_size=7
+        store, split_of(store), Scope.of_classes(CLASSES), sampler="balanced", batch_size=7
     )
     labels = torch.cat([b["label"] for b in data.train_dataloader()])
     assert len(set(np.bincount(labels).tolist())) == 1
-    data = PatchDataModule(store, split_of(store), View.of_classes(CLASSES), epoch_images=200)
+    data = PatchDataModule(store, split_of(store), Scope.of_classes(CLASSES), epoch_images=200)
     assert (
         np.bincount(torch.cat([b["label"] for b in data.train_dataloader()])).tolist() == [50] * 4
     )
@@ -176,7 +176,7 @@ def test_balanced_draws_every_target_equally_often(store):
 
 def test_the_same_seed_serves_the_same_batches(store):
     def first(seed):
-        data = PatchDataModule(store, split_of(store), View.of_classes(CLASSES), seed=seed)
+        data = PatchDataModule(store, split_of(store), Scope.of_classes(CLASSES), seed=seed)
         return next(iter(data.train_dataloader()))["pixels"]
 
     assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
@@ -216,7 +216,7 @@ def test_every_epoch_has_its_own_order_and_its_own_augmentation(store, tmp_path,
     data = PatchDataModule(
         store,
         split_of(store),
-        View.of_classes(CLASSES),
+        Scope.of_classes(CLASSES),
         batch_size=16,
         pixels=pixels,
         augment=augment,

@@ -23,9 +23,9 @@ from stemcell_lit.evaluate.verdicts import (
     contrasts,
     effect_sizes,
     holm,
-    judge,
     points,
     verdict,
+    verdict_of,
 )
 
 CLASSES = ["debris", "dense", "spread"]
@@ -225,7 +225,7 @@ def test_verdict_in_words():
     assert verdict(0.031, -0.002, 0.05, 0.01).endswith("-0.2 to +5.0: not shown")
     assert verdict(0.031, 0.012, 0.05, 0.01, margin=0.02).endswith(": not shown")
     assert verdict(-0.03, -0.05, -0.01, 0.01, metric="F1").startswith("-3.0 points F1")
-    assert judge(-0.05, -0.01, 0.01) == "worse"
+    assert verdict_of(-0.05, -0.01, 0.01) == "worse"
     assert "too few groups" in verdict(0.031, np.nan, np.nan, 0.01)
     assert points(-0.0001) == "+0.0"
 

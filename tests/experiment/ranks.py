@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stemcell_lit.classify.stage import StageModule
-from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, join_ranks, quiet
 from stemcell_lit.gan.module import GANModule
@@ -51,15 +51,15 @@ def without_batch_norm(network: nn.Module) -> None:
 
 def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
     torch.manual_seed(SEED)
-    view, split = (
-        View.of_classes(store.classes),
+    scope, split = (
+        Scope.of_classes(store.classes),
         make_split(store, SplitConfig(folds=2, validation_share=0.3)),
     )
     plain = kind == "plain"
     data = PatchDataModule(
         store,
         split,
-        view,
+        scope,
         batch_size=24,
         epoch_images=96 if kind == "gan" else None,
         augment="turns" if kind == "stage" else "none",
@@ -74,8 +74,8 @@ def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
         stage = StageConfig(width=8, batch_size=24, images=images, validate_every_images=images)
         if plain:
             stage.dropout, stage.optimizer, stage.lr = 0.0, "sgd", 0.02
-        counts = [sum(data.counts[g]) for g in view.groups]
-        module = RecordedStage(asdict(stage), "root", view.groups, counts, data.size, SEED)
+        counts = [sum(data.counts[g]) for g in scope.groups]
+        module = RecordedStage(asdict(stage), "root", scope.groups, counts, data.size, SEED)
         if plain:
             without_batch_norm(module.network)
     module.steps = []

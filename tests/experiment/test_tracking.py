@@ -197,7 +197,7 @@ def test_a_rebuilt_run_equals_the_logged_one_but_for_what_was_live(logged, rebui
 def test_a_table_of_predictions_is_bounded(tmp_path, monkeypatch):
     logged = {}
 
-    class Board:
+    class FakeRun:
         def log(self, row):
             logged.update(row)
 
@@ -209,7 +209,7 @@ def test_a_table_of_predictions_is_bounded(tmp_path, monkeypatch):
         }
     )
     table["p/b"] = 1 - table["p/a"]
-    tracking._log_predictions(Board(), {"classes": classes}, table, None)
+    tracking._log_predictions(FakeRun(), {"classes": classes}, table, None)
     assert len(logged["predictions/sample"].data) == tracking.SAMPLE
     assert len(logged["predictions/mistakes"].data) == tracking.MISTAKES
     assert logged["predictions/mistakes"].data[0][0] == 0  # p(b) = 1: nothing is surer

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import yaml
 
-from stemcell_lit.data.datamodule import PatchDataModule, View
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit as product_fit
 from stemcell_lit.experiment.training import quiet
@@ -82,14 +82,14 @@ def make_store(path: Path) -> PatchStore:
 
 
 def make_data(folder: Path, gan: dict, modes: list[list[float]] | None = None) -> PatchDataModule:
-    """Batches of the store in `folder`, which is made where it is absent, in the generator's view."""
+    """Batches of the store in `folder`, which is made where it is absent, in the generator's scope."""
     store = folder / "store"
     patches = PatchStore.open(store) if store.exists() else make_store(store)
     split = make_split(patches, SplitConfig(folds=3, validation_share=0.25))
     return PatchDataModule(
         patches,
         split,
-        View.of_classes(CLASSES),
+        Scope.of_classes(CLASSES),
         modes=None if modes is None else modes_in_turn(patches.labels, modes),
         epoch_images=gan["validate_every_images"],
         batch_size=gan["batch_size"],

@@ -302,7 +302,7 @@ def test_penalty_is_lazy_and_scaled(tmp_path, monkeypatch):
 
 
 def test_nan_stops_the_training(tmp_path, monkeypatch):
-    original = objectives.turn
+    original = objectives.random_turn
 
     def broken(*given):
         pixels, shown = original(*given)

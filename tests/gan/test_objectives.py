@@ -116,7 +116,7 @@ def test_translation_moves_at_most_an_eighth_and_repeats_the_border():
 
 def test_turns_are_the_eight_of_the_square():
     image = torch.arange(9.0).reshape(1, 1, 3, 3).expand(400, -1, -1, -1)
-    turned, shown = objectives.turn(image, torch.Generator().manual_seed(0))
+    turned, shown = objectives.random_turn(image, torch.Generator().manual_seed(0))
     assert torch.equal(shown, torch.ones_like(image))
     found = {tuple(x) for x in turned.flatten(1).tolist()}
     base = image[0, 0]
@@ -159,11 +159,11 @@ def test_a_turn_of_any_angle_keeps_the_texture():
 
 def test_half_of_the_turns_are_of_any_angle_and_flipped_and_stay_in_range():
     image = spot(32, 0.3).expand(8000, -1, -1, -1) * 2 - 1
-    turned, shown = objectives.turn(image, torch.Generator().manual_seed(0), "any")
+    turned, shown = objectives.random_turn(image, torch.Generator().manual_seed(0), "any")
     assert turned.min() >= -1 and turned.max() <= 1
     whole = (shown == 1).flatten(1).all(1)
     assert 4000 <= whole.sum() < 4100  # a hundredth of a turn hides no pixel
-    eight, _ = objectives.turn(image[:400], torch.Generator().manual_seed(1))
+    eight, _ = objectives.random_turn(image[:400], torch.Generator().manual_seed(1))
     assert {tuple(x) for x in turned[whole].flatten(1).tolist()} >= {
         tuple(x) for x in eight.flatten(1).tolist()
     }
@@ -188,7 +188,7 @@ def test_what_a_turn_shows_is_where_the_image_went(angle):
 
 def test_what_a_turn_does_not_show_is_0():
     bright = torch.full((40, 1, 32, 32), 0.7)
-    turned, shown = objectives.turn(bright, torch.Generator().manual_seed(0), "any")
+    turned, shown = objectives.random_turn(bright, torch.Generator().manual_seed(0), "any")
     torch.testing.assert_close(turned, 0.7 * shown)
     assert (shown == 0).any()
 

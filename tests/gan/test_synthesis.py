@@ -7,7 +7,7 @@ import torch
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import entropy
 from stemcell_lit.gan.config import seed_of
-from stemcell_lit.gan.ensemble import Ensemble, load_generator
+from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.selection import FILTERS, Filter, make_filters
 from stemcell_lit.gan.synthesis import synthesize
@@ -105,7 +105,7 @@ def test_same_seed_same_store_and_classes_are_independent(module, tmp_path):
 @pytest.mark.parametrize(("count", "wanted"), [(1, 4), (2, 7), (3, 7), (3, 1)])
 def test_generators_together_draw_in_turns_as_each_would_alone(tmp_path, count, wanted):
     members = [GANModule(TINY, CLASSES, SIDE, seed=s).eval() for s in range(count)]
-    ensemble = Ensemble(members)
+    ensemble = GeneratorEnsemble(members)
     label = torch.full((wanted,), 1, dtype=torch.int64)
     made = ensemble.sample(label, 5)
     assert made.shape == (wanted, SIDE, SIDE) and made.dtype == np.uint8
@@ -120,7 +120,7 @@ def test_generators_together_draw_in_turns_as_each_would_alone(tmp_path, count, 
 def test_generators_of_other_classes_are_no_ensemble():
     other = GANModule(TINY, CLASSES[::-1], SIDE)
     with pytest.raises(ValueError, match="no ensemble"):
-        Ensemble([GANModule(TINY, CLASSES, SIDE), other])
+        GeneratorEnsemble([GANModule(TINY, CLASSES, SIDE), other])
 
 
 def test_confidence_keeps_what_is_called_the_wanted_class(painter, tmp_path):

@@ -15,7 +15,7 @@ from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.ensemble import load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.gan.watch import QualityWatch, distance_to, root_kid, samples, settle
+from stemcell_lit.gan.watch import QualityWatch, distance_to, keep_best, root_kid, samples
 from stemcell_lit.settings.groups import QualityConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 
@@ -118,7 +118,7 @@ def test_the_best_snapshot_is_kept_not_the_last(tmp_path, reference):
     values = [c["value"] for c in watch.checks]
     assert values[1] == min(values) and watch.best == watch.checks[1]
     assert watch.metric == "frechet_train/encoder=abc123"
-    told = settle(watch, tmp_path, None)
+    told = keep_best(watch, tmp_path, None)
     assert told["chosen"]["images"] == 48 and told["alarm"] is None
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
 
@@ -195,7 +195,7 @@ def test_choosing_the_last_is_possible(tmp_path, reference):
     watch, _ = fit(
         tmp_path, reference, GANModule({**TINY, "images": 48}, CLASSES, SIDE), choose="last"
     )
-    assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
+    assert keep_best(watch, tmp_path, None)["chosen"]["images"] == 48
     with pytest.raises(UserError, match="quality.choose=beauty"):
         QualityWatch(reference, QualityConfig(choose="beauty"), tmp_path)
     with pytest.raises(UserError, match="quality.against=test"):
@@ -218,7 +218,7 @@ def test_resume_keeps_the_best_so_far_and_goes_on_exactly(tmp_path, reference):
     assert resumed.best["images"] == 24
     assert [p.name for p in (tmp_path / "half").glob("best-*")] == ["best-000000024.ckpt"]
     for folder, watch in (("whole", whole), ("half", resumed)):
-        settle(watch, tmp_path / folder, None)
+        keep_best(watch, tmp_path / folder, None)
     first, second = (
         load_generator(tmp_path / f / "generator.ckpt").state_dict() for f in ("whole", "half")
     )
@@ -241,7 +241,7 @@ def test_a_snapshot_is_whole_or_absent(tmp_path, reference, monkeypatch):
     monkeypatch.undo()
     watch, _ = fit(tmp_path, reference, scripted(plan, 48), resume=tmp_path / "last.ckpt", skip=2)
     assert watch.best["images"] == 48
-    assert settle(watch, tmp_path, None)["chosen"]["images"] == 48
+    assert keep_best(watch, tmp_path, None)["chosen"]["images"] == 48
     left = {p.name for p in tmp_path.glob("best-*")}  # the last checkpoint may still name the other
     assert left == {"best-000000024.ckpt", "best-000000048.ckpt"}
 
@@ -273,7 +273,7 @@ def test_a_generator_of_training_patches_is_caught(tmp_path, reference):
     assert [c["memorised"] for c in watch.checks] == [False, True, True]
     assert watch.best["images"] == 24
     assert watch.checks[1]["value"] < watch.checks[0]["value"] + 0.5  # KID sees no harm in copies
-    told = settle(watch, tmp_path, error)
+    told = keep_best(watch, tmp_path, error)
     assert told["alarm"] == str(error) and told["chosen"]["images"] == 24
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 24
 
@@ -284,7 +284,7 @@ def test_without_a_good_snapshot_an_alarm_is_an_error(tmp_path, reference):
         tmp_path, reference, scripted([("copy", train)], 10_000), memorised_below=0.5
     )
     with pytest.raises(UserError, match=r"memorised.*No good snapshot"):
-        settle(watch, tmp_path, error)
+        keep_best(watch, tmp_path, error)
 
 
 def test_snapshots_that_all_repeat_patches_are_told_where_no_alarm_rang(tmp_path, reference):
@@ -296,7 +296,7 @@ def test_snapshots_that_all_repeat_patches_are_told_where_no_alarm_rang(tmp_path
         memorised_checks=0,
     )
     assert error is None
-    assert "repeated training patches" in settle(watch, tmp_path, None)["alarm"]
+    assert "repeated training patches" in keep_best(watch, tmp_path, None)["alarm"]
     assert load_generator(tmp_path / "generator.ckpt").images_seen == 48
 
 

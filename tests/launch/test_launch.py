@@ -103,7 +103,7 @@ def test_slow_jobs_are_counted_by_the_hour():
     console = quiet()
     done = jobs.JobOutcome("slow", "done", 0, 1200.0)
     begun = time.monotonic() - 1200
-    view.View(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
+    view.JobsView(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
     assert "[1/5] slow: done in 20:00, 3.0 jobs/h, about 1:20:00 left" in said(console)
 
 

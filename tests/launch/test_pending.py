@@ -10,7 +10,7 @@ from rich.console import Console
 from stemcell_lit.errors import UserError
 from stemcell_lit.launch import slurm
 from stemcell_lit.launch.jobs import Job
-from stemcell_lit.launch.pending import Node, fitted, never, nodes_of, sentence, told
+from stemcell_lit.launch.pending import Node, fitted, never, nodes_of, sentence, why_waiting
 
 SMALL = Node(cpus=2, memory=8000, gpus=0, minutes=None)
 
@@ -50,7 +50,7 @@ def test_what_may_start_later_is_told_and_waited_for(reason):
 
 
 def test_jobs_that_wait_for_one_reason_share_a_line():
-    line = told(["Priority", "Priority", "None", "Resources"])
+    line = why_waiting(["Priority", "Priority", "None", "Resources"])
     assert line.startswith("2 jobs wait (Priority: jobs of higher priority go first); 1 job waits")
 
 

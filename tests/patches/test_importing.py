@@ -177,7 +177,7 @@ def test_loader_processes_serve_all_scales(tmp_path, movies):
         *("import", f"source={movies}", f"store={tmp_path / 's'}", "classes=[dense,spread]"),
         *(f"extraction.patch_size={SIZE}", "extraction.scales=[1,2]"),
     )
-    from stemcell_lit.data.datamodule import PatchDataModule, View
+    from stemcell_lit.data.datamodule import PatchDataModule, Scope
     from stemcell_lit.data.splits import make_split
     from stemcell_lit.settings.groups import SplitConfig
 
@@ -187,7 +187,7 @@ def test_loader_processes_serve_all_scales(tmp_path, movies):
         data = PatchDataModule(
             store,
             split,
-            View.of_classes(store.classes),
+            Scope.of_classes(store.classes),
             pixels=pixels,
             augment="none",
             patch_size=8,

@@ -20,7 +20,7 @@ pytest.importorskip("wandb_workspaces", reason="the extra `dashboard`")
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """Results of two methods, one of them with two values of a setting."""
-    root = tmp_path_factory.mktemp("board")
+    root = tmp_path_factory.mktemp("run")
     make_store(root / "store", movies=8, frames=3, counts=(2, 3, 3, 2))
     for overrides in (["method=flat"], ["method=hierarchy"], ["method=flat", "stage.width=8"]):
         base = [
@@ -70,7 +70,7 @@ def named(spec):
     return metrics, keys, tables
 
 
-class Board:
+class FakeRun:
     """Collects the names that tracking logs."""
 
     def __init__(self):
@@ -86,16 +86,16 @@ class Board:
 
 
 def test_panels_name_only_what_tracking_logs(spec, out, results):
-    board = Board()
+    run = FakeRun()
     for result in results:
         (trial,) = out.glob(f"trials/*-{result['hash'][:8]}")
         from pandas import read_parquet
 
         table = read_parquet(trial / "predictions.parquet")
-        tracking.log_result(board, result, table, out, None)
+        tracking.log_result(run, result, table, out, None)
     metrics, keys, tables = named(spec)
-    assert metrics <= board.names | set(board.summary)
-    assert tables <= board.names
+    assert metrics <= run.names | set(run.summary)
+    assert tables <= run.names
     for key in keys:  # method.value.name, as W&B writes method.name
         value = results[0]["config"]
         for part in key.replace(".value.", ".").removesuffix(".value").split("."):

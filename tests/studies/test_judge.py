@@ -9,13 +9,13 @@ from PIL import Image
 
 from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment import gallery
-from stemcell_lit.experiment.gallery import METRICS, find
+from stemcell_lit.experiment import generator_quality
+from stemcell_lit.experiment.generator_quality import METRICS, find
 from stemcell_lit.experiment.generators import generate, generator_recipe
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.gan.config import GANDiverged, seed_of
-from stemcell_lit.gan.ensemble import Ensemble, load_generator
+from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.generators import generator_section
@@ -229,7 +229,7 @@ def test_several_generators_are_trained_apart_and_draw_together(folder):
     for file, member in zip(files, alone, strict=True):
         assert file.read_bytes() == (member / "generator.ckpt").read_bytes()
     store = generate(GenerateCommand(str(files[0]), str(folder / "together"), per_class=5))
-    drawn = Ensemble([load_generator(f) for f in files]).sample(
+    drawn = GeneratorEnsemble([load_generator(f) for f in files]).sample(
         torch.zeros(5).long(), seed_of(0, 0, 0)
     )
     assert np.array_equal(store.pixels[:5], drawn)
@@ -285,15 +285,15 @@ def test_an_alarm_without_a_good_snapshot_ends_the_trial(folder):
 
 def test_cut_off_after_the_training_the_same_generator_comes_out(folder, monkeypatch):
     trials = [prepare(config(folder, "method=flat_gan", out=name)) for name in ("whole", "cut")]
-    original = gallery.show_generator
+    original = generator_quality.show_generator
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gallery, "show_generator", killed)
+    monkeypatch.setattr(generator_quality, "show_generator", killed)
     with pytest.raises(KeyboardInterrupt):
         make_generator(trials[1])
-    monkeypatch.setattr(gallery, "show_generator", original)
+    monkeypatch.setattr(generator_quality, "show_generator", original)
     whole, cut = (make_generator(trial) for trial in trials)
     for name in ("generator.json", "quality.json"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes()

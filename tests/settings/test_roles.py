@@ -9,7 +9,7 @@ import pytest
 from stemcell_lit.settings.bounds import bound_of
 from stemcell_lit.settings.commands import RunCommand
 from stemcell_lit.settings.groups import MethodConfig, SimulationConfig, TrainerConfig
-from stemcell_lit.settings.meaning import own_keys, role_of
+from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.roles import Role, determining
 
 

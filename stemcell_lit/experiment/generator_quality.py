@@ -17,7 +17,7 @@ from stemcell_lit.base.names import safe_name
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
 from stemcell_lit.gan.distances import nearest_training
-from stemcell_lit.gan.ensemble import Ensemble
+from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.gan.watch import samples
@@ -30,7 +30,7 @@ QUALITY = "quality.json"
 _AGAIN = "train the generator again"
 
 
-_GRID_BYTES = 64 << 20
+GRID_BYTES = 64 << 20
 
 
 _SHOWN = 12  # patches in a row of a grid
@@ -54,7 +54,7 @@ METRICS = {
 
 
 def show_generator(
-    generator: GANModule | Ensemble,
+    generator: GANModule | GeneratorEnsemble,
     reference: Reference,
     config: QualityConfig,
     folder: Path,
@@ -114,7 +114,7 @@ def class_grid(reference: Reference, name: str, made: np.ndarray, file: Path) ->
     draw_grid([real, shown, nearest], ["real", "generated", "nearest"], file)
 
 
-def told(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
+def generator_summary(generator: Mapping[str, Path] | None) -> dict[str, Any] | None:
     """What result.json says of a generator: how its snapshot was chosen, the alarm, its quality over all classes."""
     if generator is None:
         return None
