@@ -5,7 +5,7 @@ loop with the same networks, losses, penalties, augmentation, optimisers, moving
 from the same patches, in one process, in turns.
 
     python benchmarks/gan_step.py --store stores/mine --size 32 --set name=tiny
-    python benchmarks/gan_step.py --device cuda --size 64 --block 50 --set size=base batch_size=128 compile=true
+    python benchmarks/gan_step.py --device cuda --size 64 --block 50 --set size=base batch_size=128
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ from stemcell_lit.gan.config import check_config, native_bfloat16
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.networks import build_pair
 
-PLAIN = {"condition": "projection", "critic_steps": 1, "shared_levels": 0, "gp": 0.0}
-PLAIN |= {"ada_target": 0.0, "burn_in": 0.0, "turns": "square"}
+PLAIN = {"condition": "projection", "critic_steps": 1, "gp": 0.0, "burn_in": 0.0}
+PLAIN |= {"turns": "square", "translate": True}
 
 
 def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[None]:
     """A step of a loop without any framework at each turn."""
     size, classes, batch = data.size, len(data.targets), gan["batch_size"]
     torch.manual_seed(0)
-    generator, critic, _ = build_pair(gan, classes, size)
-    averaged, _, _ = build_pair(gan, classes, size)
+    generator, critic = build_pair(gan, classes, size)
+    averaged, _ = build_pair(gan, classes, size)
     networks = [n.to(device) for n in (generator, critic, averaged)]
     if gan["channels_last"]:
         networks = [n.to(memory_format=torch.channels_last) for n in networks]
-    if gan["compile"]:
-        generator.compile()
-        critic.compile()
     averaged.requires_grad_(False)
     betas = tuple(gan["betas"])
     adam_g = torch.optim.Adam(generator.parameters(), lr=gan["lr"], betas=betas, fused=True)
@@ -49,20 +46,20 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
     half = gan["precision"] == "bfloat16" or (
         gan["precision"] == "auto" and native_bfloat16(torch.device(device))
     )
-    names, loss = gan["augment"], gan["loss"]
+    loss = gan["loss"]
     for step in itertools.count():
         index = torch.randint(len(bank), (batch,), device=device, generator=draw)
         (real, _), label = objectives.random_turn(to_float(bank[index]), draw), labels[index]
         latent = torch.randn(batch, generator.inputs, device=device, generator=draw)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             fake = generator(latent, label)
-            seen = objectives.augment(torch.cat([real, fake.detach()]), names, draw)
+            seen = objectives.translate(torch.cat([real, fake.detach()]), draw)
             scores = critic(seen, torch.cat([label, label])).chunk(2)
         total = objectives.critic_loss(loss, *scores)
         if step % gan["penalty_every"] == 0:
             for weight, part in zip((gan["r1"], gan["r2"]), seen.chunk(2), strict=True):
                 if weight:
-                    penalty = objectives.gradient_penalty(critic.forward, part, label)
+                    penalty = objectives.gradient_penalty(critic, part, label)
                     total = total + weight * gan["penalty_every"] * penalty
         adam_d.zero_grad()
         total.backward()
@@ -70,9 +67,9 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
 
         critic.requires_grad_(False)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            scores = [critic(objectives.augment(fake, names, draw), label)]
+            scores = [critic(objectives.translate(fake, draw), label)]
             if loss == "relativistic":
-                scores.append(critic(objectives.augment(real, names, draw), label))
+                scores.append(critic(objectives.translate(real, draw), label))
         adam_g.zero_grad()
         objectives.generator_loss(loss, *scores).backward()
         adam_g.step()

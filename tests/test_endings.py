@@ -116,7 +116,7 @@ def test_debug_shows_the_traceback(fails, monkeypatch):
         ("seed=-1", "expected 0 to 2,147,483,647"),
         ("seed=18446744073709551616", "too large"),
         ("gan.betas=[0.5]", "expected 2 numbers, each 0 or more and below 1"),
-        ("gan.augment=[glitter]", "expected some of brightness"),
+        ("select.filters=[glitter]", "expected some of confidence"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_its_bounds(word, says, capsys):

@@ -187,7 +187,7 @@ class TrainedGenerator(Recipe):
             modes=modes,
             epoch_images=config.gan.validate_every_images,
             batch_size=config.gan.batch_size,
-            augment="none",  # the generator's module augments by itself, differentiably
+            augment="none",  # the generator's module turns and shifts by itself
             patch_size=self.trial.size,
             seed=config.generator_seed,
             min_class_patches=config.data.min_class_patches,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.networks import CONDITIONS, NETWORKS, NORMS, SIZES
+from stemcell_lit.gan.networks import CONDITIONS, NETWORKS, SIZES
 from stemcell_lit.settings.groups import GANConfig
 
 _REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
@@ -82,19 +82,15 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
         "network": NETWORKS,
         "size": tuple(SIZES),
         "condition": CONDITIONS,
-        "norm": NORMS,
         "turns": objectives.TURNS,
         "precision": ("auto", "float32", "bfloat16"),
     }
     for key, values in legal.items():
         if plain[key] not in values:
             raise UserError(f"gan.{key}={plain[key]!r}, expected one of {list(values)}")
-    wrong = sorted(set(plain["augment"]) - set(objectives.AUGMENTATIONS))
-    if wrong:
-        raise UserError(f"gan.augment={wrong}, expected some of {list(objectives.AUGMENTATIONS)}")
     at_least_one = (
         "latent embedding batch_size images validate_every_images penalty_every collapse_checks "
-        "critic_steps ada_images modes mode_patches"
+        "critic_steps modes mode_patches"
     )
     for key in at_least_one.split():
         if plain[key] < 1:
@@ -102,13 +98,8 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("channels", "critic_channels"):
         if min(plain[key], default=1) < 1:
             raise UserError(f"gan.{key}={plain[key]}, expected a list of positive channel counts")
-    for key in ("burn_in", "ada_target"):
-        if not 0 <= plain[key] <= 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected 0 to 1")
-    if plain["ada_target"] and not plain["augment"]:
-        raise UserError(
-            f"gan.ada_target={plain['ada_target']} has nothing to adapt in gan.augment=[]"
-        )
+    if not 0 <= plain["burn_in"] <= 1:
+        raise UserError(f"gan.burn_in={plain['burn_in']}, expected 0 to 1")
     return plain
 
 

@@ -31,7 +31,6 @@ def _pairs(value: Any, where: str) -> None:
                     "embedding": _WIDTH,
                     "channels": form.listing(_WIDTH, most=12),
                     "critic_channels": form.listing(_WIDTH, most=12),
-                    "shared_levels": form.whole(0, 12),
                     "modes": form.whole(1, 1000),
                 },
             ),

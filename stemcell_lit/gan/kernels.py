@@ -167,6 +167,6 @@ class _AddNoise(torch.autograd.Function):
 
 
 def _by_hand(x: Tensor) -> bool:
-    """Where the forms above are the quicker ones: a compiler fuses by itself, and a GPU was not measured."""
+    """Where the forms above are the quicker ones: a GPU was not measured."""
     whole = x.dtype in (torch.float32, torch.float64)
-    return x.device.type == "cpu" and whole and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and whole

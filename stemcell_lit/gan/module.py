@@ -38,9 +38,6 @@ from stemcell_lit.gan.networks import build_pair
 _ALARM_EVERY = 16
 
 
-_ADA_EVERY = 4  # batches over which ADA averages before it changes the strength, as published
-
-
 _PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
 
 
@@ -59,7 +56,7 @@ class GANModule(pl.LightningModule):
     A training batch is one of `PatchDataModule`: `pixels` float32 (batch, 1, side, side) in [-1, 1],
     `label` int64 (batch,), `images` the number of patches over all devices, and `mode` int64
     (batch,) where classes have modes (`gan/modes`); balanced over the classes by its loader. The
-    module turns and flips the real patches, and augments real and generated ones alike. Training
+    module turns and flips the real patches, and shifts real and generated ones alike. Training
     stops by itself after the batch that fills `gan["images"]`, whatever the trainer's epochs
     (`experiment.training.fit` trains it).
 
@@ -74,16 +71,14 @@ class GANModule(pl.LightningModule):
     Several devices need the strategy `ddp_find_unused_parameters_true`: a backward pass reaches one
     of the two networks.
 
-    Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, augmented) and, with
-    ADA, `augment_strength`, as often as the trainer's `log_every_n_steps` says and at the end of an
-    epoch; at validation `critic/train` and `critic/held_out`
-    (plain real patches, mean over classes: a gap that grows is an over-fitted
+    Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, shifted), as often as
+    the trainer's `log_every_n_steps` says and at the end of an epoch; at validation `critic/train`
+    and `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
     critic) and `diversity` (mean over classes of the distance between two generated patches over
     that between two held-out real ones; 1 is ideal), `diversity_least` (its least class).
 
     Attributes:
         generator, critic: in training.
-        coarse_critic: judges the images of the levels that the classes share; None without such.
         generator_ema: moving average of the generator's weights; the one that samples.
         images_seen: real images shown to the critic so far, over all devices.
         batches_seen: batches so far on each device.
@@ -115,9 +110,7 @@ class GANModule(pl.LightningModule):
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
             torch.manual_seed(seed_of(seed, _FIXED))
-            self.generator, self.critic, self.coarse_critic = build_pair(
-                gan, conditions, image_size
-            )
+            self.generator, self.critic = build_pair(gan, conditions, image_size)
         # A condition of the networks is a mode of a class. Where a class's modes begin, and the sums of their shares:
         count = max(map(len, modes))
         edges = torch.full((len(classes), count - 1), torch.inf)
@@ -137,9 +130,6 @@ class GANModule(pl.LightningModule):
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.images_seen = 0
         self.batches_seen = 0
-        # ADA's strength, and the sum of r_t since it last changed: on the device, in the state_dict
-        self.ada: Tensor
-        self.register_buffer("ada", torch.zeros(2))
         self._stale = True  # the batch-norm statistics of generator_ema, see _refresh
         self._low_checks = [0] * len(classes)  # validations in a row that found a class collapsed
         self._loss_g = torch.zeros(())  # of the generator's last step
@@ -149,31 +139,19 @@ class GANModule(pl.LightningModule):
     # --- training --------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Memory order and compilation of the networks, which must be settled before DDP wraps them.
-
-        The networks are compiled in place: their weights keep their names.
-        """
-        networks = [self.generator, self.critic, self.coarse_critic, self.generator_ema]
-        for network in networks:
-            if network is not None and self.gan["channels_last"]:
+        """Memory order of the networks, which must be settled before DDP wraps them."""
+        if self.gan["channels_last"]:
+            for network in (self.generator, self.critic, self.generator_ema):
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for network in networks[:-1]:  # the averaged one only samples, in batches of any size
-            if network is not None and self.gan["compile"] and stage == "fit":
-                network.compile()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and for the critic."""
         betas = tuple(self.gan["betas"])
         fused = self.device.type in ("cpu", "cuda")  # one kernel instead of a dozen per weight
-        weights = list(self.generator.parameters()), self._critic_weights()
         return [
-            torch.optim.Adam(of, lr=self.gan[lr], betas=betas, fused=fused)
-            for of, lr in zip(weights, ("lr", "critic_lr"), strict=True)
+            torch.optim.Adam(network.parameters(), lr=self.gan[lr], betas=betas, fused=fused)
+            for network, lr in ((self.generator, "lr"), (self.critic, "critic_lr"))
         ]
-
-    def _critic_weights(self) -> list[nn.Parameter]:
-        coarse = self.coarse_critic.parameters() if self.coarse_critic else ()
-        return [*self.critic.parameters(), *coarse]
 
     def train(self, mode: bool = True) -> GANModule:
         """Sets the mode; the averaged generator always stays in evaluation mode."""
@@ -193,69 +171,51 @@ class GANModule(pl.LightningModule):
         shape = (len(real), self.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
-        gamma = self._follow_schedule(optimizer_g, optimizer_d)
+        self._follow_schedule(optimizer_g, optimizer_d)
         both = (self.batches_seen + 1) % gan["critic_steps"] == 0
 
         with self._autocast(), torch.set_grad_enabled(both):
-            fakes = [
-                fake * F.adaptive_avg_pool2d(shown, fake.shape[-1])
-                for fake in self._fakes(latent, label)
-            ]
-        # the image at full size, and where levels are shared the coarse one, each with its critic
-        sides = list(zip(self._critics(), self._reals(real), fakes, strict=True))
-        loss_d = extra_d = torch.zeros((), device=self.device)
-        scored: list[list[Tensor]] = []
-        for (critic, weight), real_, fake in sides:
-            with self._autocast():
-                scores, loss_class, seen = self._judge(critic, [real_, fake.detach()], label, draw)
-            scored.append(scores)
-            loss_d = loss_d + weight * objectives.critic_loss(gan["loss"], *scores)
-            extra_d = extra_d + loss_class
-            if self.batches_seen % gan["penalty_every"] == 0:
-                extra_d = extra_d + weight * gamma * self._penalties(
-                    critic, seen[0], seen[1], label, draw
-                )
-        score_real, score_fake = (x.detach() for x in scored[0])
-        total_d = loss_d + extra_d
+            fake = self.generator(latent, label) * shown
+        with self._autocast():
+            scores, extra, seen = self._judge([real, fake.detach()], label, draw)
+        loss_d = objectives.critic_loss(gan["loss"], *scores)
+        if self.batches_seen % gan["penalty_every"] == 0:
+            extra = extra + self._penalties(seen[0], seen[1], label, draw)
+        score_real, score_fake = (x.detach() for x in scores)
+        total_d = loss_d + extra
         optimizer_d.zero_grad()
         self.manual_backward(total_d)
         optimizer_d.step()
 
         if both:
-            for weights in self._critic_weights():
-                weights.requires_grad_(False)
-            loss_g = torch.zeros((), device=self.device)
-            for (critic, weight), real_, fake in sides:
-                pair = [fake, real_] if gan["loss"] == "relativistic" else [fake]
-                with self._autocast():
-                    scores, loss_class, _ = self._judge(critic, pair, label, draw)
-                loss_g = loss_g + weight * objectives.generator_loss(gan["loss"], *scores)
-                loss_g = loss_g + loss_class
+            self.critic.requires_grad_(False)
+            pair = [fake, real] if gan["loss"] == "relativistic" else [fake]
+            with self._autocast():
+                scores, loss_class, _ = self._judge(pair, label, draw)
+            loss_g = objectives.generator_loss(gan["loss"], *scores) + loss_class
             optimizer_g.zero_grad()
             self.manual_backward(loss_g)
             optimizer_g.step()
-            for weights in self._critic_weights():
-                weights.requires_grad_(True)
+            self.critic.requires_grad_(True)
             self._loss_g = loss_g.detach()
 
         images = int(cast(int, batch["images"]))
         self.images_seen += images
         self.batches_seen += 1
         self._update_ema(images)
-        if gan["ada_target"]:
-            self._update_ada(images, score_real, score_fake)
         self._recent = [*self._recent[1 - _RECENT :], (batch["pixels"], label)]
         done = self.images_seen >= gan["images"]
         # Lightning's bookkeeping of a logged value costs more than a small network's kernels
         every = int(self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if done or self.trainer.is_last_batch or (every and self.batches_seen % every == 0):
-            log = {
-                "loss_g": self._loss_g,
-                "loss_d": loss_d.detach(),
-                "critic/real": score_real.mean(),
-                "critic/fake": score_fake.mean(),
-            }
-            self.log_dict(log | ({"augment_strength": self.ada[0]} if gan["ada_target"] else {}))
+            self.log_dict(
+                {
+                    "loss_g": self._loss_g,
+                    "loss_d": loss_d.detach(),
+                    "critic/real": score_real.mean(),
+                    "critic/fake": score_fake.mean(),
+                }
+            )
         if done or self.batches_seen % _ALARM_EVERY == 0:
             self._check_losses(self._loss_g, total_d.detach())
         if done:
@@ -269,42 +229,25 @@ class GANModule(pl.LightningModule):
         """The mode of a class at a place, 0 to 1, in the sum of its modes' shares."""
         return self.first[label] + (place[:, None] >= self.edges[label]).sum(1)
 
-    def _critics(self) -> list[tuple[nn.Module, float]]:
-        """Critics and the weights of their losses, the one at full size first."""
-        coarse = [(self.coarse_critic, self.gan["shared_weight"])] if self.coarse_critic else []
-        return [(self.critic, 1.0), *coarse]
-
-    def _reals(self, real: Tensor) -> list[Tensor]:
-        """Real images at the sizes that the critics judge."""
-        if self.coarse_critic is None:
-            return [real]
-        factor = self.image_size // 2 ** (self.gan["shared_levels"] + 1)
-        return [real, F.avg_pool2d(real, factor)]
-
-    def _fakes(self, latent: Tensor, label: Tensor) -> list[Tensor]:
-        """Generated images at the sizes that the critics judge."""
-        if self.coarse_critic is None:
-            return [self.generator(latent, label)]
-        return list(self.generator(latent, label, True))
-
     def _judge(
-        self, critic: nn.Module, parts: list[Tensor], label: Tensor, draw: torch.Generator
+        self, parts: list[Tensor], label: Tensor, draw: torch.Generator
     ) -> tuple[list[Tensor], Tensor | float, list[Tensor]]:
-        """Augments batches of the same labels, and scores them.
+        """Shifts batches of the same labels, and scores them.
 
         Batches that need a gradient are scored apart from those that need none: real patches are constants to the
         generator.
 
         Returns:
-            Scores of each, the auxiliary classifier's loss (0 without one), the augmented batches.
+            Scores of each, the auxiliary classifier's loss (0 without one), the shifted batches.
         """
-        strength = self.ada[:1] if self.gan["ada_target"] else None
-        seen = objectives.augment(torch.cat(parts), self.gan["augment"], draw, strength)
+        critic, seen = self.critic, torch.cat(parts)
+        if self.gan["translate"]:
+            seen = objectives.translate(seen, draw)
         chunks = [
             x if part.requires_grad else x.detach()
             for x, part in zip(seen.chunk(len(parts)), parts, strict=True)
         ]
-        if critic is self.critic and self.gan["condition"] == "auxiliary":
+        if self.gan["condition"] == "auxiliary":
             made = [critic(x, label, True) for x in chunks]
             loss = torch.stack([F.cross_entropy(logits, label) for _, logits in made]).sum()
             # to the generator the classes of real ones are a constant
@@ -317,42 +260,29 @@ class GANModule(pl.LightningModule):
         return list(scores.chunk(len(parts))), 0.0, chunks
 
     def _penalties(
-        self, critic: nn.Module, real: Tensor, fake: Tensor, label: Tensor, draw: torch.Generator
+        self, real: Tensor, fake: Tensor, label: Tensor, draw: torch.Generator
     ) -> Tensor:
         """Weighted gradient penalties, for all the batches until the next ones."""
         gan, total = self.gan, torch.zeros((), device=self.device)
-        forward = critic.forward  # past the compiled call, which has no second derivative
         for weight, pixels in ((gan["r1"], real), (gan["r2"], fake)):
             if weight:
-                total = total + weight * objectives.gradient_penalty(forward, pixels, label)
+                total = total + weight * objectives.gradient_penalty(self.critic, pixels, label)
         if gan["gp"]:
-            between = objectives.interpolated_penalty(forward, real, fake, label, draw)
+            between = objectives.interpolated_penalty(self.critic, real, fake, label, draw)
             total = total + gan["gp"] * between
         penalty: Tensor = gan["penalty_every"] * total
         return penalty
 
-    def _follow_schedule(self, *optimizers: LightningOptimizer) -> float:
-        """Sets the learning rates for this batch; returns the factor of the penalties' weights."""
+    def _follow_schedule(self, *optimizers: LightningOptimizer) -> None:
+        """Sets the learning rates for this batch."""
         gan = self.gan
         if not gan["burn_in"]:
-            return 1.0
+            return
         progress = self.images_seen / (gan["burn_in"] * gan["images"])
         factor = objectives.scheduled(1.0, gan["lr_end"], progress)
         for optimizer, key in zip(optimizers, ("lr", "critic_lr"), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = gan[key] * factor
-        return objectives.scheduled(1.0, gan["gamma_end"], progress)
-
-    @torch.no_grad()
-    def _update_ada(self, images: int, real: Tensor, fake: Tensor) -> None:
-        """Moves the strength of augmentation towards the target, alike on all ranks."""
-        sign = objectives.over_fitting(self.gan["loss"], real, fake)
-        self.ada[1] += cast(Tensor, self.all_gather(sign)).mean()
-        if self.batches_seen % _ADA_EVERY == 0:
-            above = torch.sign(self.ada[1] / _ADA_EVERY - self.gan["ada_target"])
-            self.ada[0] += above * (_ADA_EVERY * images / self.gan["ada_images"])
-            self.ada[0].clamp_(0, 1)
-            self.ada[1] = 0
 
     def _autocast(self) -> torch.autocast:
         """bfloat16 if asked for; losses, penalties and the critic's head stay in float32."""
@@ -477,7 +407,7 @@ class GANModule(pl.LightningModule):
                 f"the GAN collapsed: after {self.images_seen} images two patches made of a class "
                 f"differ by this share of what two real ones differ by: {', '.join(bad)}; "
                 f"expected at least {least} within {checks} validations. "
-                "Lower gan.lr, add gan.augment, or merge classes with too few patches"
+                "Lower gan.lr, set gan.translate=true, or merge classes with too few patches"
             )
 
     # --- sampling --------------------------------------------------------------------------------

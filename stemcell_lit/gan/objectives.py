@@ -1,4 +1,4 @@
-"""Losses, penalties and differentiable augmentation: pure functions of tensors.
+"""Losses, penalties, shifts and turns: pure functions of tensors.
 
 Every random choice is drawn from a generator that the caller gives.
 """
@@ -6,21 +6,19 @@ Every random choice is drawn from a generator that the caller gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOSSES = ("hinge", "non_saturating", "relativistic", "wasserstein")
-AUGMENTATIONS = ("brightness", "contrast", "translation")
+LOSSES = ("non_saturating", "relativistic", "wasserstein")
 TURNS = ("square", "any")
 
 
 def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
     """What the critic minimises.
 
-    * hinge (Lim and Ye 2017, arXiv:1705.02894): E max(0, 1 - real) + E max(0, 1 + fake)
     * non_saturating (Goodfellow et al. 2014): E softplus(-real) + E softplus(fake)
     * relativistic (pairing; Jolicoeur-Martineau 2018, arXiv:1807.00734; R3GAN, arXiv:2501.05441):
       E softplus(-(real - fake)), each real patch against a generated one of its own class
@@ -32,8 +30,6 @@ def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
         real: (batch,) logits of real patches.
         fake: (batch,) logits of generated patches; for `relativistic` paired with `real`.
     """
-    if name == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     if name == "non_saturating":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if name == "relativistic":
@@ -46,14 +42,14 @@ def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:
 def generator_loss(name: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
     """What the generator minimises.
 
-    hinge and wasserstein: -E fake; non_saturating: E softplus(-fake); relativistic: E softplus(-(fake - real)).
+    wasserstein: -E fake; non_saturating: E softplus(-fake); relativistic: E softplus(-(fake - real)).
 
     Args:
         name: one of `LOSSES`.
         fake: (batch,) logits of generated patches.
         real: (batch,) logits of real patches, only for `relativistic`, paired with `fake`.
     """
-    if name in ("hinge", "wasserstein"):
+    if name == "wasserstein":
         return -fake.mean()
     if name == "non_saturating":
         return F.softplus(-fake).mean()
@@ -109,21 +105,6 @@ def interpolated_penalty(
         return penalty
 
 
-def over_fitting(name: str, real: Tensor, fake: Tensor) -> Tensor:
-    """How sure the critic is of real patches, ADA's r_t (Karras et al. 2020, arXiv:2006.06676).
-
-    E sign(real) where the loss has a zero point, -1 to 1. Relativistic and Wasserstein scores mean
-    something only against another: there E sign(real - fake), of pairs.
-
-    Args:
-        name: one of `LOSSES`.
-        real: (batch,) logits of real training patches.
-        fake: (batch,) logits of generated patches.
-    """
-    relative = name in ("relativistic", "wasserstein")
-    return torch.sign(real - fake if relative else real).mean()
-
-
 def scheduled(start: float, end: float, progress: float) -> float:
     """From `start` to `end` by half a cosine (R3GAN, arXiv:2501.05441), then `end`.
 
@@ -142,59 +123,26 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand((len(like), 1, 1, 1), generator=generator, device=like.device)
 
 
-def _brightness(x: Tensor, generator: torch.Generator) -> Tensor:
-    return x + (_uniform(x, generator) - 0.5)
+def translate(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifts each image by up to an eighth of its side; the border pixels are repeated.
 
-
-def _contrast(x: Tensor, generator: torch.Generator) -> Tensor:
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    return (x - mean) * (_uniform(x, generator) + 0.5) + mean
-
-
-def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifts by up to an eighth of the side; the border pixels are repeated.
-
-    DiffAugment fills with zeros, which is mid-gray here: an edge that no micrograph has.
-    """
-    batch, channels, height, width = x.shape
-    for dim, side in ((2, height), (3, width)):
-        reach = round(side / 8)
-        shift = torch.randint(-reach, reach + 1, (batch, 1), generator=generator, device=x.device)
-        source = (torch.arange(side, device=x.device)[None] - shift).clamp(0, side - 1)
-        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
-        x = x.gather(dim, source.expand(batch, channels, height, width))
-    return x
-
-
-_AUGMENT = {"brightness": _brightness, "contrast": _contrast, "translation": _translation}
-
-
-def augment(
-    pixels: Tensor,
-    names: Sequence[str],
-    generator: torch.Generator,
-    strength: Tensor | None = None,
-) -> Tensor:
-    """DiffAugment (Zhao et al. 2020, arXiv:2006.10738): differentiable, a draw for each image.
-
-    The critic must see real and generated patches through it alike, else the generator learns the
-        augmentation: pass both in
-    one batch, or each once. Ranges are those of the paper for images in [-1, 1]: brightness +-0.5,
-    contrast 0.5 to 1.5, translation +-1/8 of the side. No cutout: it leaks into samples on small
-    sets.
+    DiffAugment (Zhao et al. 2020, arXiv:2006.10738): differentiable. The critic must see real and generated patches
+    through it alike, else the generator learns it: pass both in one batch, or each once. DiffAugment fills with zeros,
+    which is mid-gray here: an edge that no micrograph has. No cutout: it leaks into samples on small sets.
 
     Args:
         pixels: (batch, 1, height, width).
-        names: out of `AUGMENTATIONS`, in the order to apply.
         generator: on the device of `pixels`.
-        strength: (1,), share of the images that each augmentation changes (ADA's p, on the device of
-            `pixels`, so that nobody waits for its value); None: all.
     """
-    for name in names:
-        changed = _AUGMENT[name](pixels, generator)
-        if strength is not None:
-            changed = torch.where(_uniform(pixels, generator) < strength, changed, pixels)
-        pixels = changed
+    batch, channels, height, width = pixels.shape
+    for dim, side in ((2, height), (3, width)):
+        reach = round(side / 8)
+        shift = torch.randint(
+            -reach, reach + 1, (batch, 1), generator=generator, device=pixels.device
+        )
+        source = (torch.arange(side, device=pixels.device)[None] - shift).clamp(0, side - 1)
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        pixels = pixels.gather(dim, source.expand(batch, channels, height, width))
     return pixels
 
 

@@ -213,7 +213,7 @@ class QualityWatch(pl.Callback):
             f"{last['memorisation_least']:.2f} times as far from their nearest training patch as held-out real "
             f"ones are, expected at least {self.config.memorised_below:g} "
             f"(quality.memorised_below) within {checks} validations. Give it more real patches, lower gan.images, "
-            "add gan.augment, or merge classes with too few patches"
+            "set gan.translate=true, or merge classes with too few patches"
         )
 
     def _file(self, images: int) -> Path:

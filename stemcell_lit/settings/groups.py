@@ -105,40 +105,28 @@ class GANConfig:
     # kinds of patches told apart in a class at most, see gan/modes; 1: none
     modes: int = number(8, least=1)
     mode_patches: int = number(12, least=1)  # training patches that a mode needs on average
-    # modulated: batch (conditional batch norm) | none (residual, without norms)
-    # dcgan: batch | none (the critic without)
-    norm: str = choice("batch", "none")
-    spectral: bool = False  # spectral norm of the critic; without it set r1
     latent: int = number(64, least=1, most=65_536)
     embedding: int = number(32, least=1, most=65_536)  # width of the class embedding
     # generator, from 4x4 up; empty: by size
     channels: list[int] = numbers([], least=1, most=65_536)
     # from full size down; empty: by size
     critic_channels: list[int] = numbers([], least=1, most=65_536)
-    # coarsest resolutions that the classes share, 0 or 2 and more
-    shared_levels: int = number(0, least=0)
-    shared_weight: float = number(1.0, least=0)  # of the loss on the images of these levels
-    loss: str = choice("relativistic", "non_saturating", "hinge", "wasserstein")
+    loss: str = choice("relativistic", "non_saturating", "wasserstein")
     r1: float = number(0.05, least=0)  # weight of the penalty on real patches (0: none)
     r2: float = number(0.05, least=0)  # weight of the penalty on generated patches
-    # weight of WGAN-GP's penalty between real and generated patches
+    # weight of WGAN-GP's penalty between real and generated patches; above 0 no critic has batch norm
     gp: float = number(0.0, least=0)
     # batches between two penalties; the weight is scaled by it
     penalty_every: int = number(8, least=1)
     critic_steps: int = number(1, least=1)  # batches of the critic for each step of the generator
     # of real patches: square (eight turns and flips) | any (half of them of any angle)
     turns: str = choice("square", "any")
-    # + brightness, contrast
-    augment: list[str] = choices(["translation"], "brightness", "contrast", "translation")
-    # ADA: the critic's r_t to hold, 0.6 as published; 0: augment always
-    ada_target: float = share(0.0)
-    ada_images: int = number(20_000, least=1)  # images in which ADA's strength may go from 0 to 1
+    translate: bool = True  # what the critic sees is shifted by up to an eighth of the side
     lr: float = number(1.5e-3, above=0)  # of the generator
     critic_lr: float = number(1.5e-3, above=0)
     betas: list[float] = numbers([0.0, 0.99], least=0, below=1, items=(2, 2))
-    burn_in: float = share(0.0)  # share of the budget in which rates and penalties go to their end
+    burn_in: float = share(0.0)  # share of the budget in which rates go to their end
     lr_end: float = number(1.0, least=0)  # share of lr and critic_lr left then
-    gamma_end: float = number(1.0, least=0)  # share of r1, r2 and gp left then
     # images after which an old weight counts half
     ema_halflife_images: int = number(17_000, least=1)
     # the half-life is at most this share of the images seen; 0: no ramp
@@ -151,7 +139,6 @@ class GANConfig:
     # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
     precision: str = choice("auto", "float32", "bfloat16")
     channels_last: bool = False  # weights in channels-last order: faster on a GPU
-    compile: bool = False  # torch.compile of the networks; needs a compiler
     # least diversity of a class, over that of its real patches
     collapse_below: float = number(0.2, least=0)
     # validations in a row below it that stop the training

@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "judge": Command(
         "Compares generators at one budget: quality beside its floor, accuracy score, grids.",
-        "stemcell-lit judge data.store=stores/mine gans=[tiny,tiny_r3] folds=[0] out=results/gans",
+        "stemcell-lit judge data.store=stores/mine gans=[tiny,dcgan] folds=[0] out=results/gans",
         "stemcell_lit.commands:do_judge",
         commands.JudgeCommand,
     ),

@@ -30,7 +30,7 @@ TINY = {
     "collapse_below": 0.0,
 }
 CONF = Path(__file__).parents[2] / "conf" / "gan"
-FAMILIES = ("tiny", "tiny_r3", "dcgan", "acgan", "wgan_gp")
+FAMILIES = ("tiny", "dcgan", "acgan", "wgan_gp")
 
 
 def family(name: str) -> dict:

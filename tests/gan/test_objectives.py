@@ -23,11 +23,6 @@ def mean(values):
     ("name", "critic", "generator"),
     [
         (
-            "hinge",
-            mean(max(0, 1 - r) for r in REAL.tolist()) + mean(max(0, 1 + f) for f in FAKE.tolist()),
-            -mean(FAKE.tolist()),
-        ),
-        (
             "non_saturating",
             mean(softplus(-r) for r in REAL.tolist()) + mean(softplus(f) for f in FAKE.tolist()),
             mean(softplus(-f) for f in FAKE.tolist()),
@@ -83,10 +78,9 @@ def test_penalty_is_float32_under_autocast():
     assert torch.equal(plain, cast)
 
 
-@pytest.mark.parametrize("name", objectives.AUGMENTATIONS)
-def test_augmentation_is_seeded_differs_between_images_and_passes_gradients(name):
+def test_translation_is_seeded_differs_between_images_and_passes_gradients():
     image = torch.randn(1, 1, 16, 16).expand(8, -1, -1, -1).clone().requires_grad_()
-    made = [objectives.augment(image, [name], torch.Generator().manual_seed(3)) for _ in range(2)]
+    made = [objectives.translate(image, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(made[0], made[1])
     assert made[0].shape == image.shape
     assert len(made[0].flatten(1).unique(dim=0)) > 1
@@ -94,21 +88,9 @@ def test_augmentation_is_seeded_differs_between_images_and_passes_gradients(name
     assert image.grad.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
-def test_augmentation_stays_in_its_ranges():
-    draw = torch.Generator().manual_seed(0)
-    flat = torch.zeros(2000, 1, 8, 8)
-    shift = objectives.augment(flat, ["brightness"], draw)[:, 0, 0, 0]
-    assert -0.5 <= shift.min() < -0.45
-    assert 0.45 < shift.max() <= 0.5
-    wave = torch.tensor([-1.0, 1.0]).repeat(32).reshape(1, 1, 8, 8).expand(2000, -1, -1, -1)
-    gain = objectives.augment(wave, ["contrast"], draw).amax(dim=(1, 2, 3))
-    assert 0.5 <= gain.min() < 0.55
-    assert 1.45 < gain.max() <= 1.5
-
-
 def test_translation_moves_at_most_an_eighth_and_repeats_the_border():
     ramp = torch.arange(16.0).expand(500, 1, 16, 16)
-    moved = objectives.augment(ramp, ["translation"], torch.Generator().manual_seed(0))
+    moved = objectives.translate(ramp, torch.Generator().manual_seed(0))
     shift = ramp[:, 0, 0, 8] - moved[:, 0, 0, 8]
     assert set(shift.tolist()) == {-2.0, -1.0, 0.0, 1.0, 2.0}
     assert torch.equal(moved, (ramp - shift[:, None, None, None]).clamp(0, 15))
@@ -214,26 +196,7 @@ def test_interpolated_penalty_of_a_known_function():
     assert share.mean(dim=(1, 2, 3)).unique().numel() == 5
 
 
-def test_over_fitting_is_measured_against_zero_or_against_the_other():
-    assert objectives.over_fitting("hinge", REAL, FAKE).item() == pytest.approx(1 / 3)
-    assert objectives.over_fitting("relativistic", REAL - 9, FAKE - 9).item() == pytest.approx(
-        1 / 3
-    )
-    assert objectives.over_fitting("hinge", REAL - 9, FAKE - 9).item() == -1
-
-
 def test_schedule_is_half_a_cosine_then_flat():
     found = [objectives.scheduled(2.0, 1.0, p) for p in (0, 0.25, 0.5, 1, 3)]
     assert found == pytest.approx([2, 1.5 + 0.5 * math.sqrt(0.5), 1.5, 1, 1])
     assert objectives.scheduled(0.3, 0.3, 0.123) == 0.3
-
-
-@pytest.mark.parametrize("name", objectives.AUGMENTATIONS)
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_strength_is_the_share_of_images_changed(name, share):
-    images = torch.randn(1, 1, 16, 16).expand(1000, -1, -1, -1)
-    draw = torch.Generator().manual_seed(0)
-    made = objectives.augment(images, [name], draw, torch.tensor([share]))
-    changed = (made != images).flatten(1).any(1).float().mean().item()
-    still = 1 / 25 if name == "translation" else 0  # some shifts are by nothing
-    assert changed == pytest.approx(share * (1 - still), abs=0.05 if share > 0 else 0)

@@ -17,9 +17,6 @@ SETTINGS = {
         **family("tiny"),
         "r1": 0.5,
         "penalty_every": 2,
-        "ada_target": 0.6,
-        "ada_images": 200,
-        "shared_levels": 2,
         "burn_in": 0.5,
         "lr_end": 0.1,
         **BUDGET,
@@ -51,5 +48,3 @@ def test_two_ranks_share_budget_and_weights(trained, name):
     assert ranks[0]["images"] == 120  # over both ranks
     assert ranks[0]["batches"] == 2 * math.ceil(60 / SETTINGS[name]["batch_size"])
     assert len(list((trained / name / "grids").iterdir())) == 2
-    if SETTINGS[name].get("ada_target"):  # the sum over two batches of the mean over both ranks
-        assert ranks[0]["ada"][1] != 0

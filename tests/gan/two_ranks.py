@@ -21,7 +21,6 @@ def train(out: Path, settings: dict) -> None:
         "images": module.images_seen,
         "batches": module.batches_seen,
         "weights": hashlib.sha256(weights).hexdigest(),
-        "ada": module.ada.tolist(),
     }
     (out / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
 
