@@ -627,13 +627,13 @@ def table(result: dict[str, Any]) -> str:
     }
     lines = [f"| command | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for command, counts in result["counts"].items():
-        trials = []
+        cells = []
         for faults in columns.values():
             some = [counts[f] for f in faults if f in counts]
-            trials.append(
+            cells.append(
                 f"{sum(c['survived'] for c in some)} of {sum(c['injected'] for c in some)}"
             )
-        lines.append(f"| {command} | {' | '.join(trials)} |")
+        lines.append(f"| {command} | {' | '.join(cells)} |")
     total = f"Together {result['value']} of {result['injected']} (seed {result['seed']})."
     return "\n".join([*lines, "", total])
 

@@ -96,7 +96,7 @@ def generated(tmp_path: Path, store: PatchStore) -> PatchStore:
 
 @pytest.fixture(scope="session")
 def exp911() -> Path:
-    """Real crops of trials in mitosis, where the reference data lies beside the project."""
+    """Real crops of cells in mitosis, where the reference data lies beside the project."""
     folder = SHARED / "cellcognition-exp911"
     if not folder.is_dir():
         pytest.skip(f"the reference data {folder.name} is not beside the project")

@@ -14,9 +14,9 @@ An interval must cover two kinds of chance:
 Few groups make the plain percentile bootstrap too narrow, by sqrt((n - 1) / n) and by using the
 normal distribution where Student's t is due (Hesterberg 2015, "What teachers should know about the
 bootstrap", The American Statistician 69:371). Both are put right here: the distances of the
-percentiles from the estimate are stretched by sqrt(n / (n - 1)) and by t / 1.96. As n stands the
-*effective* number of groups, for nine movies of which one holds half of a class are not nine
-(`effective_groups`), and the degrees of freedom of both kinds of chance are joined after
+percentiles from the estimate are stretched by sqrt(n / (n - 1)) and by t / 1.96. n is the effective
+number of groups: nine movies, one of which holds half of a class, count as fewer than nine
+(`effective_groups`). The degrees of freedom of both kinds of chance are joined after
 Satterthwaite (1946). The stretched interval tends to the plain one as groups and seeds grow.
 
 In simulations with 4 to 20 unequal groups and one seed these intervals covered the truth in 92 to

@@ -218,12 +218,12 @@ def effect_sizes(counts: Mapping[str, np.ndarray], baseline: str) -> dict[str, n
     patches, so it describes and tests nothing. With few patches of a class in a fold its scatter is mostly theirs.
 
     Args:
-        counts: per method (cells, classes, classes), a confusion matrix for each fold and seed, rows true, in the same
+        counts: per method (trials, classes, classes), a confusion matrix for each fold and seed, rows true, in the same
             order for all.
         baseline: the method to compare with.
 
     Returns:
-        Per other method (2,): of macro TPR and F1; NaN for one cell, or where all differ alike.
+        Per other method (2,): of macro TPR and F1; NaN for one trial, or where all differ alike.
     """
     base = values(counts[baseline])[..., 0]
     sizes = {}

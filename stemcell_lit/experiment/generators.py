@@ -114,7 +114,7 @@ class TrainedGenerator(Recipe):
 
     Its folder has generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt and
     grids/. The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
-    snapshot before it is then used, and generator.json tells.
+    snapshot before it is then used, and the alarm is recorded in generator.json.
     """
 
     kind: ClassVar[str] = "generator"

@@ -1,4 +1,4 @@
-"""The training of a network to its budget, whatever the network, and what a process settles before it trains."""
+"""The training of any network to its budget, and process set-up before training."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ class QualityWatch(pl.Callback):
     """Scores fixed samples of the averaged generator at each validation and keeps the best snapshot.
 
     Best is the least mean over classes of the chosen distance: the Frechet distance, or the root of
-    KID (0 where KID is negative), which a few patches with large features can turn around. It is
-    that to the training patches, not to the held-out ones: those few groups differ more from all
-    groups than one snapshot from the next (`docs/quality.md`). They guard: a snapshot that comes
-    much nearer to the training patches than they do, and so repeats them, is never the best. What it
-    found is in the checkpoint, so a resumed training goes on as if it had not stopped; snapshots
-    of which the checkpoint does not know are replaced.
+    KID (0 where KID is negative), which a few patches with large features can turn around. The
+    distance is measured to training patches, because the few held-out groups differ from the rest
+    more than snapshots differ from each other (`docs/quality.md`). The held-out patches serve as a
+    guard: a snapshot that comes much nearer to the training patches than they do repeats training
+    patches, and is never the best. What the watch found is in the checkpoint, so a resumed training
+    continues as if it had not stopped; snapshots that the checkpoint does not know are replaced.
 
     Alarms end the training with `GANDiverged`: training patches repeated in
     `config.memorised_checks` validations in a row, or losses beyond `config.runaway_above` times

@@ -1,4 +1,4 @@
-"""Jobs onto the devices of one machine: a process each, none forgotten, none left behind.
+"""Runs jobs on one machine's devices, one process each, and cleans all of them up.
 
 Hydra's and Lightning's own launchers cannot be combined for this: a rank started by Lightning runs
 the whole sweep again. Here every job is a process of its own in a clean environment, and a job on

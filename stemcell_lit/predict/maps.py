@@ -1,11 +1,11 @@
 """Class maps of whole frames: from a trained hierarchy back to the movie.
 
 Every stage network sees a frame once. Its convolutions run over the whole frame, in tiles so that
-memory is bounded; then each window averages its part of the shared features and the last layers
-speak. A window that is cut out sees zeros behind its border where the shared features see what is
-really there: this, and nothing else, tells the two apart. So a few windows of the movie are cut out
-first, and a linear term of the last layer is fitted to them; what difference is left is measured on
-others. `exact=true` cuts every window out.
+memory is bounded; then each window averages its part of the shared features and the final layers
+classify it. A window that is cut out sees zeros behind its border, where the shared features see
+the neighbouring pixels: this is the only difference between the two. To correct it, a few windows of
+the movie are cut out first, and a linear term of the last layer is fitted to them; the difference
+that remains is measured on other windows. `exact=true` cuts every window out.
 """
 
 from __future__ import annotations

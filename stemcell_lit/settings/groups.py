@@ -46,7 +46,7 @@ class ExtractionConfig:
     purity: float = share(0.7)  # least share of a patch's labelled pixels that its class must hold
     # least share of a patch that is not background
     foreground: float = number(0.5, above=0, most=1)
-    # a pixel of the class debris counts so often in both shares
+    # weight of a debris pixel in `purity` and `foreground`
     debris_weight: int = number(4, least=1)
     scales: list[int] = numbers([1], least=1)  # views around a patch, in patches
     seed: int = random_seed()
@@ -151,7 +151,7 @@ class QualityConfig:
 
     # the snapshot used: of least distance, or the last
     choose: str = choice("frechet", "kid", "last")
-    # real patches that it is the distance to: train | held_out
+    # which real patches the distance is measured against: train | held_out
     against: str = choice("train", "held_out")
     samples: int = number(64, least=2)  # generated patches of a class at each validation
     final_samples: int = number(256, least=2)  # and of the chosen snapshot, for its quality

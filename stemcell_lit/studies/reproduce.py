@@ -35,7 +35,7 @@ from stemcell_lit.settings.quoting import override, split
 def for_trials(overrides: list[str]) -> list[str]:
     """The overrides that every trial gets: the user's, after the settings of the experiments among them.
 
-    A group that the user chooses, such as gan=tiny_long, stands whole: what an experiment sets in it is left out.
+    A group chosen on the command line, such as gan=tiny_long, replaces the experiment's values for that group entirely.
 
     Raises:
         UserError: an experiment that does not exist.

@@ -446,9 +446,9 @@ def test_a_tree_reads_each_stage_in_the_stages_own_order(folder):
         made = config(folder, f"method={method}", "hierarchy.leaves=true", out="order")
         return replace(made, hierarchy=replace(made.hierarchy, tree=tree))
 
-    trials = ["spread", "dense", "differentiated"]
-    straight = result(run(of("flat", {"trials": trials, "debris": "debris"})))
-    tree = run(of("hierarchy", {"trials": trials, "debris": "debris"}))
+    cells = ["spread", "dense", "differentiated"]
+    straight = result(run(of("flat", {"cells": cells, "debris": "debris"})))
+    tree = run(of("hierarchy", {"cells": cells, "debris": "debris"}))
     model = TrainedHierarchy.load(tree / "model")
     assert straight["stages"][0]["curve"] == result(tree)["stages"][0]["curve"]  # shared
     for node in model.hierarchy.nodes:
@@ -460,7 +460,7 @@ def test_the_same_groups_in_another_order_are_another_stage(folder):
     keys = []
     for order in orders:
         made = config(folder, "method=hierarchy")
-        tree = {"trials": list(order), "debris": "debris"}
+        tree = {"cells": list(order), "debris": "debris"}
         trial = prepare(replace(made, hierarchy=replace(made.hierarchy, tree=tree)))
         keys.append(key_hash(TrainedStage(trial, trial.hierarchy.nodes[1]).key()))
     assert keys[0] != keys[1]
