@@ -30,11 +30,9 @@ from stemcell_lit.patches.labelled import Select, movies_in, stacks_in
 from stemcell_lit.patches.labels import UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.commands import AnnotateCommand
 from stemcell_lit.settings.quoting import plain
-
-KINDS = ("auto", "movie", "crops", "store")
-
 
 # Larger images in a folder are frames of a movie; crops are rarely above, frames never below
 LARGEST_CROP = 256
@@ -51,7 +49,7 @@ def open_session(config: AnnotateCommand) -> Iterator[Session]:
         UserError: the source cannot be read, the folder holds something else, was begun otherwise, or
             is being worked on.
     """
-    _check(config)
+    check(config)
     out = Path(config.out)
     if not (out / "session.json").is_file():
         _begin(out, config)
@@ -64,20 +62,6 @@ def open_session(config: AnnotateCommand) -> Iterator[Session]:
         ) from None
     with lock:
         yield _resume(out, config)
-
-
-def _check(config: AnnotateCommand) -> None:
-    if config.kind not in KINDS:
-        raise UserError(f"kind={config.kind}: expected one of {', '.join(KINDS)}")
-    for key in ("size", "per_frame", "every"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{key}={getattr(config, key)}: expected 1 or more")
-    if not 0 < config.foreground <= 1:
-        raise UserError(f"foreground={config.foreground}: expected a share above 0, to 1")
-    if config.limit is not None and config.limit < 1:
-        raise UserError(f"limit={config.limit}: expected 1 or more, or null for all")
-    if not 0 <= config.port <= 65535:
-        raise UserError(f"port={config.port}: expected 0 (any free one) to 65535")
 
 
 def _begin(out: Path, config: AnnotateCommand) -> None:

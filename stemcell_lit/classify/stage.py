@@ -26,7 +26,7 @@ from stemcell_lit.settings.groups import StageConfig
 _SETTINGS = form.record(
     {
         "stage": form.settings(
-            asdict(StageConfig()), {"width": form.whole(1, 4096), "members": form.whole(1, 100)}
+            asdict(StageConfig()), {"width": form.whole(1, 4096), "members": form.whole(1, 1024)}
         ),
         "node": form.text(),
         "groups": form.mapping(form.listing(form.NAME, least=1), most=form.MOST_CLASSES),

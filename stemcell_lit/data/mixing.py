@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from stemcell_lit.errors import UserError
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import MixConfig
-
-RECIPES = ("real", "balance", "extra_k", "ratio", "target")
 
 
 def generated_quota(real: Mapping[str, int], mix: MixConfig) -> dict[str, int]:
@@ -26,8 +24,7 @@ def generated_quota(real: Mapping[str, int], mix: MixConfig) -> dict[str, int]:
     Raises:
         UserError: an unknown recipe, or a negative amount.
     """
-    if mix.amount < 0:
-        raise UserError(f"mix.amount={mix.amount}: expected 0 or more")
+    check(mix, "mix.")
     largest = max(real.values(), default=0)
     if mix.recipe == "real":
         return dict.fromkeys(real, 0)
@@ -37,9 +34,7 @@ def generated_quota(real: Mapping[str, int], mix: MixConfig) -> dict[str, int]:
         return {name: largest - n + int(mix.amount) for name, n in real.items()}
     if mix.recipe == "ratio":
         return {name: round(mix.amount * n) for name, n in real.items()}
-    if mix.recipe == "target":
-        return {name: max(0, int(mix.amount) - n) for name, n in real.items()}
-    raise UserError(f"mix.recipe={mix.recipe}: expected one of {', '.join(RECIPES)}")
+    return {name: max(0, int(mix.amount) - n) for name, n in real.items()}
 
 
 def share_out(total: int, weights: Sequence[int]) -> list[int]:

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import SplitConfig
 
 
@@ -75,18 +76,13 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     Raises:
         UserError: fewer groups than folds, a fold that does not exist, or no group that can validate.
     """
+    check(config, "split.")
     folds = fold_count(store, config)
     if not 0 <= config.fold < folds:
         raise CannotSplit(
             f"split.fold={config.fold}: expected 0 to {folds - 1} (split.folds={folds})",
             "give one of these",
             "fold",
-        )
-    if config.kind not in ("grouped", "leaky"):
-        raise UserError(f"split.kind={config.kind}: expected grouped or leaky")
-    if not 0 < config.labelled_fraction <= 1:
-        raise UserError(
-            f"split.labelled_fraction={config.labelled_fraction}: expected more than 0, at most 1"
         )
     labels = store.labels
     groups = store.manifest["group"].to_numpy()

@@ -12,6 +12,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.problems import Planner
 from stemcell_lit.experiment.remedies import Remedies
 from stemcell_lit.experiment.trial import Trial
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.commands import RunCommand, typed
 
 MOST_LINES = 12  # of a message
@@ -42,6 +43,8 @@ def plan(
     Raises:
         UserError: everything that cannot work, a line each, with what was seen to work.
     """
+    for config in configs:
+        check(config)
     planner = Planner(generator=generator, here=here)
     _refuse(planner, configs, every_fold, baseline)
     if planner.expected and here:

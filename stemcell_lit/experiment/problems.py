@@ -13,11 +13,8 @@ import torch
 
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
-from stemcell_lit.data.datamodule import check_ways
-from stemcell_lit.data.mixing import generated_quota
 from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.stages import phases_of
 from stemcell_lit.experiment.trial import (
     SimulatedStore,
     Trial,
@@ -29,7 +26,6 @@ from stemcell_lit.experiment.trial import (
     with_settings,
 )
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.selection import check_select
 from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
 from stemcell_lit.settings.commands import RunCommand
 
@@ -157,17 +153,12 @@ class Planner:
         made = needs_generator(config) or self.generator
         checks: list[tuple[str, Callable[[], Any]]] = [
             ("settings", lambda: check_batches(config)),
-            ("settings", lambda: phases_of(vars(config.stage))),
-            ("settings", lambda: generated_quota({"any": 1}, config.mix)),
-            ("settings", lambda: check_select(config.select)),
             ("settings", lambda: self._place(config)),
             ("hierarchy", lambda: self._hierarchy(config, store)),
             ("size", lambda: reduce_pixels(store.pixels[:0], config.data.patch_size)),
         ]
-        data, stage = config.data, config.stage
-        checks.append(("settings", lambda: check_ways(data.augment, stage.sampler, data.pixels)))
         classes, channels = store.classes, len(store.scales)
-        key = f"stage {stage} {classes} {size} {channels}"
+        key = f"stage {config.stage} {classes} {size} {channels}"
         checks.append(("settings", lambda: self._once(key, lambda: _build_stage(config, store))))
         if made:
             gan = f"gan {config.gan} {classes} {size}"
@@ -178,8 +169,6 @@ class Planner:
                     f"generators make patches at one scale, and {store.path} has them at scales {store.scales}",
                     method,
                 )
-            if config.generators < 1:
-                yield Problem("settings", f"generators={config.generators}: expected 1 or more")
         if len(classes) < 2:
             yield Problem(
                 "settings", f"{store.path}: one class alone, {classes}; label at least two"

@@ -205,16 +205,8 @@ class Phase:
 
 
 def phases_of(stage: Mapping[str, Any]) -> list[Phase]:
-    """The parts of a stage's training; their budgets sum to the stage's.
-
-    Raises:
-        UserError: a share or a number that cannot be.
-    """
+    """The parts of a stage's training; their budgets sum to the stage's."""
     share, rounds, images = stage["retrain_head"], stage["pseudo_rounds"], stage["images"]
-    if not 0 <= share < 1:
-        raise UserError(f"stage.retrain_head={share}: expected 0 or more, less than 1")
-    if rounds < 0:
-        raise UserError(f"stage.pseudo_rounds={rounds}: expected 0 or more")
     if not share and not rounds:
         return [Phase("", images, stage["sampler"])]
     head = round(share * images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan import objectives
-from stemcell_lit.gan.networks import CONDITIONS, NETWORKS, SIZES
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import GANConfig
 
 _REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
@@ -77,29 +76,7 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
             plain[key] = [item(v) for v in value]
         else:
             plain[key] = kind(value)
-    legal: dict[str, Sequence[str]] = {
-        "loss": objectives.LOSSES,
-        "network": NETWORKS,
-        "size": tuple(SIZES),
-        "condition": CONDITIONS,
-        "turns": objectives.TURNS,
-        "precision": ("auto", "float32", "bfloat16"),
-    }
-    for key, values in legal.items():
-        if plain[key] not in values:
-            raise UserError(f"gan.{key}={plain[key]!r}, expected one of {list(values)}")
-    at_least_one = (
-        "latent embedding batch_size images validate_every_images penalty_every collapse_checks "
-        "critic_steps modes mode_patches"
-    )
-    for key in at_least_one.split():
-        if plain[key] < 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected at least 1")
-    for key in ("channels", "critic_channels"):
-        if min(plain[key], default=1) < 1:
-            raise UserError(f"gan.{key}={plain[key]}, expected a list of positive channel counts")
-    if not 0 <= plain["burn_in"] <= 1:
-        raise UserError(f"gan.burn_in={plain['burn_in']}, expected 0 to 1")
+    check(GANConfig(**plain), "gan.")
     return plain
 
 

@@ -34,12 +34,6 @@ from stemcell_lit.gan.layers import (
 )
 from stemcell_lit.gan.references import DCGenerator, PerClass
 
-NETWORKS = ("modulated", "dcgan")
-
-
-CONDITIONS = ("projection", "auxiliary", "separate")
-
-
 # Channels of the generator from 4x4 up and of the critic from full size down, for 32 px; `widths`
 # fits them to other sizes. Chosen by multiplications of both, forward, per patch, see docs/generators.md.
 SIZES: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
@@ -137,7 +131,7 @@ class Critic(nn.Module):
         image_size: px, a power of two of at least 8.
         channels: from full size down; for other sizes the coarse end is kept and the fine end
             fitted, see `widths`.
-        network: out of `NETWORKS`. `modulated` sums its 2x2 features over the image and has no batch
+        network: `modulated` or `dcgan`. `modulated` sums its 2x2 features over the image and has no batch
             norm, `dcgan` has a weight for each of its 4x4.
         norm: whether a critic of `dcgan` has batch norm.
         head: how the class enters: `projection` (its embedding times the features is a part of the

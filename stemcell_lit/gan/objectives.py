@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOSSES = ("non_saturating", "relativistic", "wasserstein")
-TURNS = ("square", "any")
 
 
 def critic_loss(name: str, real: Tensor, fake: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from stemcell_lit.gan.distances import ball_radius
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import SelectConfig
 
 FILTERS = ("confidence", "distance", "entropy", "critic")
@@ -61,7 +62,7 @@ def make_filters(
     Raises:
         UserError: an unknown filter, a threshold out of range, or no encoder.
     """
-    check_select(select)
+    check(select, "select.")
     if set(select.filters) - {"critic"} and encoder is None:
         raise UserError(
             f"select.filters={list(select.filters)}: needs the encoder.pt beside the generator, and there is none; "
@@ -79,24 +80,6 @@ def make_filters(
         "critic": lambda pilot, name: _by_critic(generator, name, pilot, select.critic_share),
     }
     return [Filter(name, of[name]) for name in select.filters]
-
-
-def check_select(select: SelectConfig) -> None:
-    """Refuses filters that no patch can pass.
-
-    Raises:
-        UserError: an unknown filter, or a threshold out of range.
-    """
-    unknown = [f for f in select.filters if f not in FILTERS]
-    if unknown:
-        raise UserError(f"select.filters={unknown}: expected some of {list(FILTERS)}")
-    if not 0 < select.critic_share <= 1 or not 0 <= select.confidence < 1:
-        raise UserError(
-            f"select.critic_share={select.critic_share} and confidence={select.confidence}: expected shares, "
-            "above 0 and below 1"
-        )
-    if select.draws < 1 or select.neighbours < 1 or select.entropy_bins < 1:
-        raise UserError("select: expected at least 1 of draws, neighbours and entropy_bins")
 
 
 def _training(encoder: Encoder, what: str, name: str) -> np.ndarray:

@@ -20,10 +20,9 @@ from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import QualityConfig
 
-CHOICES = ("frechet", "kid", "last")  # of quality.choose
-REAL = ("train", "held_out")  # of quality.against
 _LOOK_EVERY = 64  # batches between two looks at the losses: a look waits for the device
 _LOOKS = 3  # in a row above the limit: one bad batch stops nothing
 _USUAL = 16  # looks before there is a usual size
@@ -55,10 +54,7 @@ class QualityWatch(pl.Callback):
     """
 
     def __init__(self, reference: Reference, config: QualityConfig, folder: Path):
-        if config.choose not in CHOICES:
-            raise UserError(f"quality.choose={config.choose}: expected one of {list(CHOICES)}")
-        if config.against not in REAL:
-            raise UserError(f"quality.against={config.against}: expected one of {list(REAL)}")
+        check(config, "quality.")
         self.reference, self.config, self.folder = reference, config, Path(folder)
         self.metric = "last"
         if config.choose != "last":

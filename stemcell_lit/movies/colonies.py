@@ -27,6 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import Frames, open_frames, pair
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import ColoniesConfig
 
 METHODS = ("contrast", "paper", "forest")
@@ -263,22 +264,13 @@ def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
             f"um_per_px={um_per_px}: the movie does not tell the size of a pixel, and colonies are "
             "found in micrometres; give um_per_px (micrometres per pixel)"
         )
-    if config.method not in METHODS:
-        raise UserError(f"colonies.method={config.method}: expected one of {', '.join(METHODS)}")
-    if config.polarity not in ("bright", "dark", "both"):
-        raise UserError(f"colonies.polarity={config.polarity}: expected bright, dark or both")
+    check(config, "colonies.")
+    if config.method == "none":
+        raise UserError(f"colonies.method=none: expected one of {', '.join(METHODS)}")
     if config.low > config.high:
         raise UserError(
             f"colonies.low={config.low} is above colonies.high={config.high}; a seed must pass both"
         )
-    for name in ("background_um", "cell_um", "entropy_radius_um", "forest_min_um", "forest_max_um"):
-        if getattr(config, name) <= 0:
-            raise UserError(f"colonies.{name}={getattr(config, name)}: expected a positive length")
-    if config.forest_frames < 1:
-        raise UserError(f"colonies.forest_frames={config.forest_frames}: expected 1 or more")
-    for name in ("blur_um", "opening_um", "grow_um", "join_um", "min_area_um2", "margin_um"):
-        if getattr(config, name) < 0:
-            raise UserError(f"colonies.{name}={getattr(config, name)}: expected 0 or more")
     return float(um_per_px)
 
 

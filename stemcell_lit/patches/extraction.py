@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated
 from stemcell_lit.patches.labels import UNSURE
 from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import ExtractionConfig
 
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered
@@ -166,33 +166,9 @@ def say_views_cross_columns(extraction: ExtractionConfig) -> None:
 
 
 def check_extraction(extraction: ExtractionConfig) -> None:
-    """Refuses settings out of range."""
-    e = extraction
-    for key, value, good, expected in (
-        ("patch_size", e.patch_size, e.patch_size >= 8, "at least 8 px"),
-        (
-            "patches_per_movie",
-            e.patches_per_movie,
-            e.patches_per_movie is None or e.patches_per_movie >= 1,
-            "at least 1, or null for all",
-        ),
-        ("purity", e.purity, 0 <= e.purity <= 1, "a share from 0 to 1"),
-        ("foreground", e.foreground, 0 < e.foreground <= 1, "a share above 0, to 1"),
-        ("seed", e.seed, e.seed >= 0, "0 or more"),
-        ("places", e.places, e.places in ("random", "grid"), "random or grid"),
-        ("stride", e.stride, e.stride is None or e.stride >= 1, "at least 1 px, or null"),
-        ("every", e.every, e.every >= 1, "at least 1 frame"),
-        ("debris_weight", e.debris_weight, e.debris_weight >= 1, "at least 1"),
-        (
-            "um_per_px",
-            e.um_per_px,
-            e.um_per_px is None or (math.isfinite(e.um_per_px) and e.um_per_px > 0),
-            "a positive number, or null for the movies' own",
-        ),
-    ):
-        if not good:
-            raise UserError(f"extraction.{key}: found {value}, expected {expected}; change it")
-    checked_scales(e.scales, e.patch_size)
+    """Refuses settings out of bounds, and scales that do not fit together."""
+    check(extraction, "extraction.")
+    checked_scales(extraction.scales, extraction.patch_size)
 
 
 def patch_scale(frames: Frames, wanted: float | None) -> tuple[float, float | None]:

@@ -13,6 +13,7 @@ from stemcell_lit.patches.labelled import Select, has_maps
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import SUFFIXES as TABLES
 from stemcell_lit.patches.tiles import import_tiles, is_tiles
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.commands import ImportCommand
 from stemcell_lit.settings.groups import ExtractionConfig
 
@@ -27,6 +28,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
     Raises:
         UserError: the source is none of these, or cannot be read; something of the user's is where the store shall be.
     """
+    check(config)
     source = Path(config.source)
     table = None if config.table is None else Path(config.table)
     if not source.exists():
@@ -38,8 +40,6 @@ def import_patches(config: ImportCommand) -> PatchStore:
             f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
         )
     check_target(config.store, "store", inputs=[source, table])
-    if config.blocks < 1:
-        raise UserError(f"blocks={config.blocks}: expected 1 or more")
     given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}
     select = Select(config.channel, config.plane, config.position)
     csv = table is not None and table.suffix.lower() in TABLES

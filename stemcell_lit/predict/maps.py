@@ -28,7 +28,7 @@ from stemcell_lit.base.progress import _Progress
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.colonies import METHODS, label_colonies
+from stemcell_lit.movies.colonies import label_colonies
 from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.predict.mapper import Mapper, _um
@@ -43,6 +43,7 @@ from stemcell_lit.predict.outputs import (
     _shares,
     _write_maps,
 )
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.commands import PredictCommand
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def predict(config: PredictCommand) -> Path:
         UserError: the movie, the model or a setting cannot be used.
     """
     out = Path(config.out)
-    _check(config, out)
+    check(config)
+    check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
     model = TrainedHierarchy.load(config.checkpoint)
     threads = torch.get_num_threads()
     try:
@@ -92,25 +94,6 @@ def predict(config: PredictCommand) -> Path:
     finally:
         torch.set_num_threads(threads)
     return out
-
-
-def _check(config: PredictCommand, out: Path) -> None:
-    if config.colonies.method not in (*METHODS, "none"):
-        raise UserError(
-            f"colonies.method={config.colonies.method}: expected one of {', '.join(METHODS)}, none"
-        )
-    for key, value, least in (
-        ("threads", config.threads, 0),
-        ("panels", config.panels, 1),
-        ("adjust", config.adjust, 0),
-        ("stride", config.stride, 1),
-        ("every", config.every, 1),
-    ):
-        if value < least:
-            raise UserError(f"{key}={value}: expected {least} or more")
-    if not math.isfinite(config.start_h):
-        raise UserError(f"start_h={config.start_h}: expected hours")
-    check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
 
 
 def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:

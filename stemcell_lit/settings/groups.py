@@ -26,7 +26,7 @@ class SimulationConfig:
     movies: int = number(12, least=1, most=10_000)
     frames: int = number(16, least=1, most=100_000)  # per movie
     size: int = number(640, least=64, most=8192)  # px, height and width of a frame
-    um_per_px: float = number(1.2, least=0.2, most=3)
+    um_per_px: float = number(1.2, least=0.2, most=3)  # coarser pixels cannot show a cell
     hours: float = number(96.0, above=0, most=1000)  # length of a movie
     seed: int = random_seed()
     threads: int = where(number(0, least=0, most=1024))  # 0: all cores

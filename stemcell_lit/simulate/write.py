@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.base.processes import end_with_parent, plain_main
-from stemcell_lit.errors import UserError
+from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import SimulationConfig
 from stemcell_lit.simulate.culture import Condition
 from stemcell_lit.simulate.movie import CLASSES, Movie
@@ -41,7 +41,7 @@ def simulate(config: SimulationConfig, out: Path, progress: bool = True) -> None
     Raises:
         UserError: a number in the config cannot be simulated, or something of the user's is in the way.
     """
-    _check(config)
+    check(config, "simulation.")
     out = Path(out)
     processes = min(config.threads or os.cpu_count() or 1, config.movies)
     with whole_or_absent(out, "movies") as folder:
@@ -111,24 +111,6 @@ def _write_in_processes(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _check(config: SimulationConfig) -> None:
-    bounds: dict[str, tuple[float, float, str]] = {
-        "movies": (1, 10_000, "movies"),
-        "frames": (1, 100_000, "frames a movie"),
-        "size": (64, 8192, "px"),
-        "um_per_px": (0.2, 3.0, "um; coarser pixels cannot show a cell"),
-        "hours": (1e-6, 1000, "hours"),
-        "seed": (0, 2**63, "a whole number that is not negative"),
-        "threads": (0, 4096, "processes, 0 for all cores"),
-    }
-    for key, (low, high, unit) in bounds.items():
-        value = getattr(config, key)
-        if not low <= value <= high:
-            raise UserError(
-                f"simulation.{key}: found {value}, expected {low:g} to {high:g} ({unit}); change it"
-            )
 
 
 def _write_movie(

@@ -82,7 +82,7 @@ def test_folds_follow_the_number_of_groups(many, tmp_path):
     [
         (SplitConfig(folds=40), "12 groups cannot make 40 folds"),
         (SplitConfig(folds=3, fold=3), "expected 0 to 2"),
-        (SplitConfig(kind="random"), "grouped or leaky"),
+        (SplitConfig(kind="random"), "grouped | leaky"),
         (SplitConfig(labelled_fraction=0), "labelled_fraction"),
     ],
 )

@@ -49,6 +49,12 @@ def refused(configs, **how):
     return str(error.value)
 
 
+def test_a_value_out_of_bounds_is_refused_of_a_caller_in_python_too(tmp_path):
+    store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
+    config = replace(trial(store, tmp_path / "out"), generators=0)
+    assert refused([config]) == "generators=0: expected 1 to 1,024"
+
+
 def test_a_class_of_one_group_is_found_in_the_fold_that_tests_it(tmp_path):
     store = write(tmp_path / "s", {"debris": ["m2"], "dense": EVERY, "spread": EVERY})
     said = refused([trial(store, tmp_path / "out")], every_fold=True, baseline="flat")

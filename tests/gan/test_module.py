@@ -342,10 +342,10 @@ def test_uint8_inverts_the_scaling_of_the_data():
         ({"condition": "auxilary"}, "auxiliary"),
         ({"size": "huge"}, "base"),
         ({"burn_in": 2}, "0 to 1"),
-        ({"critic_steps": 0}, "at least 1"),
+        ({"critic_steps": 0}, "1 or more"),
         ({"turns": "all"}, "square"),
-        ({"images": 0}, "at least 1"),
-        ({"channels": [0]}, "positive"),
+        ({"images": 0}, "1 or more"),
+        ({"channels": [0]}, "1 to 65,536"),
         ({"precision": "float16"}, "bfloat16"),
     ],
 )

@@ -211,7 +211,7 @@ def test_wrong_filters_are_named(painter):
         ({"filters": ["beauty"]}, "beauty"),
         ({"filters": ["critic"], "critic_share": 0.0}, "critic_share=0"),
         ({"filters": ["distance"]}, "encoder.pt"),
-        ({"draws": 0.5}, "at least 1"),
+        ({"draws": 0.5}, "expected 1 or more"),
     ):
         with pytest.raises(UserError, match=says):
             make_filters(SelectConfig(**settings), painter, None)

@@ -387,12 +387,12 @@ def test_views_are_concentric_averaged_and_mirrored_at_the_border(tmp_path, map_
         ({"scales": [1, 4, 2]}, "from 1 up"),
         ({"scales": []}, "from 1 up"),
         ({"scales": [1, 2], "patch_size": 15}, "expected an even size"),
-        ({"places": "spiral"}, "expected random or grid"),
-        ({"stride": 0}, "expected at least 1 px"),
-        ({"every": 0}, "expected at least 1 frame"),
-        ({"um_per_px": -1.0}, "expected a positive number"),
-        ({"debris_weight": 0}, "expected at least 1"),
-        ({"patches_per_movie": 0}, "at least 1, or null"),
+        ({"places": "spiral"}, "expected one of random"),
+        ({"stride": 0}, "expected 1 or more"),
+        ({"every": 0}, "expected 1 or more"),
+        ({"um_per_px": -1.0}, "expected above 0"),
+        ({"debris_weight": 0}, "expected 1 or more"),
+        ({"patches_per_movie": 0}, "expected 1 or more"),
     ],
 )
 def test_more_settings_out_of_range(tmp_path, map_of_two, change, says):
