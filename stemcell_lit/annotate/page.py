@@ -131,7 +131,7 @@ class Page:
 
     def _page(self) -> Response:
         nonce = secrets.token_urlsafe(16)
-        page = render(Path(__file__).with_suffix(".html"), nonce=nonce)
+        page = render(Path(__file__).with_name("annotate.html"), nonce=nonce)
         response = Response(page, mimetype="text/html")
         response.headers["Content-Security-Policy"] = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; "
