@@ -27,7 +27,7 @@ from stemcell_lit.experiment import callbacks, generator_quality
 from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
-from stemcell_lit.gan.config import GANDiverged
+from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator

@@ -12,24 +12,15 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from stemcell_lit.base.drawing import draw_grid
-from stemcell_lit.data.augment import to_float, to_uint8
+from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.config import (
-    _FIXED,
-    GANDiverged,
-    _first,
-    _macro,
-    check_config,
-    ema_decay,
-    mean_distance,
-    native_bfloat16,
-    seed_of,
-    spread,
-)
+from stemcell_lit.gan.alarms import Alarms
+from stemcell_lit.gan.averaged import Averaged, mean_distance
+from stemcell_lit.gan.conditions import Conditions
+from stemcell_lit.gan.config import FIXED, check_config, native_bfloat16, seed_of
 from stemcell_lit.gan.layers import levels
 from stemcell_lit.gan.networks import build_pair
 
@@ -38,16 +29,10 @@ from stemcell_lit.gan.networks import build_pair
 _ALARM_EVERY = 16
 
 
-_PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
-
-
-_GRID_COLUMNS = 16
+_REAL_PER_CLASS = 64  # held-out patches a class that diversity is compared with
 
 
 _RECENT = 4  # training batches whose scores are compared with those of held-out patches
-
-
-_REFRESH_BATCHES, _REFRESH_BATCH = 4, 256  # images that batch-norm statistics are measured on
 
 
 class GANModule(pl.LightningModule):
@@ -79,7 +64,7 @@ class GANModule(pl.LightningModule):
 
     Attributes:
         generator, critic: in training.
-        generator_ema: moving average of the generator's weights; the one that samples.
+        generator_ema: moving average of the generator's weights; the one that samples, through `averaged`.
         images_seen: real images shown to the critic so far, over all devices.
         batches_seen: batches so far on each device.
     """
@@ -109,29 +94,16 @@ class GANModule(pl.LightningModule):
         self.gan, self.classes, self.image_size, self.seed = gan, classes, image_size, seed
         self.automatic_optimization = False
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone
-            torch.manual_seed(seed_of(seed, _FIXED))
+            torch.manual_seed(seed_of(seed, FIXED))
             self.generator, self.critic = build_pair(gan, conditions, image_size)
-        # A condition of the networks is a mode of a class. Where a class's modes begin, and the sums of their shares:
-        count = max(map(len, modes))
-        edges = torch.full((len(classes), count - 1), torch.inf)
-        for i, shares in enumerate(modes):
-            edges[i, : len(shares) - 1] = torch.tensor(shares).cumsum(0)[:-1]
-        sizes = torch.tensor(
-            [len(shares) for shares in modes], device="cpu"
-        )  # known under "meta", too
-        self.edges: Tensor
-        self.first: Tensor
-        self.class_of: Tensor
-        self.register_buffer("edges", edges, persistent=False)
-        self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
-        of = torch.arange(len(classes), device="cpu").repeat_interleave(sizes)
-        self.register_buffer("class_of", of, persistent=False)
-        self.inputs = int(cast(int, self.generator.inputs))  # numbers that make an image
+        self.conditions = Conditions(modes)
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.averaged = Averaged(
+            self.generator_ema, self.conditions, gan, classes, image_size, seed
+        )
+        self.alarms = Alarms(gan, classes)
         self.images_seen = 0
         self.batches_seen = 0
-        self._stale = True  # the batch-norm statistics of generator_ema, see _refresh
-        self._low_checks = [0] * len(classes)  # validations in a row that found a class collapsed
         self._loss_g = torch.zeros(())  # of the generator's last step
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._held_out: dict[str, Any] = {}
@@ -164,11 +136,11 @@ class GANModule(pl.LightningModule):
 
         Both see the same generated batch: a second pass would cost a fifth of the batch.
         """
-        gan, label = self.gan, self._condition(batch)
+        gan, label = self.gan, self.conditions.of(batch)
         draw = torch.Generator(self.device)
         draw.manual_seed(seed_of(self.seed, self.global_rank, self.batches_seen))
         real, shown = objectives.random_turn(batch["pixels"], draw, gan["turns"])
-        shape = (len(real), self.inputs)
+        shape = (len(real), self.averaged.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
         self._follow_schedule(optimizer_g, optimizer_d)
@@ -202,7 +174,7 @@ class GANModule(pl.LightningModule):
         images = int(cast(int, batch["images"]))
         self.images_seen += images
         self.batches_seen += 1
-        self._update_ema(images)
+        self.averaged.follow(self.generator, images, self.images_seen)
         self._recent = [*self._recent[1 - _RECENT :], (batch["pixels"], label)]
         done = self.images_seen >= gan["images"]
         # Lightning's bookkeeping of a logged value costs more than a small network's kernels
@@ -217,17 +189,9 @@ class GANModule(pl.LightningModule):
                 }
             )
         if done or self.batches_seen % _ALARM_EVERY == 0:
-            self._check_losses(self._loss_g, total_d.detach())
+            self.alarms.check_losses(self.images_seen, self._loss_g, total_d.detach())
         if done:
             self.trainer.should_stop = True
-
-    def _condition(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(batch,) int64: the mode of each patch, its class where no class has several."""
-        return batch["mode"] if len(self.class_of) > len(self.classes) else batch["label"]
-
-    def _mode_at(self, label: Tensor, place: Tensor) -> Tensor:
-        """The mode of a class at a place, 0 to 1, in the sum of its modes' shares."""
-        return self.first[label] + (place[:, None] >= self.edges[label]).sum(1)
 
     def _judge(
         self, parts: list[Tensor], label: Tensor, draw: torch.Generator
@@ -290,53 +254,6 @@ class GANModule(pl.LightningModule):
         enabled = wanted == "bfloat16" or (wanted == "auto" and native_bfloat16(self.device))
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    @torch.no_grad()
-    def _update_ema(self, images: int) -> None:
-        decay = ema_decay(
-            images, self.images_seen, self.gan["ema_halflife_images"], self.gan["ema_rampup"]
-        )
-        averaged, current = self.generator_ema, self.generator
-        torch._foreach_lerp_(
-            list(averaged.parameters()), list(current.parameters()), weight=1 - decay
-        )
-        self._stale = True
-
-    @torch.no_grad()
-    def _refresh(self) -> None:
-        """Measures the batch-norm statistics of the averaged generator, unless they are up to date.
-
-        Averaged weights make other activations than the current ones do: with copied statistics a
-        classifier trained on the samples lost 3 to 7 points of TPR (four generators). They follow
-        from the weights alone, by fixed latents and equally many of each class, as in a training
-        batch.
-        """
-        if not self._stale:
-            return
-        self._stale = False
-        norms = [m for m in self.generator_ema.modules() if isinstance(m, nn.BatchNorm2d)]
-        if not norms:
-            return
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over the batches that follow
-        draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 2))
-        turn = torch.arange(_REFRESH_BATCH, device=self.device)
-        mode = self._mode_at(turn % len(self.classes), spread(turn // len(self.classes)))
-        self.generator_ema.train()
-        for _ in range(_REFRESH_BATCHES):
-            latent = torch.randn((_REFRESH_BATCH, self.inputs), generator=draw)
-            self.generator_ema(latent.to(self.device), mode)
-        self.generator_ema.eval()
-
-    def _check_losses(self, loss_g: Tensor, loss_d: Tensor) -> None:
-        if not bool(torch.isfinite(loss_g + loss_d)):
-            raise GANDiverged(
-                f"the GAN diverged: after {self.images_seen} images its losses are "
-                f"{float(loss_g.detach())} (generator) and {float(loss_d.detach())} (critic), "
-                f"expected finite numbers. Lower gan.lr and gan.critic_lr, or "
-                "set gan.r1 above 0; check that the patches hold no constant images"
-            )
-
     # --- validation ------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
@@ -347,7 +264,7 @@ class GANModule(pl.LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Scores held-out real patches and keeps some for diversity."""
         held, label = self._held_out, batch["label"]
-        scores = self.critic(batch["pixels"], self._condition(batch))
+        scores = self.critic(batch["pixels"], self.conditions.of(batch))
         held["scores"].index_add_(0, label, scores)
         held["counts"].index_add_(0, label, torch.ones_like(label, dtype=torch.float32))
         held["pixels"].append(batch["pixels"])
@@ -361,12 +278,12 @@ class GANModule(pl.LightningModule):
         log = {"critic/held_out": _macro(self._sum(held["scores"]), self._sum(held["counts"]))}
         if self._recent:
             pixels, mode = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
-            label = self.class_of[mode]
+            label = self.conditions.class_of[mode]
             zeros = torch.zeros(len(self.classes), device=self.device)
             scores = zeros.index_add(0, label, self.critic(pixels, mode))
             counts = zeros.index_add(0, label, torch.ones_like(label, dtype=torch.float32))
             log["critic/train"] = _macro(self._sum(scores), self._sum(counts))
-        made, made_label = self._fixed_samples()
+        made, made_label = self.averaged.fixed_samples()
         if held["pixels"]:
             real, real_label = _first(
                 torch.cat(held["pixels"]), torch.cat(held["labels"]), len(self.classes)
@@ -378,12 +295,12 @@ class GANModule(pl.LightningModule):
             known = ratio[~ratio.isnan()]
             if len(known):
                 log |= {"diversity": known.mean(), "diversity_least": known.min()}
-                self._check_diversity(ratio.tolist())
+                self.alarms.check_diversity(self.images_seen, ratio.tolist())
         self._held_out = {}
         self.log_dict(log)
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir) / "grids"
-            self.save_grid(folder / f"images_{self.images_seen:09d}.png")
+            self.averaged.save_grid(folder / f"images_{self.images_seen:09d}.png")
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks."""
@@ -393,48 +310,11 @@ class GANModule(pl.LightningModule):
         """(classes,) of every rank -> (ranks, classes)."""
         return cast(Tensor, self.all_gather(values)).reshape(-1, len(self.classes))
 
-    def _check_diversity(self, ratio: list[float]) -> None:
-        least, checks = self.gan["collapse_below"], self.gan["collapse_checks"]
-        for i, value in enumerate(ratio):
-            self._low_checks[i] = self._low_checks[i] + 1 if value < least else 0
-        bad = [
-            f"{self.classes[i]} {ratio[i]:.2f}"
-            for i, n in enumerate(self._low_checks)
-            if n >= checks
-        ]
-        if bad:
-            raise GANDiverged(
-                f"the GAN collapsed: after {self.images_seen} images two patches made of a class "
-                f"differ by this share of what two real ones differ by: {', '.join(bad)}; "
-                f"expected at least {least} within {checks} validations. "
-                "Lower gan.lr, set gan.translate=true, or merge classes with too few patches"
-            )
-
     # --- sampling --------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
-        """Draws patches from the averaged generator, in float32; modes of a class by their shares.
-
-        Args:
-            labels: (n,) int64, positions in `classes`.
-            seed: of the latents, which are drawn on the CPU: the same on every device.
-            batch_size: patches at a time.
-
-        Returns:
-            uint8 (n, image_size, image_size).
-        """
-        self._refresh()
-        draw = torch.Generator().manual_seed(seed)
-        made = np.empty((len(labels), self.image_size, self.image_size), np.uint8)
-        for start in range(0, len(labels), batch_size):
-            label = labels[start : start + batch_size]
-            latent = torch.randn((len(label), self.inputs), generator=draw)
-            place = torch.rand(len(label), generator=draw)
-            mode = self._mode_at(label.to(self.device), place.to(self.device))
-            images = self.generator_ema(latent.to(self.device), mode)
-            made[start : start + len(label)] = to_uint8(images)
-        return made
+        """Draws patches from the averaged generator, see `Averaged.sample`."""
+        return self.averaged.sample(labels, seed, batch_size)
 
     @torch.no_grad()
     def critic_scores(
@@ -457,36 +337,15 @@ class GANModule(pl.LightningModule):
             part = slice(start, start + batch_size)
             images = to_float(torch.as_tensor(np.array(pixels[part]), device=self.device))
             known = torch.as_tensor(label[part], device=self.device)
-            sizes = self.class_of.bincount()[known]
+            sizes = self.conditions.class_of.bincount()[known]
             best = torch.full((len(known),), -torch.inf, device=self.device)
             for place in range(int(sizes.max()) if len(known) else 0):
                 own = place < sizes
-                modes = self.first[known[own]] + place
+                modes = self.conditions.first[known[own]] + place
                 best[own] = torch.maximum(best[own], self.critic(images[own], modes))
             scores[part] = best.cpu().numpy()
         self.critic.train(training)
         return scores
-
-    @torch.no_grad()
-    def _fixed_samples(self) -> tuple[Tensor, Tensor]:
-        """The same latents at every validation, `_PER_CLASS` a class; classes in order."""
-        self._refresh()
-        label = torch.arange(len(self.classes)).repeat_interleave(_PER_CLASS)
-        draw = torch.Generator().manual_seed(seed_of(self.seed, _FIXED, 1))
-        shape = (len(label), self.inputs)
-        latent = torch.randn(shape, generator=draw).to(self.device)
-        label = label.to(self.device)
-        mode = self._mode_at(label, spread(torch.arange(len(label), device=self.device)))
-        parts = zip(latent.split(256), mode.split(256), strict=True)
-        return torch.cat([self.generator_ema(z, y) for z, y in parts]), label
-
-    def save_grid(self, path: str | Path) -> None:
-        """Writes samples of the same latents at every call: a row a class, its name at the left."""
-        made, _ = self._fixed_samples()
-        rows = to_uint8(made).reshape(
-            len(self.classes), _PER_CLASS, self.image_size, self.image_size
-        )
-        draw_grid(rows[:, :_GRID_COLUMNS], self.classes, path)
 
     # --- checkpoint ------------------------------------------------------------------------------
 
@@ -495,12 +354,24 @@ class GANModule(pl.LightningModule):
         checkpoint["gan_state"] = {
             "images_seen": self.images_seen,
             "batches_seen": self.batches_seen,
-            "low_checks": list(self._low_checks),
-            "stale": self._stale,
+            "low_checks": list(self.alarms.low_checks),
+            "stale": self.averaged.stale,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the counters back."""
         state = checkpoint["gan_state"]
         self.images_seen, self.batches_seen = state["images_seen"], state["batches_seen"]
-        self._low_checks, self._stale = list(state["low_checks"]), state["stale"]
+        self.alarms.low_checks, self.averaged.stale = list(state["low_checks"]), state["stale"]
+
+
+def _macro(scores: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the classes present of each class's mean."""
+    present = counts > 0
+    return (scores[present] / counts[present]).mean() if present.any() else scores.new_tensor(0.0)
+
+
+def _first(pixels: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """At most `_REAL_PER_CLASS` images of each class."""
+    keep = torch.cat([(label == c).nonzero().flatten()[:_REAL_PER_CLASS] for c in range(classes)])
+    return pixels[keep], label[keep]

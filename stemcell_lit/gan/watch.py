@@ -15,7 +15,8 @@ from stemcell_lit.base.checkpoints import copy_whole
 from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.config import GANDiverged, seed_of
+from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from stemcell_lit.gan.config import GANDiverged
+from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.distances import turned
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference

@@ -11,7 +11,9 @@ from PIL import Image
 from stemcell_lit.data.augment import to_float, to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
-from stemcell_lit.gan.config import GANDiverged, check_config, ema_decay, mean_distance
+from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.averaged import Averaged, ema_decay, mean_distance
+from stemcell_lit.gan.config import check_config
 from stemcell_lit.gan.module import GANModule
 from tests.gan.helpers import CLASSES, CONF, FAMILIES, SIDE, TINY, Killed, family, fit, make_data
 
@@ -103,7 +105,7 @@ def test_grids_are_named_by_images_and_show_every_class(trained):
 
 def test_grid_is_the_same_at_every_call(trained, tmp_path):
     module, out = trained
-    module.save_grid(tmp_path / "again.png")
+    module.averaged.save_grid(tmp_path / "again.png")
     first, second = tmp_path / "again.png", out / "grids" / "images_000000048.png"
     assert first.read_bytes() == second.read_bytes()
 
@@ -151,7 +153,7 @@ def test_a_class_is_drawn_from_its_modes_by_their_shares():
     module = GANModule(TINY, CLASSES, SIDE, modes=MODES).eval()
     asked = []
     module.generator_ema.register_forward_hook(lambda layer, given, made: asked.append(given[1]))
-    module._refresh()
+    module.averaged.refresh()
     asked.clear()
     module.sample(torch.arange(3).repeat(2000), seed=1)
     share = torch.cat(asked).bincount(minlength=6) / 2000
@@ -159,7 +161,7 @@ def test_a_class_is_drawn_from_its_modes_by_their_shares():
         share, torch.tensor([0.75, 0.25, 1.0, 0.25, 0.25, 0.5]), atol=0.04, rtol=0
     )
     asked.clear()
-    module._fixed_samples()  # the grid: few, and yet every mode at its share
+    module.averaged.fixed_samples()  # the grid: few, and yet every mode at its share
     counts = torch.cat(asked).bincount(minlength=6).tolist()
     assert [abs(a - b) <= 1 for a, b in zip(counts, [24, 8, 32, 8, 8, 16], strict=True)] == [
         True
@@ -181,7 +183,7 @@ def test_a_batch_reaches_the_networks_by_its_modes(tmp_path):
 
 def test_without_modes_a_class_is_its_own_condition():
     one, none = (GANModule(TINY, CLASSES, SIDE, modes=m).eval() for m in ([[1.0]] * 3, None))
-    assert none.class_of.tolist() == [0, 1, 2]
+    assert none.conditions.class_of.tolist() == [0, 1, 2]
     assert np.array_equal(one.sample(torch.arange(3), 1), none.sample(torch.arange(3), 1))
 
 
@@ -212,8 +214,7 @@ def test_ema_follows_its_formula():
         with torch.no_grad():
             for weight in module.generator.parameters():
                 weight.add_(step)
-        module.images_seen = 12 * step
-        module._update_ema(12)
+        module.averaged.follow(module.generator, 12, 12 * step)
         decay = 0.5 ** (12 / min(100, 0.5 * 12 * step))
         for name, weight in module.generator.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * weight.detach()
@@ -238,7 +239,7 @@ def test_statistics_belong_to_the_averaged_weights():
     assert seen[0].mean(dim=(0, 2, 3)).abs().max() < 0.2
     assert (seen[0].std(dim=(0, 2, 3)) - 1).abs().max() < 0.2
     assert not module.generator_ema.training
-    module._stale = True
+    module.averaged.stale = True
     assert np.array_equal(made, module.sample(label, 1, batch_size=300))  # measured alike again
 
 
@@ -308,13 +309,13 @@ def test_nan_stops_the_training(tmp_path, monkeypatch):
 
 
 def test_collapse_stops_the_training(tmp_path, monkeypatch):
-    original = GANModule._fixed_samples
+    original = Averaged.fixed_samples
 
     def collapsed(self):
         image, label = original(self)
         return torch.where((label == 1)[:, None, None, None], image[:1], image), label
 
-    monkeypatch.setattr(GANModule, "_fixed_samples", collapsed)
+    monkeypatch.setattr(Averaged, "fixed_samples", collapsed)
     with pytest.raises(GANDiverged, match=r"collapsed: after 72 images.*columns 0\.00"):
         fit(tmp_path, images=10_000, collapse_below=0.001, collapse_checks=3)
 

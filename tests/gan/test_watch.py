@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from stemcell_lit.base.checkpoints import WholeCheckpoints, check_resumable
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import watch as watching
-from stemcell_lit.gan.config import GANDiverged
+from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.ensemble import load_generator
 from stemcell_lit.gan.module import GANModule

@@ -14,7 +14,8 @@ from stemcell_lit.experiment.generator_quality import METRICS, find
 from stemcell_lit.experiment.generators import generate, generator_recipe
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
-from stemcell_lit.gan.config import GANDiverged, seed_of
+from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.patches.store import PatchStore

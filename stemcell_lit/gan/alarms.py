@@ -1,0 +1,75 @@
+"""Alarms that end a generator's training: a loss that is not a number, a class that collapsed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stemcell_lit.errors import UserError
+
+
+class GANDiverged(UserError):
+    """The training went wrong for good: a loss is not a number, or a class has collapsed."""
+
+
+class Alarms:
+    """Looks at a training's losses and at the diversity of what it makes.
+
+    Args:
+        gan: the settings, complete.
+        classes: names, in the order of the labels.
+
+    Attributes:
+        low_checks: for each class how many validations in a row found it collapsed.
+    """
+
+    def __init__(self, gan: dict[str, Any], classes: list[str]):
+        self.gan, self.classes = gan, classes
+        self.low_checks = [0] * len(classes)
+
+    def check_losses(self, images: int, loss_g: Tensor, loss_d: Tensor) -> None:
+        """Looks at the last losses.
+
+        Args:
+            images: seen so far.
+            loss_g: the generator's.
+            loss_d: the critic's.
+
+        Raises:
+            GANDiverged: one of them is not a finite number.
+        """
+        if not bool(torch.isfinite(loss_g + loss_d)):
+            raise GANDiverged(
+                f"the GAN diverged: after {images} images its losses are "
+                f"{float(loss_g.detach())} (generator) and {float(loss_d.detach())} (critic), "
+                f"expected finite numbers. Lower gan.lr and gan.critic_lr, or "
+                "set gan.r1 above 0; check that the patches hold no constant images"
+            )
+
+    def check_diversity(self, images: int, ratio: list[float]) -> None:
+        """Looks at the diversity found at a validation; to be called at every one.
+
+        Args:
+            images: seen so far.
+            ratio: for each class the distance between two generated patches over that between two real ones.
+
+        Raises:
+            GANDiverged: a class was below `gan.collapse_below` at `gan.collapse_checks` validations in a row.
+        """
+        least, checks = self.gan["collapse_below"], self.gan["collapse_checks"]
+        for i, value in enumerate(ratio):
+            self.low_checks[i] = self.low_checks[i] + 1 if value < least else 0
+        bad = [
+            f"{self.classes[i]} {ratio[i]:.2f}"
+            for i, n in enumerate(self.low_checks)
+            if n >= checks
+        ]
+        if bad:
+            raise GANDiverged(
+                f"the GAN collapsed: after {images} images two patches made of a class "
+                f"differ by this share of what two real ones differ by: {', '.join(bad)}; "
+                f"expected at least {least} within {checks} validations. "
+                "Lower gan.lr, set gan.translate=true, or merge classes with too few patches"
+            )
