@@ -301,7 +301,7 @@ def test_nan_stops_the_training(tmp_path, monkeypatch):
         return pixels * (float("nan") if next(count) > 2 else 1), shown
 
     count = itertools.count()
-    monkeypatch.setattr(objectives, "turn", broken)
+    monkeypatch.setattr(objectives, "random_turn", broken)
     with pytest.raises(GANDiverged, match=r"diverged.*gan\.lr"):
         fit(tmp_path, images=100_000)
     assert next(count) <= 32
