@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         mute()  # the reader of our output has gone: nothing to say, and nobody to say it to
         status = 141
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
         status = 130
     except Exception as error:
         if os.environ.get(DEBUG) == "1":

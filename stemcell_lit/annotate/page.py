@@ -240,7 +240,7 @@ def _serve(page: Page, port: int) -> None:
         f"{len(session.items)} patches, {len(session.answers)} answered, in {printable(session.folder)}"
     )
     print(f"open http://{HOST}:{server.port}/?token={page.token}")
-    print("every answer is saved at once; Ctrl-C stops, the same command goes on", flush=True)
+    print("every answer is saved at once; Ctrl-C stops, and the same command continues", flush=True)
     server.serve_forever()  # returns on Ctrl-C, its socket closed
     counts = ", ".join(f"{name} {n}" for name, n in session.counts().items())
     print(f"\n{len(session.answers)} of {len(session.items)} answered: {printable(counts)}")

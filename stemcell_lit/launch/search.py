@@ -2,7 +2,7 @@
 
 The folder of a search::
 
-    journal.log     Optuna's journal of all trials; the same command goes on with it
+    journal.log     Optuna's journal of all trials; the same command continues it
     trials.csv      the same to read: number, state, value, settings
     best.yaml       value and settings of the best trial
     <hash>/         of each job: log, and what it returned

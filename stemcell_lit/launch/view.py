@@ -91,7 +91,7 @@ class JobsView:
         ]
         text = f"{self.title or 'jobs'}: {', '.join(counts) or 'none'} in {_clock(self._elapsed())}"
         if interrupted:
-            text += "; interrupted, the same command goes on from here"
+            text += "; interrupted, run the same command again to continue"
         write(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _elapsed(self) -> float:

@@ -34,7 +34,7 @@ def judge(
         typed_run: composes a list of overrides into a `RunCommand`.
 
     Returns:
-        0, or 1 where jobs failed: then there is no table, and the same command goes on.
+        0, or 1 where jobs failed: then there is no table, and the same command again makes what is missing.
 
     Raises:
         UserError: settings that do not fit, found before any job starts.
@@ -53,7 +53,7 @@ def judge(
         )
         if not all(o.ok for o in outcomes):
             print(
-                "no table: some generators could not be judged; mend the cause, then the same command goes on",
+                "no table: some generators could not be judged; fix the cause, then run the same command again",
                 file=sys.stderr,
             )
             return 1

@@ -75,7 +75,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         typed_run: composes a list of overrides into a `RunCommand`.
 
     Returns:
-        0, or 1 where jobs failed: then there is no report, and the same command goes on.
+        0, or 1 where jobs failed: then there is no report, and the same command again makes what is missing.
 
     Raises:
         UserError: settings that do not fit, found before any job starts.
@@ -152,7 +152,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     )
     if not all(o.ok for o in outcomes):
         print(
-            "no report: some trials failed; mend the cause, then the same command goes on",
+            "no report: some trials failed; fix the cause, then run the same command again",
             file=sys.stderr,
         )
         return 1

@@ -135,7 +135,7 @@ def test_ctrl_c_ends_a_sweep_without_a_traceback_and_the_same_command_goes_on(ap
     sweep.send_signal(signal.SIGINT)
     text = sweep.communicate(timeout=30)[1]
     assert sweep.returncode == 130 and "Traceback" not in text
-    assert "1 stopped" in text and "the same command goes on from here" in text
+    assert "1 stopped" in text and "run the same command again to continue" in text
     (tmp_path / "quick").touch()
     assert app("-m", "fold=99").returncode == 0 and (log.parent / "result").exists()
 

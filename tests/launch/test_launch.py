@@ -445,7 +445,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path, number, stubborn):
     process.send_signal(number)
     text = process.communicate(timeout=20)[1]
     assert all(gone(pid) for pid in pids)
-    assert "3 stopped" in text and "the same command goes on from here" in text
+    assert "3 stopped" in text and "run the same command again to continue" in text
     if number == signal.SIGINT:
         assert process.returncode == -signal.SIGINT  # Python's own way to end by Ctrl-C
     else:
