@@ -55,3 +55,8 @@ def test_every_room_or_file_named_in_readme_and_docs_exists():
     for page in sorted(pages):  # wandb.md names panels, such as patches/train
         for name in re.findall(rf"`((?:{rooms})/\w*)(?:\.py)?`", page.read_text(encoding="utf-8")):
             assert (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file(), (page, name)
+
+
+def test_no_file_of_the_package_is_longer_than_500_lines():
+    long = [p for p in PACKAGE.rglob("*.py") if len(p.read_text("utf-8").splitlines()) > 500]
+    assert not long

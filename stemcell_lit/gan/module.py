@@ -149,7 +149,7 @@ class GANModule(pl.LightningModule):
         with self._autocast(), torch.set_grad_enabled(both):
             fake = self.generator(latent, label) * shown
         with self._autocast():
-            scores, extra, seen = self._judge([real, fake.detach()], label, draw)
+            scores, extra, seen = self._scores([real, fake.detach()], label, draw)
         loss_d = objectives.critic_loss(gan["loss"], *scores)
         if self.batches_seen % gan["penalty_every"] == 0:
             extra = extra + self._penalties(seen[0], seen[1], label, draw)
@@ -163,7 +163,7 @@ class GANModule(pl.LightningModule):
             self.critic.requires_grad_(False)
             pair = [fake, real] if gan["loss"] == "relativistic" else [fake]
             with self._autocast():
-                scores, loss_class, _ = self._judge(pair, label, draw)
+                scores, loss_class, _ = self._scores(pair, label, draw)
             loss_g = objectives.generator_loss(gan["loss"], *scores) + loss_class
             optimizer_g.zero_grad()
             self.manual_backward(loss_g)
@@ -193,7 +193,7 @@ class GANModule(pl.LightningModule):
         if done:
             self.trainer.should_stop = True
 
-    def _judge(
+    def _scores(
         self, parts: list[Tensor], label: Tensor, draw: torch.Generator
     ) -> tuple[list[Tensor], Tensor | float, list[Tensor]]:
         """Shifts batches of the same labels, and scores them.

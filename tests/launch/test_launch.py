@@ -22,10 +22,11 @@ from rich.console import Console
 from stemcell_lit.base import progress
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import callbacks
-from stemcell_lit.launch import jobs, slots, view
-from stemcell_lit.launch.jobs import Job
+from stemcell_lit.launch import slots as slots_file
+from stemcell_lit.launch.jobs import Job, JobOutcome, _check_order
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
+from stemcell_lit.launch.view import JobsView
 
 
 def job(name: str, body: str, **rest) -> Job:
@@ -101,9 +102,9 @@ def test_names_and_logs_of_jobs_neither_command_the_terminal_nor_are_markup(tmp_
 
 def test_slow_jobs_are_counted_by_the_hour():
     console = quiet()
-    done = jobs.JobOutcome("slow", "done", 0, 1200.0)
+    done = JobOutcome("slow", "done", 0, 1200.0)
     begun = time.monotonic() - 1200
-    view.JobsView(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
+    JobsView(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
     assert "[1/5] slow: done in 20:00, 3.0 jobs/h, about 1:20:00 left" in said(console)
 
 
@@ -277,10 +278,10 @@ def test_an_order_is_refused_exactly_if_no_sequence_obeys_it(graph):
     while ready := [n for n in after if n not in ended and after[n] <= ended]:
         ended |= set(ready)
     if len(ended) == count:
-        jobs._check_order(jobs)
+        _check_order(jobs)
     else:
         with pytest.raises(ValueError, match="wait for each other"):
-            jobs._check_order(jobs)
+            _check_order(jobs)
 
 
 def test_two_jobs_of_one_name_or_an_unknown_name_are_refused():
@@ -298,7 +299,7 @@ def test_two_jobs_of_one_name_or_an_unknown_name_are_refused():
 @given(st.integers(1, 64), st.integers(1, 8), st.none() | st.integers(1, 80))
 def test_cpu_slots_never_take_more_threads_than_cores_unless_asked(cores, devices, slots):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "_cores", lambda: cores)
+        patch.setattr(slots_file, "_cores", lambda: cores)
         places = default_slots("cpu", devices, slots)
     threads = int(places[0]["STEMCELL_LIT_THREADS"])
     assert len(places) == slots if slots else len(places) * devices <= max(cores, devices)
@@ -309,7 +310,7 @@ def test_cpu_slots_never_take_more_threads_than_cores_unless_asked(cores, device
 @given(st.integers(1, 16), st.integers(1, 4), st.none() | st.integers(1, 20))
 def test_gpu_slots_share_a_gpu_only_if_asked(gpus, devices, slots):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slots, "_visible_gpus", lambda: [f"GPU-{i}" for i in range(gpus)])
+        patch.setattr(slots_file, "_visible_gpus", lambda: [f"GPU-{i}" for i in range(gpus)])
         if devices > gpus:
             with pytest.raises(UserError, match="fewer devices"):
                 default_slots("gpu", devices, slots)
@@ -328,7 +329,7 @@ def test_nonsense_is_refused_in_a_sentence(monkeypatch):
         default_slots("tpu")
     with pytest.raises(UserError, match="at least 1"):
         default_slots("cpu", 0)
-    monkeypatch.setattr(slots, "_visible_gpus", list)
+    monkeypatch.setattr(slots_file, "_visible_gpus", list)
     with pytest.raises(UserError, match="shows 0 GPUs"):
         default_slots("gpu")
 
