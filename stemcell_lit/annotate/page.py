@@ -1,4 +1,4 @@
-"""The page in the browser, served to this machine alone."""
+"""The page in the browser, one key a class, served to this machine alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sorting patches by hand: a page in the browser, one key per class, every answer saved at once.
+"""A session of sorting patches by hand: what is asked, and every answer saved at once.
 
 A session is a folder, whole or absent, and at any time ready for `stemcell-lit import`::
 

@@ -1,4 +1,4 @@
-"""Layers and blocks of the networks."""
+"""Layers and blocks of the networks: doubling and halving of the size, modulation by the condition, noise."""
 
 from __future__ import annotations
 

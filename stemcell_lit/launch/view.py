@@ -1,4 +1,4 @@
-"""What the user sees of running jobs."""
+"""What the terminal shows of jobs: those that run, one that ended, and the sum of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a frame to probabilities on a grid."""
+"""From a frame to class probabilities: its windows on a grid, and the grid spread over its pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes simulated movies: frames, class maps, tracks and what is known of them."""
+"""Writes simulated movies: frames, class maps, colony maps and what is known of them."""
 
 from __future__ import annotations
 

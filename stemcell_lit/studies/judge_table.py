@@ -1,4 +1,4 @@
-"""The table of `judge`."""
+"""The table of `judge`: made of its entries, in Markdown and as files."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ GAN = {  # small and without augmentation; loss and penalties are the default's
     "embedding": 8,
     "channels": [48, 32, 24],
     "critic_channels": [24, 32, 48],
-    "augment": [],
+    "translate": False,
     "lr": 1e-3,
     "critic_lr": 2e-3,
     "ema_halflife_images": 1_000,
