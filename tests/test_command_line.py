@@ -189,6 +189,10 @@ MISTAKES = {
     "a flag of artifacts": (["artifacts", "list", "--all"], "there are no flags"),
     "too much for artifacts": (["artifacts", "list", "a", "b"], "expected: stemcell-lit artifacts"),
     "a command misspelt": (["reprodce"], "did you mean reproduce?"),
+    "a method's own setting beside it": (
+        ["predict", "colonies.forest_masks=m.tif"],
+        "did you mean colonies.forest.masks=",
+    ),
     "an unknown choice": (["run", "method=magic"], "flat_gan"),
     "an unknown experiment": (["reproduce", "experiment=x", "methods=[flat]"], "claim"),
 }

@@ -79,7 +79,7 @@ def foreground(
             raise UserError(
                 "colonies.method=forest needs a classifier trained on annotated frames; see classifier_of"
             )
-        mask = _at_scale(classifier, image, scale) > config.probability
+        mask = _at_scale(classifier, image, scale) > config.forest.probability
     return _tidy(mask, config, scale)
 
 
@@ -139,7 +139,7 @@ class PixelClassifier:
     """Gradient-boosted trees on multi-scale features: for labs that can annotate a few frames.
 
     Features (scikit-image): brightness, edges and Hessian eigenvalues after Gaussian blurs that
-    double from `forest_min_um` to `forest_max_um`, of the frame relative to its surroundings.
+    double from `forest.min_um` to `forest.max_um`, of the frame relative to its surroundings.
     """
 
     def __init__(self, config: ColoniesConfig, um_per_px: float | None):
@@ -162,11 +162,11 @@ class PixelClassifier:
         Raises:
             UserError: no pixels, or only foreground or only background in them.
         """
-        rng = np.random.default_rng(self.config.forest_seed)
+        rng = np.random.default_rng(self.config.forest.seed)
         inputs, targets = [], []
         for frame, mask, where in examples:
             usable = np.flatnonzero(np.ones(mask.shape, bool) if where is None else where)
-            count = min(self.config.forest_pixels, len(usable))
+            count = min(self.config.forest.pixels, len(usable))
             chosen = rng.choice(usable, count, replace=False)
             inputs.append(self._features(_flat(frame, None)).reshape(mask.size, -1)[chosen])
             targets.append(np.asarray(mask, bool).ravel()[chosen])
@@ -176,9 +176,9 @@ class PixelClassifier:
                 "background; annotate at least one frame with cells"
             )
         self._model = HistGradientBoostingClassifier(
-            max_iter=self.config.forest_trees,
+            max_iter=self.config.forest.trees,
             early_stopping=False,
-            random_state=self.config.forest_seed,
+            random_state=self.config.forest.seed,
         ).fit(np.concatenate(inputs), np.concatenate(targets))
         return self
 
@@ -203,7 +203,7 @@ class PixelClassifier:
 
     def _features(self, image: np.ndarray) -> np.ndarray:
         scale = self.scale
-        low, high = self.config.forest_min_um / scale, self.config.forest_max_um / scale
+        low, high = self.config.forest.min_um / scale, self.config.forest.max_um / scale
         features: np.ndarray = multiscale_basic_features(
             _relative(image, self.config.background_um / scale),
             sigma_min=low,
@@ -228,7 +228,7 @@ def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:
     """The classifier that method `forest` needs, fitted to the annotated frames that the settings name.
 
     It is not stored: fitting takes seconds, and the same frames and settings give the same trees. Annotated are the
-    frames of `forest_masks` that hold a cell, at most `forest_frames` of them, spread over the movie.
+    frames of `forest.masks` that hold a cell, at most `forest.frames` of them, spread over the movie.
 
     Returns:
         None for the other methods.
@@ -238,18 +238,20 @@ def classifier_of(config: ColoniesConfig) -> PixelClassifier | None:
     """
     if config.method != "forest":
         return None
-    if config.forest_movie is None or config.forest_masks is None:
+    check(config, "colonies.")
+    forest = config.forest
+    if forest.movie is None or forest.masks is None:
         raise UserError(
-            "colonies=forest needs annotated frames; give colonies.forest_movie=MOVIE and colonies.forest_masks=MASKS "
+            "colonies=forest needs annotated frames; give colonies.forest.movie=MOVIE and colonies.forest.masks=MASKS "
             "(0 ground, else cell; empty frames are not annotated), or take contrast, colony or paper"
         )
     with (
-        open_frames(config.forest_movie, um_per_px=config.forest_um_per_px) as frames,
-        open_frames(config.forest_masks, scaling=(0, 1), labels=True) as masks,
+        open_frames(forest.movie, um_per_px=forest.um_per_px) as frames,
+        open_frames(forest.masks, scaling=(0, 1), labels=True) as masks,
     ):
         mask_at = pair(frames, masks)
         annotated = [i for i in range(len(frames)) if masks.raw(mask_at[i]).any()]
-        spread = np.linspace(0, len(annotated) - 1, min(config.forest_frames, len(annotated)))
+        spread = np.linspace(0, len(annotated) - 1, min(forest.frames, len(annotated)))
         chosen = [annotated[i] for i in np.unique(spread.round().astype(int))]
         examples = ((frames.read(i), masks.raw(mask_at[i]) > 0, None) for i in chosen)
         try:
@@ -267,9 +269,10 @@ def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
     check(config, "colonies.")
     if config.method == "none":
         raise UserError(f"colonies.method=none: expected one of {', '.join(METHODS)}")
-    if config.low > config.high:
+    low, high = config.contrast.low, config.contrast.high
+    if low > high:
         raise UserError(
-            f"colonies.low={config.low} is above colonies.high={config.high}; a seed must pass both"
+            f"colonies.contrast.low={low} is above colonies.contrast.high={high}; a seed must pass both"
         )
     return float(um_per_px)
 
@@ -324,31 +327,31 @@ def _contrast_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np
     if config.blur_um:
         image = ndi.gaussian_filter(image, config.blur_um / scale, mode="nearest")
     value = _relative(image, config.background_um / scale)
-    value -= _wide_blur(value, config.cell_um / scale)
-    if config.polarity == "dark":
+    own, cell = config.contrast, config.contrast.cell_um / scale
+    value -= _wide_blur(value, cell)
+    if own.polarity == "dark":
         value = -value
-    elif config.polarity == "both":  # root mean square over half a cell: texture of either sign
-        squared = ndi.gaussian_filter(value * value, config.cell_um / 2 / scale, mode="nearest")
+    elif own.polarity == "both":  # root mean square over half a cell: texture of either sign
+        squared = ndi.gaussian_filter(value * value, cell / 2, mode="nearest")
         value = np.sqrt(squared.clip(0))
-    found: np.ndarray = apply_hysteresis_threshold(value, config.low, config.high)
+    found: np.ndarray = apply_hysteresis_threshold(value, own.low, own.high)
     return found
 
 
 def _entropy_map(image: np.ndarray, config: ColoniesConfig, scale: float) -> np.ndarray:
     """Local entropy of the blurred frame, opened, above a threshold."""
     blurred = ndi.gaussian_filter(image, config.blur_um / scale, mode="nearest")
-    radius = max(1, round(config.entropy_radius_um / scale))
+    radius = max(1, round(config.paper.entropy_radius_um / scale))
     local = entropy(np.rint(blurred.clip(0, 1) * 255).astype(np.uint8), disk(radius))
-    opening = round(config.opening_um / scale)
+    opening = round(config.paper.opening_um / scale)
     if opening:
         local = ndi.grey_opening(local, footprint=disk(opening))
     low, high = float(local.min()), float(local.max())
     if high - low < 1e-9:
         return np.zeros(image.shape, bool)  # a blank frame has no foreground
     local = (local - low) / (high - low)
-    found: np.ndarray = local > (
-        threshold_otsu(local) if config.threshold is None else config.threshold
-    )
+    threshold = config.paper.threshold
+    found: np.ndarray = local > (threshold_otsu(local) if threshold is None else threshold)
     return found
 
 

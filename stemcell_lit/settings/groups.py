@@ -97,6 +97,8 @@ class GANConfig:
     """The generator, its opponent and their training (`gan/`)."""
 
     name: str = "tiny"
+
+    # --- network ---
     network: str = choice("modulated", "dcgan")  # modulated (ours) | dcgan (the references)
     # tiny (CPU) | small | base (GPU): channels, see docs/generators.md
     size: str = choice("tiny", "small", "base")
@@ -111,6 +113,8 @@ class GANConfig:
     channels: list[int] = numbers([], least=1, most=65_536)
     # from full size down; empty: by size
     critic_channels: list[int] = numbers([], least=1, most=65_536)
+
+    # --- loss and penalties ---
     loss: str = choice("relativistic", "non_saturating", "wasserstein")
     r1: float = number(0.05, least=0)  # weight of the penalty on real patches (0: none)
     r2: float = number(0.05, least=0)  # weight of the penalty on generated patches
@@ -119,9 +123,13 @@ class GANConfig:
     # batches between two penalties; the weight is scaled by it
     penalty_every: int = number(8, least=1)
     critic_steps: int = number(1, least=1)  # batches of the critic for each step of the generator
+
+    # --- augmentation ---
     # of real patches: square (eight turns and flips) | any (half of them of any angle)
     turns: str = choice("square", "any")
     translate: bool = True  # what the critic sees is shifted by up to an eighth of the side
+
+    # --- optimizer ---
     lr: float = number(1.5e-3, above=0)  # of the generator
     critic_lr: float = number(1.5e-3, above=0)
     betas: list[float] = numbers([0.0, 0.99], least=0, below=1, items=(2, 2))
@@ -131,6 +139,8 @@ class GANConfig:
     ema_halflife_images: int = number(17_000, least=1)
     # the half-life is at most this share of the images seen; 0: no ramp
     ema_rampup: float = number(0.1, least=0)
+
+    # --- budget and validation ---
     batch_size: int = number(48, least=1)  # over all devices, which must divide it
     # budget, real images shown to the critic, over all devices
     images: int = number(96_000, least=1)
@@ -139,6 +149,8 @@ class GANConfig:
     # float32 | bfloat16 | auto (bfloat16 where the hardware has it)
     precision: str = choice("auto", "float32", "bfloat16")
     channels_last: bool = False  # weights in channels-last order: faster on a GPU
+
+    # --- alarms ---
     # least diversity of a class, over that of its real patches
     collapse_below: float = number(0.2, least=0)
     # validations in a row below it that stop the training
@@ -291,39 +303,57 @@ class LoggerConfig:
 
 
 @dataclass
-class ColoniesConfig:
-    """Which pixels are cells or colonies (`movies/colonies`). Lengths in um, areas in um2."""
+class ContrastConfig:
+    """Colonies by brightness relative to their surroundings, two thresholds."""
 
-    name: str = "contrast"
-    method: str = choice("contrast", "paper", "forest", "none")
-    # sigma of a Gaussian blur before anything else, against noise
-    blur_um: float = number(0.0, least=0)
-    background_um: float = number(50.0, above=0)  # sigma over which the illumination counts as even
-    # contrast: brightness relative to the surroundings
     # sigma of a cell's surroundings; about half a cell's length
     cell_um: float = number(10.0, above=0)
     low: float = 0.025  # of a colony's every pixel
     high: float = 0.15  # of at least one pixel of it
     # cells are bright | dark | both (textured) against the ground
     polarity: str = choice("bright", "dark", "both")
-    # paper: local entropy
+
+
+@dataclass
+class PaperConfig:
+    """Colonies by local entropy (Witmer and Bhanu 2022)."""
+
     entropy_radius_um: float = number(4.8, above=0)  # 3 px at 1.6 um/px
     opening_um: float = number(1.6, least=0)  # radius
     threshold: float | None = share(None)  # of the entropy, scaled to 0..1; None: Otsu
-    # forest: trees on pixel features
-    probability: float = share(0.5)
-    forest_min_um: float = number(1.6, above=0)  # sigma of the finest features
-    forest_max_um: float = number(12.8, above=0)  # and of the coarsest
-    forest_trees: int = number(100, least=1)
-    forest_pixels: int = number(20_000, least=1)  # drawn from each annotated frame
-    forest_seed: int = random_seed()
-    forest_movie: str | None = None  # annotated frames; the trees are fitted to them at every use
-    forest_masks: str | None = None  # cells of those frames: 0 ground, else cell
+
+
+@dataclass
+class ForestConfig:
+    """Colonies by trees on pixel features, fitted to a few annotated frames at every use."""
+
+    movie: str | None = None  # annotated frames
+    masks: str | None = None  # cells of those frames: 0 ground, else cell
     # at most, of the masks that are not empty, spread over the movie
-    forest_frames: int = number(8, least=1)
-    # of that movie; None: what the file says
-    forest_um_per_px: float | None = number(None, above=0)
-    # all: what becomes of the map
+    frames: int = number(8, least=1)
+    um_per_px: float | None = number(None, above=0)  # of that movie; None: what the file says
+    pixels: int = number(20_000, least=1)  # drawn from each annotated frame
+    min_um: float = number(1.6, above=0)  # sigma of the finest features
+    max_um: float = number(12.8, above=0)  # and of the coarsest
+    trees: int = number(100, least=1)
+    seed: int = random_seed()
+    probability: float = share(0.5)  # above which a pixel belongs to a colony
+
+
+@dataclass
+class ColoniesConfig:
+    """Which pixels are cells or colonies (`movies/colonies`). Lengths in um, areas in um2."""
+
+    name: str = "contrast"
+    method: str = choice("contrast", "paper", "forest", "none")
+    # sigma of a Gaussian blur before anything else, against noise; contrast and paper
+    blur_um: float = number(0.0, least=0)
+    # sigma over which the illumination counts as even; contrast and forest
+    background_um: float = number(50.0, above=0)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
+    forest: ForestConfig = field(default_factory=ForestConfig)
+    # what becomes of the map, whatever the method
     grow_um: float = number(1.6, least=0)  # outlines lie outside the bright body
     join_um: float = number(0.0, least=0)  # gaps up to this width are closed: cells to colonies
     max_hole_um2: float | None = number(80.0, least=0)  # larger holes stay; None: all are filled

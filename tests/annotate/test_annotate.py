@@ -27,7 +27,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import read_picture
 from stemcell_lit.patches.crops import import_crops
 from stemcell_lit.settings.commands import AnnotateCommand
-from stemcell_lit.settings.groups import ColoniesConfig
+from stemcell_lit.settings.groups import ColoniesConfig, ContrastConfig
 from tests.conftest import make_store
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
@@ -55,7 +55,9 @@ def write_movie(path: Path, frames: int = 3, seed: int = 0) -> Path:
 
 def movie_config(tmp_path: Path, **more) -> AnnotateCommand:
     colonies = ColoniesConfig(
-        background_um=5.0, cell_um=3.0, polarity="both", low=0.1, high=0.2, grow_um=0.0
+        background_um=5.0,
+        contrast=ContrastConfig(cell_um=3.0, polarity="both", low=0.1, high=0.2),
+        grow_um=0.0,
     )
     given = {
         "source": str(tmp_path / "movie.tif"),

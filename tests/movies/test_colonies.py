@@ -23,7 +23,9 @@ from stemcell_lit.movies.colonies import (
 )
 from stemcell_lit.movies.frames import open_frames
 from stemcell_lit.movies.tracks import EVENT_COLUMNS, TABLE_COLUMNS, track
-from stemcell_lit.settings.groups import ColoniesConfig
+from stemcell_lit.settings.commands import PredictCommand, typed
+from stemcell_lit.settings.compose import compose
+from stemcell_lit.settings.groups import ColoniesConfig, ContrastConfig, PaperConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "colonies"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "phc-c2dl-psc"
@@ -79,17 +81,26 @@ def test_every_configuration_is_legal_and_named_after_its_file(name):
     frame, truth = cells()
     classifier = None
     if config.method == "forest":
-        config.forest_trees = 20
+        config.forest.trees = 20
         classifier = PixelClassifier(config, 1.6).fit([(*cells(seed=1), None)])
     mask = foreground(frame, config, 1.6, classifier=classifier)
     assert (mask & truth).sum() / truth.sum() > 0.9
     assert f1(mask, truth) > 0.4
 
 
+def test_what_methods_share_stands_on_top_and_each_has_its_own_below_its_name():
+    words = ["movie=m", "checkpoint=c", "out=o", "colonies=colony"]
+    own = ["colonies.grow_um=1", "colonies.contrast.low=0.07", "colonies.forest.trees=7"]
+    found = typed(compose("predict", [*words, *own]), PredictCommand).colonies
+    assert (found.grow_um, found.join_um, found.forest.trees) == (1.0, 15.0, 7)
+    assert found.contrast == ContrastConfig(cell_um=5.0, low=0.07, high=0.08, polarity="both")
+    assert found.paper == PaperConfig()
+
+
 def test_a_forest_learns_from_annotated_pixels_alone():
     """Labels outside of `where` are wrong on purpose."""
     config = configured("forest")
-    config.forest_trees = 20
+    config.forest.trees = 20
     frame, truth = cells(seed=1)
     where = np.zeros_like(truth)
     where[:100] = True
@@ -108,12 +119,12 @@ def write_annotated(folder, um_per_px=1.6):
     tifffile.imwrite(folder / "few.tif", pixels, photometric="minisblack")
     tifffile.imwrite(folder / "few_masks.tif", masks.astype(np.uint8), photometric="minisblack")
     config = configured("forest")
-    config.forest_trees, config.forest_pixels = 20, 5000
-    config.forest_movie, config.forest_masks = (
+    config.forest.trees, config.forest.pixels = 20, 5000
+    config.forest.movie, config.forest.masks = (
         str(folder / "few.tif"),
         str(folder / "few_masks.tif"),
     )
-    config.forest_um_per_px = um_per_px
+    config.forest.um_per_px = um_per_px
     return config
 
 
@@ -131,11 +142,11 @@ def test_a_forest_is_fitted_anew_to_the_same_trees(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"forest_masks": None}, "give colonies.forest_movie"),
-        ({"forest_masks": "few_short.tif"}, "few_short.tif: found 5 maps"),
-        ({"forest_masks": "few_blank.tif"}, "few_blank.tif: .*annotate at least one frame"),
-        ({"forest_um_per_px": None}, "give um_per_px"),
-        ({"forest_frames": 0}, "forest_frames=0"),
+        ({"masks": None}, "give colonies.forest.movie"),
+        ({"masks": "few_short.tif"}, "few_short.tif: found 5 maps"),
+        ({"masks": "few_blank.tif"}, "few_blank.tif: .*annotate at least one frame"),
+        ({"um_per_px": None}, "give um_per_px"),
+        ({"frames": 0}, "forest.frames=0"),
     ],
 )
 def test_a_forest_without_proper_annotation_is_refused(tmp_path, change, says):
@@ -144,7 +155,7 @@ def test_a_forest_without_proper_annotation_is_refused(tmp_path, change, says):
     tifffile.imwrite(tmp_path / "few_short.tif", masks[:5], photometric="minisblack")
     tifffile.imwrite(tmp_path / "few_blank.tif", masks * 0, photometric="minisblack")
     for key, value in change.items():
-        setattr(config, key, str(tmp_path / value) if isinstance(value, str) else value)
+        setattr(config.forest, key, str(tmp_path / value) if isinstance(value, str) else value)
     with pytest.raises(UserError, match=says):
         classifier_of(config)
 
@@ -165,7 +176,7 @@ def test_8_bit_and_float_frames_give_one_map():
 
 def test_dark_cells_are_found_when_told_so():
     frame, truth = cells()
-    dark = ColoniesConfig(grow_um=0, polarity="dark")
+    dark = ColoniesConfig(grow_um=0, contrast=ContrastConfig(polarity="dark"))
     assert f1(foreground(0.6 - frame, dark, 1.6), truth) > 0.8
     both = configured("colony")
     mask = foreground(0.6 - frame, both, 1.6)
@@ -224,9 +235,9 @@ def test_what_cannot_be_done_is_said():
         (ColoniesConfig(), None, "um_per_px"),
         (ColoniesConfig(), -1.0, "um_per_px"),
         (ColoniesConfig(method="magic"), 1.6, "magic"),
-        (ColoniesConfig(polarity="up"), 1.6, "up"),
-        (ColoniesConfig(low=0.3), 1.6, "low"),
-        (ColoniesConfig(cell_um=0), 1.6, "cell_um"),
+        (ColoniesConfig(contrast=ContrastConfig(polarity="up")), 1.6, "contrast.polarity=up"),
+        (ColoniesConfig(contrast=ContrastConfig(low=0.3)), 1.6, "contrast.low"),
+        (ColoniesConfig(contrast=ContrastConfig(cell_um=0)), 1.6, "contrast.cell_um"),
         (ColoniesConfig(grow_um=-1), 1.6, "grow_um"),
         (ColoniesConfig(method="forest"), 1.6, "classifier"),
     ):

@@ -375,7 +375,7 @@ def test_outputs_are_whole_or_absent(tmp_path, checkpoint):
         (["every=0"], "every=0: expected 1 or more"),
         (["panels=0"], "panels=0: expected 1 or more"),
         (["start_h=nan"], "start_h=nan: expected a finite number"),
-        (["colonies=forest"], "colonies=forest needs annotated frames; give colonies.forest_movie"),
+        (["colonies=forest"], "colonies=forest needs annotated frames; give colonies.forest.movie"),
         (["colonies.method=magic"], "colonies.method=magic: expected one of contrast"),
         (["colonies=magic"], "contrast"),
         (["stride=wide"], "stride"),
@@ -433,7 +433,7 @@ def test_a_forest_finds_colonies_from_annotated_frames(tmp_path, checkpoint):
     maps = tifffile.imread(out / "classes.ome.tif").reshape(truth.shape)
     assert f1(maps > 0, truth) > 0.95
     record = json.loads((out / "predict.json").read_text())
-    assert record["colonies"]["forest_movie"] == str(tmp_path / "few.tif")
+    assert record["colonies"]["forest"]["movie"] == str(tmp_path / "few.tif")
 
 
 def test_unknown_pixel_sizes_are_said(tmp_path, checkpoint):
