@@ -21,7 +21,7 @@ from stemcell_lit.settings.roles import repeat, shown, where
 
 @dataclass
 class SimulationConfig:
-    """Physics and biology of the simulated movies (`simulate/movie`)."""
+    """Physics and biology of the simulated movies (`simulate/`)."""
 
     movies: int = number(12, least=1, most=10_000)
     frames: int = number(16, least=1, most=100_000)  # per movie
