@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in float64."""
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    p: np.ndarray = e / e.sum(-1, keepdims=True)
-    return p
+from scipy.special import softmax
 
 
 def _logsumexp(a: np.ndarray, axis: int) -> np.ndarray:
@@ -168,7 +162,8 @@ def posterior(emission: np.ndarray, start: np.ndarray, transition: np.ndarray) -
     for t in range(len(emission) - 2, -1, -1):
         after = (emission[t + 1] + backward[t + 1])[None, :]
         backward[t] = _logsumexp(transition[t] + after, 1)
-    return softmax(forward + backward)
+    p: np.ndarray = softmax(forward + backward, axis=-1)
+    return p
 
 
 def _each_step(transition: np.ndarray, steps: int) -> np.ndarray:
@@ -198,7 +193,7 @@ def along_tracks(
         weighed = np.where(np.isfinite(transition), strength * transition, -np.inf)
     for rows in order:
         if len(rows) == 1:  # nothing before or after it: how tracks happen to start is no evidence
-            p[rows] = softmax(log_p[rows])
+            p[rows] = softmax(log_p[rows], axis=-1)
             path[rows] = p[rows].argmax(1)
             continue
         steps = weighed[gap_kinds(frames[rows])]

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.classify import decode
@@ -369,7 +370,7 @@ class Hierarchy:
         """
         if self.temporal == "prior" and self.strength > 0:
             shift = decode.prior_at(np.array(self.edges), np.array(self.prior), times)
-            p = decode.softmax(np.log(np.maximum(p, FLOOR)) + self.strength * shift)
+            p = softmax(np.log(np.maximum(p, FLOOR)) + self.strength * shift, axis=-1)
         if self.temporal == "path" and self.strength > 0:
             return decode.along_tracks(
                 np.log(np.maximum(p, FLOOR)),
@@ -386,9 +387,9 @@ class Hierarchy:
         base = np.array(self.base)
         if not self.edges:
             return np.tile(np.exp(base), (len(times), 1))
-        return decode.softmax(
-            base + decode.prior_at(np.array(self.edges), np.array(self.prior), times)
-        )
+        shift = decode.prior_at(np.array(self.edges), np.array(self.prior), times)
+        by_time: np.ndarray = softmax(base + shift, axis=-1)
+        return by_time
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; infinite window ends, and log p of what cannot follow, become None."""

@@ -24,7 +24,7 @@ from stemcell_lit.experiment.forms import RESULT
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.groups import MethodConfig
 from stemcell_lit.settings.keys import role_of
-from stemcell_lit.settings.quoting import command_line, override
+from stemcell_lit.settings.quoting import command_line, literal, override
 from stemcell_lit.settings.roles import Role
 
 Row = Mapping[str, Any]  # of the table
@@ -362,16 +362,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_override(value: Any) -> str:
-    """A setting's value as it is shown and compared; programs write it by `settings.words.override`."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(as_override(v) for v in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}:{as_override(v)}" for k, v in value.items()) + "}"
-    return str(value)
+    """A setting's value as it is shown and compared; programs write it by `settings.quoting.override`."""
+    return literal(value, quoted=False)
 
 
 def _short(value: Any) -> str:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from stemcell_lit.gan.kernels import modulated_norm
 from stemcell_lit.gan.layers import (
     _SLOPE,
-    UpsampleConv,
     _CriticBlock,
     _initialise,
     _Modulation,
@@ -235,36 +234,3 @@ def build_pair(
         generators = [generator() for _ in range(classes)]
         return PerClass(generators), PerClass([critic("none") for _ in generators])
     return generator(), critic(gan["condition"])
-
-
-def count_macs(network: nn.Module, *inputs: Tensor) -> int:
-    """Multiplications of the convolutions and linear layers in one forward pass, per image.
-
-    Args:
-        network: a generator or a critic; of a `PerClass` the labels given choose what is counted.
-        *inputs: its inputs, a batch of any size.
-    """
-    total = 0
-
-    def count(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        nonlocal total
-        if isinstance(layer, UpsampleConv):  # 4 taps of its 4x4 kernel fall on each pixel made
-            total += made[0].numel() * 4 * layer.in_channels
-        elif isinstance(layer, nn.ConvTranspose2d):
-            total += given[0][0].numel() * layer.weight[0].numel()
-        elif isinstance(layer, nn.Conv2d):
-            total += made[0].numel() * layer.weight[0].numel()
-        elif isinstance(layer, nn.Linear):
-            total += layer.weight.numel()
-
-    handles = [layer.register_forward_hook(count) for layer in network.modules()]
-    training = network.training
-    network.eval()  # counting must not move running statistics
-    try:
-        with torch.no_grad():
-            network(*inputs)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
-    return total

@@ -14,16 +14,6 @@ from stemcell_lit.evaluate.entropy import _intersection, entropy
 from stemcell_lit.gan.distances import frechet, kid, nearest, precision_recall, reduced, turned
 
 
-def entropy_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """Wasserstein-1 distance between the entropies of two sets, in bits; 0 for equal ones.
-
-    Args:
-        real: uint8 (n, h, w).
-        generated: uint8 (m, h, w).
-    """
-    return float(wasserstein_distance(entropy(real), entropy(generated)))
-
-
 class Features(Protocol):
     """What judges: see `gan/encoder.Encoder`."""
 

@@ -158,7 +158,7 @@ class _Running:
     def __init__(
         self, job: Job, place: Mapping[str, str], ranks: int, scratch: Path, grace_s: float
     ):
-        self.job, self.ranks, self.grace_s = job, ranks, grace_s
+        self.job, self.grace_s = job, grace_s
         self.started = time.monotonic()
         self._ending: float | None = None  # since when its processes are asked to end
         self._code = 0  # of the rank that failed first

@@ -26,7 +26,7 @@ from skimage.transform import resize
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.frames import Frames, open_frames, pair
+from stemcell_lit.movies.frames import open_frames, pair
 from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.groups import ColoniesConfig
 
@@ -42,14 +42,15 @@ DARKEST, BRIGHTEST = (
 )  # relative brightness is clipped: a round dying cell outshines ten others
 
 
-FLOOR = 1 / 255  # of a background, in units of full scale: dark corners must not be divided by zero
+FLOOR = (
+    1 / 255
+)  # of the surroundings, in units of full scale: dark corners must not be divided by zero
 
 
 def foreground(
     frame: np.ndarray,
     config: ColoniesConfig,
     um_per_px: float | None,
-    background: np.ndarray | None = None,
     classifier: PixelClassifier | None = None,
 ) -> np.ndarray:
     """Where cells or colonies are.
@@ -58,8 +59,6 @@ def foreground(
         frame: (height, width), float in [0, 1] or uint8.
         config: method and its settings.
         um_per_px: size of a pixel in micrometres.
-        background: (height, width), the field without cells, such as `median_background` gives; the
-            frame is divided by it. None: only what a method does by itself.
         classifier: a fitted one for method `forest`.
 
     Returns:
@@ -69,7 +68,7 @@ def foreground(
         UserError: a setting is out of range, or the pixel size is unknown.
     """
     scale = _checked_scale(config, um_per_px)
-    image = _flat(frame, background)
+    image = _flat(frame)
     if config.method == "paper":
         mask = _entropy_map(image, config, scale)
     elif config.method == "contrast":
@@ -81,24 +80,6 @@ def foreground(
             )
         mask = _at_scale(classifier, image, scale) > config.forest.probability
     return _tidy(mask, config, scale)
-
-
-def median_background(frames: Frames, count: int = 25) -> np.ndarray:
-    """The field without cells: the median over frames spread over the movie.
-
-    Right where no pixel is covered for half of the movie; not for confluent or resting colonies.
-
-    Args:
-        frames: a movie.
-        count: of frames, all held in memory as uint8.
-
-    Returns:
-        float32 (height, width) in [0, 1].
-    """
-    positions = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
-    stack = np.stack([frames.read(int(i)) for i in positions])
-    rows = [np.median(stack[:, y : y + 64], axis=0) for y in range(0, stack.shape[1], 64)]
-    return (np.concatenate(rows) / 255).astype(np.float32)
 
 
 def label_colonies(mask: np.ndarray) -> np.ndarray:
@@ -168,7 +149,7 @@ class PixelClassifier:
             usable = np.flatnonzero(np.ones(mask.shape, bool) if where is None else where)
             count = min(self.config.forest.pixels, len(usable))
             chosen = rng.choice(usable, count, replace=False)
-            inputs.append(self._features(_flat(frame, None)).reshape(mask.size, -1)[chosen])
+            inputs.append(self._features(_flat(frame)).reshape(mask.size, -1)[chosen])
             targets.append(np.asarray(mask, bool).ravel()[chosen])
         if not targets or np.unique(np.concatenate(targets)).size < 2:
             raise UserError(
@@ -197,7 +178,7 @@ class PixelClassifier:
         wanted = np.ones(frame.shape, bool) if where is None else where
         result = np.zeros(frame.shape, np.float32)
         if wanted.any():
-            values = self._features(_flat(frame, None))[wanted]
+            values = self._features(_flat(frame))[wanted]
             result[wanted] = self._model.predict_proba(values)[:, 1]
         return result
 
@@ -277,21 +258,13 @@ def _checked_scale(config: ColoniesConfig, um_per_px: float | None) -> float:
     return float(um_per_px)
 
 
-def _flat(frame: np.ndarray, background: np.ndarray | None) -> np.ndarray:
-    """float32 in units of full scale; divided by the background, whose mean brightness it keeps."""
+def _flat(frame: np.ndarray) -> np.ndarray:
+    """float32 in units of full scale."""
     if frame.ndim != 2 or frame.size == 0:
         raise UserError(f"found a frame of shape {frame.shape}; expected (height, width)")
     image = frame.astype(np.float32)
     if frame.dtype == np.uint8:
         image /= 255
-    if background is not None:
-        if background.shape != frame.shape:
-            raise UserError(
-                f"the background is {background.shape}, the frame {frame.shape} px; make the "
-                "background from the same movie"
-            )
-        empty = _flat(background, None).clip(FLOOR)
-        image *= np.float32(empty.mean()) / empty
     return image
 
 

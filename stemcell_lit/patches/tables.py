@@ -14,7 +14,6 @@ import csv
 import io
 import math
 import re
-import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from stemcell_lit.base.formats import read_bytes
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.decoding import decoded_text
 from stemcell_lit.patches.labels import check_looks, clean_label, clean_name, why_no_name
@@ -245,20 +245,7 @@ def column_names(path: Path) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The physical lines of a file, with their ends."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-            raise UserError(f"{path}: {kind}, expected a CSV; give the path of a file")
-        if status.st_size > MAX_BYTES:
-            raise UserError(
-                f"{path}: {status.st_size:,} bytes, expected a CSV of at most {MAX_BYTES:,}; divide it"
-            )
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: not readable ({reason}); expected a CSV file") from error
+    data = read_bytes(path, MAX_BYTES, "give the path of a CSV file, or divide a large one")
     lines = list(io.StringIO(decoded_text(data, path), newline=""))
     for number, line in enumerate(lines, 1):
         if len(line) > LONGEST_LINE:

@@ -59,9 +59,6 @@ RECORD = "predict.json"
 MAPS = "classes.ome.tif"
 
 
-OUTPUTS = (MAPS, "overlay.png", "colonies.csv", "shares.csv", "shares.png", RECORD)
-
-
 ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
 
 

@@ -29,25 +29,25 @@ def override(key: str, value: Any) -> str:
     return f"{key}={literal(value)}"
 
 
-def literal(value: Any) -> str:
-    """A value in Hydra's grammar."""
+def literal(value: Any, quoted: bool = True) -> str:
+    """A value in Hydra's grammar; not `quoted`: to be shown and compared, with texts as they are."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return "[" + ",".join(literal(v) for v in value) + "]"
+        return "[" + ",".join(literal(v, quoted) for v in value) + "]"
     if isinstance(value, Mapping):
-        for k in value:
+        for k in value if quoted else ():
             if not _SIMPLE.fullmatch(str(k)) or str(k).lower() in _RESERVED:
                 raise UserError(
                     f"{k!r}: a name that the command line cannot hold; write these settings into a file of conf/"
                 )
-        return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, int | float):
+        return "{" + ",".join(f"{k}:{literal(v, quoted)}" for k, v in value.items()) + "}"
+    if isinstance(value, int | float) and quoted:
         return repr(value)
     text = str(value)
-    if _SIMPLE.fullmatch(text) and text.lower() not in _RESERVED:
+    if not quoted or (_SIMPLE.fullmatch(text) and text.lower() not in _RESERVED):
         return text
     return _quoted(_escaped(text))
 

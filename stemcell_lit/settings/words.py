@@ -173,15 +173,15 @@ def _read(command: str, key: str, value: str, known: Key | None, several: bool) 
             if re.match(r"(choice|glob)\(", value):
                 return word
             _check_sweep_of_text(key, value)
-        return override(key, _text(key, value))
+        return override(key, _text(value))
     if known is not None and known.texts and value[0] == "[" and value[-1] == "]":
         items = _items(value[1:-1])
         if items is not None:
-            return override(key, [_text(key, item) for item in items])
+            return override(key, [_text(item) for item in items])
     return _of_grammar(command, key, value, known, several)
 
 
-def _text(key: str, value: str) -> str:
+def _text(value: str) -> str:
     """What the value of a plain key means: itself, or what is inside quotes of Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         from hydra.core.override_parser.types import QuotedString

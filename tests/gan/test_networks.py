@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import check_config
-from stemcell_lit.gan.layers import widths
-from stemcell_lit.gan.networks import Critic, Generator, build_pair, count_macs
+from stemcell_lit.gan.layers import UpsampleConv, widths
+from stemcell_lit.gan.networks import Critic, Generator, build_pair
 from stemcell_lit.gan.references import PerClass
 
 
@@ -118,6 +119,34 @@ def test_a_critic_with_batch_norm_says_so_and_wgan_gp_has_none():
         found = any(isinstance(m, torch.nn.BatchNorm2d) for m in critic.modules())
         assert critic.normalised == normalised == found
         assert any(isinstance(m, torch.nn.BatchNorm2d) for m in generator.modules())
+
+
+def count_macs(network: nn.Module, *inputs: Tensor) -> int:
+    """Multiplications of the convolutions and linear layers in one forward pass, per image."""
+    total = 0
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, UpsampleConv):  # 4 taps of its 4x4 kernel fall on each pixel made
+            total += made[0].numel() * 4 * layer.in_channels
+        elif isinstance(layer, nn.ConvTranspose2d):
+            total += given[0][0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Conv2d):
+            total += made[0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+
+    handles = [layer.register_forward_hook(count) for layer in network.modules()]
+    training = network.training
+    network.eval()  # counting must not move running statistics
+    try:
+        with torch.no_grad():
+            network(*inputs)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return total
 
 
 # Millions of multiplications of generator and critic, forward, per patch, at 32 and 64 px

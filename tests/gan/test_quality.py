@@ -17,7 +17,7 @@ from stemcell_lit.gan.distances import (
     nearest_training,
     precision_recall,
 )
-from stemcell_lit.gan.quality import Reference, entropy_distance, quality
+from stemcell_lit.gan.quality import Reference, quality
 
 
 def test_entropy_of_known_images():
@@ -50,12 +50,6 @@ def test_entropy_intersection_of_identical_and_disjoint_sets():
     score, _ = entropy_intersection(mixed, few[:20], draws=200)
     assert 0.3 < score < 0.6  # half of the draws can be matched
     assert entropy_intersection(mixed, few, seed=1) == entropy_intersection(mixed, few, seed=1)
-
-
-def test_entropy_distance_is_the_shift_in_bits():
-    few, many = images_of(4, 40, 0), images_of(16, 40, 1)
-    assert entropy_distance(few, few) == 0
-    assert entropy_distance(few, many) == pytest.approx(2, abs=0.02)  # log2(16) - log2(4)
 
 
 def test_nearest_equals_brute_force():

@@ -19,7 +19,6 @@ from stemcell_lit.movies.colonies import (
     drop_near_border,
     foreground,
     label_colonies,
-    median_background,
 )
 from stemcell_lit.movies.frames import open_frames
 from stemcell_lit.movies.tracks import EVENT_COLUMNS, TABLE_COLUMNS, track
@@ -184,24 +183,6 @@ def test_dark_cells_are_found_when_told_so():
     assert f1(mask, truth) > 0.4  # texture is averaged over half a cell: outlines lie further out
 
 
-def test_a_background_removes_what_stands_still(tmp_path):
-    rng = np.random.default_rng(0)
-    dirt = np.zeros((120, 120), np.float32)
-    dirt[50:62, 50:62] = 1
-    movie = []
-    for i in range(9):
-        frame = 0.3 + 0.3 * dirt + rng.normal(0, 0.002, dirt.shape)
-        frame[20:32, 5 + 12 * i : 17 + 12 * i] = 0.6
-        movie.append(np.rint(frame.clip(0, 1) * 255).astype(np.uint8))
-    tifffile.imwrite(tmp_path / "movie.tif", np.stack(movie), photometric="minisblack")
-    with open_frames(tmp_path / "movie.tif") as frames:
-        background = median_background(frames)
-        without = foreground(frames.read(4), ColoniesConfig(), 1.6)
-        corrected = foreground(frames.read(4), ColoniesConfig(), 1.6, background)
-    assert without[56, 56] and not corrected[56, 56]
-    assert corrected[26, 58]
-
-
 def test_small_holes_are_filled_and_gaps_joined():
     frame = np.full((100, 140), 0.3, np.float32)
     frame[40:60, 40:52] = frame[40:60, 56:68] = 0.6
@@ -245,8 +226,6 @@ def test_what_cannot_be_done_is_said():
             foreground(frame, config, um)
     with pytest.raises(UserError, match="shape"):
         foreground(np.zeros((2, 3, 4)), ColoniesConfig(), 1.6)
-    with pytest.raises(UserError, match="background"):
-        foreground(frame, ColoniesConfig(), 1.6, frame[:9])
     with pytest.raises(UserError, match="fit"):
         PixelClassifier(ColoniesConfig(), 1.6).probability(frame)
     with pytest.raises(UserError, match="annotate"):
