@@ -27,7 +27,7 @@ from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, quiet
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import (
+from stemcell_lit.settings.group_keys import (
     ExtractionConfig,
     SimulationConfig,
     SplitConfig,

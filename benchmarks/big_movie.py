@@ -35,7 +35,7 @@ from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.movies.colonies import foreground
 from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.movies.tracks import track
-from stemcell_lit.settings.groups import ColoniesConfig
+from stemcell_lit.settings.group_keys import ColoniesConfig
 
 SIZE = 2048  # px, a common camera
 UM_PER_PX = 1.6
@@ -86,8 +86,8 @@ def mapped(file: Path, out: Path, every: int) -> dict[str, float]:
     """Predicts each n-th frame; peak in GiB, seconds, frames."""
     from dense_prediction import untrained
 
-    from stemcell_lit.predict.maps import predict
-    from stemcell_lit.settings.commands import PredictCommand
+    from stemcell_lit.predict.command import predict
+    from stemcell_lit.settings.command_keys import PredictCommand
 
     model = untrained()
     model.um_per_px = 2 * UM_PER_PX

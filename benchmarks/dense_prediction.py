@@ -46,8 +46,8 @@ from stemcell_lit.data.augment import to_float
 from stemcell_lit.movies.frames import open_frames
 from stemcell_lit.predict.dense import DenseStage, _leaves
 from stemcell_lit.predict.mapper import Mapper
-from stemcell_lit.settings.commands import PredictCommand
-from stemcell_lit.settings.groups import HierarchyConfig, StageConfig, TemporalConfig
+from stemcell_lit.settings.command_keys import PredictCommand
+from stemcell_lit.settings.group_keys import HierarchyConfig, StageConfig, TemporalConfig
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
 UM_PER_PX = 1.2  # of the frame

@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 from stemcell_lit.evaluate.entropy import ENTROPY_SHARES, entropy_shares
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import ExtractionConfig, SimulationConfig
+from stemcell_lit.settings.group_keys import ExtractionConfig, SimulationConfig
 from stemcell_lit.simulate.write import simulate
 
 GOAL = 0.10

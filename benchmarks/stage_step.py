@@ -22,7 +22,7 @@ from stemcell_lit.classify import networks
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.datamodule import PatchDataModule
-from stemcell_lit.settings.groups import StageConfig
+from stemcell_lit.settings.group_keys import StageConfig
 
 AUGMENT = "turns"
 

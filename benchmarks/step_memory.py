@@ -27,7 +27,7 @@ from stemcell_lit.experiment.training import fit, keep_memory, quiet
 from stemcell_lit.gan.config import check_config
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import TrainerConfig
+from stemcell_lit.settings.group_keys import TrainerConfig
 
 WAY = "STEP_MEMORY_WAY"  # set for a process that trains: one of WAYS
 WAYS = ("default", "kept")

@@ -12,24 +12,10 @@ from typing import Any
 from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
 from stemcell_lit.base.terminal import printable, printable_lines
 from stemcell_lit.errors import JobsFailed, UserError
-from stemcell_lit.settings.compose import help_lines
+from stemcell_lit.settings.command_table import COMMANDS
+from stemcell_lit.settings.help import help_lines, usage
 from stemcell_lit.settings.quoting import split
-from stemcell_lit.settings.registry import COMMANDS
 from stemcell_lit.settings.words import nearest
-
-
-def usage() -> str:
-    """What `stemcell-lit --help` prints."""
-    lines = [
-        "stemcell-lit: do generated patches and a temporal hierarchy help on your data, by how much, is it real?",
-        "",
-        "usage: stemcell-lit <command> [key=value ...]      (python -m stemcell_lit does the same)",
-        "",
-    ]
-    for name, command in COMMANDS.items():
-        lines += [f"  {name:<10} {command.sentence}", f"             $ {command.example}", ""]
-    lines.append("`stemcell-lit <command> --help` lists the keys of a command with their defaults.")
-    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:

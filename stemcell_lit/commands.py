@@ -11,11 +11,11 @@ from typing import Any
 from stemcell_lit.base.endings import DEBUG, refused, unforeseen
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import JobsFailed, UserError
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
+from stemcell_lit.settings.command_table import SETTINGS
 from stemcell_lit.settings.compose import compose, one_line, register
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.quoting import command_line
-from stemcell_lit.settings.registry import SETTINGS
 from stemcell_lit.settings.words import read
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -198,7 +198,7 @@ def do_report(overrides: list[str]) -> None:
 
 def do_predict(overrides: list[str]) -> None:
     """Class maps of a movie's frames."""
-    from stemcell_lit.predict.maps import predict
+    from stemcell_lit.predict.command import predict
 
     # `none` is no map with settings of its own, and so no file of the group
     overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]

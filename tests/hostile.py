@@ -30,8 +30,8 @@ from stemcell_lit.patches.labelled import simulated
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.sweep import make_reports
 from stemcell_lit.report.tables import read_table
-from stemcell_lit.settings.commands import GenerateCommand
-from stemcell_lit.settings.groups import GANConfig, HierarchyConfig, StageConfig, TemporalConfig
+from stemcell_lit.settings.command_keys import GenerateCommand
+from stemcell_lit.settings.group_keys import GANConfig, HierarchyConfig, StageConfig, TemporalConfig
 
 CLASSES = ["a", "b"]
 SCRIPT = '"><img src=x onerror=alert(1)><script>alert(1)</script>'

@@ -9,10 +9,10 @@ import pytest
 
 from stemcell_lit import __main__ as cli
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings import commands
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings import command_keys
+from stemcell_lit.settings.command_keys import typed
+from stemcell_lit.settings.command_table import COMMANDS, SETTINGS
 from stemcell_lit.settings.compose import compose, register
-from stemcell_lit.settings.registry import COMMANDS, SETTINGS
 from tests.conftest import make_store
 from tests.program import Program
 
@@ -68,7 +68,9 @@ def choices():
 @pytest.mark.parametrize(("group", "name"), list(choices()))
 def test_every_config_composes_into_the_schema(group, name):
     if group == "experiment":  # of whole tables; what of it trials get is tested beside `reproduce`
-        assert typed(compose("reproduce", [f"{group}={name}"]), commands.ReproduceCommand).methods
+        assert typed(
+            compose("reproduce", [f"{group}={name}"]), command_keys.ReproduceCommand
+        ).methods
         return
     config = typed(compose("run", [f"{group}={name}"]))
     if group == "method":

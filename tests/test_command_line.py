@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from stemcell_lit import __main__ as cli
 from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
+from stemcell_lit.settings.command_table import SETTINGS
 from stemcell_lit.settings.compose import compose, one_line
 from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.quoting import command_line, override
-from stemcell_lit.settings.registry import SETTINGS
 from stemcell_lit.settings.words import nearest, read
 from stemcell_lit.studies.reproduce import for_trials
 

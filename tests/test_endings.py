@@ -16,8 +16,8 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.trial import with_settings
 from stemcell_lit.report import tables
 from stemcell_lit.settings.bounds import bound_of, check
-from stemcell_lit.settings.commands import RunCommand
-from stemcell_lit.settings.groups import TrainerConfig
+from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.group_keys import TrainerConfig
 from stemcell_lit.settings.keys import keys_of
 
 

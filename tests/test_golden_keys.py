@@ -16,7 +16,7 @@ from stemcell_lit.experiment.generators import generator_recipe
 from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.trial import SimulatedStore, prepare
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]

@@ -22,7 +22,7 @@ from stemcell_lit.base.files import check_target, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import classifier_of, foreground, label_colonies
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
-from stemcell_lit.movies.naming import natural_key
+from stemcell_lit.movies.suffixes import natural_key
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.crop_files import SUFFIXES, CropFiles, pictures_below
 from stemcell_lit.patches.crops import CropReader, table_in
@@ -31,7 +31,7 @@ from stemcell_lit.patches.labels import UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.commands import AnnotateCommand
+from stemcell_lit.settings.command_keys import AnnotateCommand
 from stemcell_lit.settings.quoting import plain
 
 # Larger images in a folder are frames of a movie; crops are rarely above, frames never below

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import softmax
 
 from stemcell_lit.base import formats as form
-from stemcell_lit.classify import decode
+from stemcell_lit.classify import decode, early_late
 from stemcell_lit.classify.tree import (
     Node,
     _check_names,
@@ -38,7 +38,7 @@ from stemcell_lit.classify.tree import (
 from stemcell_lit.data.datamodule import ALWAYS
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
-from stemcell_lit.settings.groups import HierarchyConfig, TemporalConfig
+from stemcell_lit.settings.group_keys import HierarchyConfig, TemporalConfig
 
 KINDS = ("none", "window", "prior", "path")
 
@@ -230,24 +230,16 @@ class Hierarchy:
     def _window(
         self, node: Mapping[str, Any], labels: np.ndarray, times: np.ndarray
     ) -> tuple[float, float]:
-        """(first hour of late, last hour of early), by quantiles of the classes that only one side has."""
         early = set(_classes_of(_mapping(node["early"])))
         late = set(_classes_of(_mapping(node["late"])))
-        q, margin = float(self.settings["quantile"]), float(self.settings["margin_h"])
 
         def hours(members: set[str]) -> np.ndarray:
             chosen = np.isin(labels, [self.classes.index(c) for c in members]) & np.isfinite(times)
             found: np.ndarray = times[chosen]
             return found
 
-        only_early, only_late = hours(early - late), hours(late - early)
-        if len(only_early) == 0 or len(only_late) == 0:
-            return (-np.inf, np.inf)  # nothing to tell the two apart by: both always speak
-        late_from = float(np.quantile(only_late, q)) - margin
-        early_until = float(np.quantile(only_early, 1 - q)) + margin
-        if late_from > early_until:  # they do not overlap: one cut halfway
-            late_from = early_until = (late_from + early_until) / 2
-        return late_from, early_until
+        q, margin = float(self.settings["quantile"]), float(self.settings["margin_h"])
+        return early_late.fit_window(hours(early - late), hours(late - early), q, margin)
 
     def combine(self, stages: Mapping[str, np.ndarray], times: np.ndarray) -> np.ndarray:
         """Stage probabilities down the tree.
@@ -318,18 +310,8 @@ class Hierarchy:
         return opinion
 
     def late_share(self, name: str, times: np.ndarray) -> np.ndarray:
-        """(patches,) weight of the late side, 0 to 1: a step at the cut, a ramp where the windows overlap.
-
-        Patches of unknown time ask both sides equally.
-        """
-        late_from, early_until = self.windows.get(name, (-np.inf, np.inf))
-        if not np.isfinite(late_from) or not np.isfinite(early_until):
-            return np.full(len(times), 0.5)
-        if early_until <= late_from:
-            share = (times >= late_from).astype(np.float64)
-        else:
-            share = np.clip((times - late_from) / (early_until - late_from), 0, 1)
-        return np.where(np.isfinite(times), share, 0.5)
+        """(patches,) weight of the late side at a switch, 0 to 1, see `early_late.late_share`."""
+        return early_late.late_share(self.windows.get(name, early_late.EVER), times)
 
     def tune(
         self,

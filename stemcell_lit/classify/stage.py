@@ -20,7 +20,7 @@ from stemcell_lit.classify import networks
 from stemcell_lit.data.augment import to_float, turn_square
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import stage_metrics
-from stemcell_lit.settings.groups import StageConfig
+from stemcell_lit.settings.group_keys import StageConfig
 
 # Bounds of what a file may ask for: they are far above what anybody trains
 _SETTINGS = form.record(

@@ -10,7 +10,7 @@ from typing import Any
 from stemcell_lit.base import formats as form
 from stemcell_lit.data.datamodule import ALWAYS, Scope
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.groups import HierarchyConfig
+from stemcell_lit.settings.group_keys import HierarchyConfig
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
-from stemcell_lit.settings.groups import MixConfig
+from stemcell_lit.settings.group_keys import MixConfig
 
 ALWAYS = (-np.inf, np.inf)
 

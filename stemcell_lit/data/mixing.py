@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.groups import MixConfig
+from stemcell_lit.settings.group_keys import MixConfig
 
 
 def generated_quota(real: Mapping[str, int], mix: MixConfig) -> dict[str, int]:

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.groups import SplitConfig
+from stemcell_lit.settings.group_keys import SplitConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from stemcell_lit.base.artifacts import Recipe
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.gan.encoder import FILE, Encoder
-from stemcell_lit.settings.groups import StageConfig
+from stemcell_lit.settings.group_keys import StageConfig
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.gan.watch import samples
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import QualityConfig
+from stemcell_lit.settings.group_keys import QualityConfig
 
 QUALITY = "quality.json"
 

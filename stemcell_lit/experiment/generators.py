@@ -38,9 +38,9 @@ from stemcell_lit.gan.selection import make_filters
 from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.gan.watch import QualityWatch, keep_best
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import GenerateCommand
+from stemcell_lit.settings.command_keys import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
-from stemcell_lit.settings.groups import QualityConfig, SelectConfig
+from stemcell_lit.settings.group_keys import QualityConfig, SelectConfig
 from stemcell_lit.settings.roles import determining
 
 CHECKPOINT = "generator.ckpt"

@@ -13,7 +13,7 @@ from stemcell_lit.experiment.problems import Planner
 from stemcell_lit.experiment.remedies import Remedies
 from stemcell_lit.experiment.trial import Trial
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.commands import RunCommand, typed
+from stemcell_lit.settings.command_keys import RunCommand, typed
 
 MOST_LINES = 12  # of a message
 

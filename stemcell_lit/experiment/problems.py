@@ -27,7 +27,7 @@ from stemcell_lit.experiment.trial import (
 )
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
-from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.command_keys import RunCommand
 
 SPLIT = ("fold", "folds", "validation", "class")  # kinds that a change of the split may mend
 

@@ -13,10 +13,15 @@ from omegaconf import OmegaConf
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.experiment.problems import SPLIT, Planner, in_memory
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.compose import without_generated
 from stemcell_lit.settings.conf import conf_dir
-from stemcell_lit.settings.groups import HierarchyConfig, MixConfig, SelectConfig, TemporalConfig
+from stemcell_lit.settings.group_keys import (
+    HierarchyConfig,
+    MixConfig,
+    SelectConfig,
+    TemporalConfig,
+)
 
 # An override as it is typed, and what it does to a configuration; None: the trial is left out.
 Change = tuple[str, Callable[[RunCommand], RunCommand | None]]

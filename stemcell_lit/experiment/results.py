@@ -22,7 +22,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.intervals import group_counts
 from stemcell_lit.experiment.forms import RESULT
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import MethodConfig
+from stemcell_lit.settings.group_keys import MethodConfig
 from stemcell_lit.settings.keys import role_of
 from stemcell_lit.settings.quoting import command_line, literal, override
 from stemcell_lit.settings.roles import Role

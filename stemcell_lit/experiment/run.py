@@ -33,7 +33,7 @@ from stemcell_lit.experiment.stages import TrainedStage, open_stage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.experiment.trial import FORMAT, RESULT, Part, Trial, prepare, with_settings
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import EvaluateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.settings.command_keys import EvaluateCommand, RunCommand, TrainCommand, typed
 
 PREDICTIONS = "predictions.parquet"
 

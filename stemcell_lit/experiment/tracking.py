@@ -22,7 +22,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import LoggerConfig
+from stemcell_lit.settings.group_keys import LoggerConfig
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -30,7 +30,7 @@ from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.callbacks import CheckpointOnSignal, ImagesProgress
-from stemcell_lit.settings.groups import TrainerConfig
+from stemcell_lit.settings.group_keys import TrainerConfig
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -20,8 +20,8 @@ from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.commands import RunCommand
-from stemcell_lit.settings.groups import DataConfig
+from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.group_keys import DataConfig
 from stemcell_lit.settings.roles import determining
 
 if TYPE_CHECKING:

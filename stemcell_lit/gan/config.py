@@ -11,7 +11,7 @@ import torch
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.groups import GANConfig
+from stemcell_lit.settings.group_keys import GANConfig
 
 FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream
 

@@ -19,7 +19,7 @@ from stemcell_lit.data.augment import POLICIES, augment_batch, to_float
 from stemcell_lit.data.mixing import QuotaSampler
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import entropy
-from stemcell_lit.settings.groups import StageConfig
+from stemcell_lit.settings.group_keys import StageConfig
 
 FILE = "encoder.pt"
 _MOST = 2_000  # training patches of a class whose features are kept, for the filters

@@ -15,7 +15,7 @@ from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.settings.groups import GANConfig
+from stemcell_lit.settings.group_keys import GANConfig
 
 _WIDTH = form.whole(1, 65_536)
 

@@ -16,7 +16,7 @@ from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.groups import SelectConfig
+from stemcell_lit.settings.group_keys import SelectConfig
 
 FILTERS = ("confidence", "distance", "entropy", "critic")
 

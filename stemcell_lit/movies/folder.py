@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.arranging import arrange
-from stemcell_lit.movies.naming import TIFF_SUFFIXES, images_in, not_read
+from stemcell_lit.movies.file_names import arrange
 from stemcell_lit.movies.pictures import image_layout, image_values
+from stemcell_lit.movies.suffixes import TIFF_SUFFIXES, images_in, not_read
 from stemcell_lit.movies.tiff import TiffReader
 from stemcell_lit.movies.units import Units, lengths, one_pixel_size
 

@@ -24,8 +24,8 @@ import numpy as np
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.folder import FolderReader
-from stemcell_lit.movies.naming import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
 from stemcell_lit.movies.pictures import image_values
+from stemcell_lit.movies.suffixes import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
 from stemcell_lit.movies.tiff import TiffReader
 from stemcell_lit.movies.units import Units, lengths
 

@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.naming import IMAGE_SUFFIXES, TIFF_SUFFIXES, natural_key
+from stemcell_lit.movies.suffixes import IMAGE_SUFFIXES, TIFF_SUFFIXES, natural_key
 from stemcell_lit.patches.labels import check_looks, clean_label, clean_name, why_no_name
 
 SUFFIXES = IMAGE_SUFFIXES + TIFF_SUFFIXES

@@ -13,8 +13,8 @@ import pandas as pd
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import percentile_scaling, read_picture, sample_pixels, to_8_bit
-from stemcell_lit.movies.naming import natural_key
 from stemcell_lit.movies.resample import resample, scale_between
+from stemcell_lit.movies.suffixes import natural_key
 from stemcell_lit.patches.crop_files import CropFiles, folder_rows
 from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.store import PatchStore

@@ -21,7 +21,7 @@ from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, si
 from stemcell_lit.patches.labels import UNSURE
 from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.groups import ExtractionConfig
+from stemcell_lit.settings.group_keys import ExtractionConfig
 
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered
 BLOCKS = 10  # columns of a frame on one side of a split; a field of view has no better groups

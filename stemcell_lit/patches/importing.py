@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stemcell_lit.base.files import check_target
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.naming import bare_name
+from stemcell_lit.movies.suffixes import bare_name
 from stemcell_lit.patches.crops import import_crops
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.patches.labelled import Select, has_maps
@@ -14,8 +14,8 @@ from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import SUFFIXES as TABLES
 from stemcell_lit.patches.tiles import import_tiles, is_tiles
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.commands import ImportCommand
-from stemcell_lit.settings.groups import ExtractionConfig
+from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.group_keys import ExtractionConfig
 
 
 def import_patches(config: ImportCommand) -> PatchStore:

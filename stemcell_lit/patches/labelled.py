@@ -13,7 +13,7 @@ from typing import Any
 from stemcell_lit.base import formats as form
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import Movie, movies_at
-from stemcell_lit.movies.naming import (
+from stemcell_lit.movies.suffixes import (
     IMAGE_SUFFIXES,
     MAPS,
     TIFF_SUFFIXES,

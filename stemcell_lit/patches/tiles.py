@@ -12,8 +12,8 @@ import pandas as pd
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import classifier_of, foreground
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
-from stemcell_lit.movies.naming import bare_name
 from stemcell_lit.movies.resample import resample, scaled_shape
+from stemcell_lit.movies.suffixes import bare_name
 from stemcell_lit.patches.extraction import (
     BLOCKS,
     check_extraction,
@@ -25,7 +25,7 @@ from stemcell_lit.patches.labelled import Select, movies_in
 from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
 from stemcell_lit.patches.tables import column_names, read_table
-from stemcell_lit.settings.groups import ColoniesConfig, ExtractionConfig
+from stemcell_lit.settings.group_keys import ColoniesConfig, ExtractionConfig
 
 COLUMNS = ("frame", "y", "x", "size", "label")
 

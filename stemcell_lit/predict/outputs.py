@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import uuid
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from stemcell_lit.classify.trained import TrainedHierarchy
+from stemcell_lit.movies.frames import Frames
+from stemcell_lit.predict.mapper import Mapper
+from stemcell_lit.settings.command_keys import PredictCommand
+
+if TYPE_CHECKING:
+    pass
+
+
+import hashlib
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 import tifffile
 from PIL.ImageColor import getrgb
 
 from stemcell_lit.base.drawing import area_colours, blank_figure
-from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.movies.colonies import classifier_of, foreground
-from stemcell_lit.movies.frames import Frames
 from stemcell_lit.movies.tracks import Tracks
-from stemcell_lit.predict.mapper import Mapper
-from stemcell_lit.settings.commands import PredictCommand
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+RECORD = "predict.json"
+
+
+MAPS = "classes.ome.tif"
 
 
 PANEL_PX = 480  # greatest side of a panel of the overlay

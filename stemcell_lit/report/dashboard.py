@@ -16,7 +16,7 @@ from typing import Any
 from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
-from stemcell_lit.settings.groups import LoggerConfig
+from stemcell_lit.settings.group_keys import LoggerConfig
 from stemcell_lit.settings.keys import role_of
 from stemcell_lit.settings.roles import Role
 

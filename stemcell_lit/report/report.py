@@ -14,8 +14,8 @@ import pandas as pd
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.base.spreadsheets import to_csv
+from stemcell_lit.evaluate.comparison import compare, contrasts
 from stemcell_lit.evaluate.intervals import METRICS
-from stemcell_lit.evaluate.verdicts import compare, contrasts
 from stemcell_lit.experiment.parts import comparisons
 from stemcell_lit.experiment.results import Results, collect, comparable, rows_of
 from stemcell_lit.report.page import BEST, report_page

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.tracking import log_result, staging, wandb_run
-from stemcell_lit.settings.groups import LoggerConfig
+from stemcell_lit.settings.group_keys import LoggerConfig
 
 if TYPE_CHECKING:
     pass

@@ -1,4 +1,4 @@
-"""Which values a setting may have: declared once, beside its default in `stemcell_lit.settings.groups`."""
+"""Which values a setting may have: declared once, beside its default in `stemcell_lit.settings.group_keys`."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def check(config: Any, prefix: str = "") -> None:
     """Checks every value of a settings dataclass against its bound.
 
     Args:
-        config: an instance of a class of `stemcell_lit.settings.groups`.
+        config: an instance of a class of `stemcell_lit.settings.group_keys`.
         prefix: of its keys, such as `stage.`.
 
     Raises:

@@ -10,10 +10,9 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.commands import typed
-from stemcell_lit.settings.conf import choices_of, conf_dir, groups_of
-from stemcell_lit.settings.groups import MethodConfig
-from stemcell_lit.settings.keys import keys_of
+from stemcell_lit.settings.command_keys import typed
+from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.group_keys import MethodConfig
 
 
 def methods() -> dict[str, MethodConfig]:
@@ -43,7 +42,7 @@ def register() -> None:
     """Makes the typed schemas known to Hydra."""
     from hydra.core.config_store import ConfigStore
 
-    from stemcell_lit.settings.registry import SETTINGS
+    from stemcell_lit.settings.command_table import SETTINGS
 
     for name, node in SETTINGS.items():
         ConfigStore.instance().store(name=f"{name}_command", node=node)
@@ -99,25 +98,3 @@ def one_line(error: BaseException) -> str:
     return text.replace(
         "is not in struct", "is not a name there; new ones stand in a file of conf/"
     )
-
-
-def help_lines(command: str) -> list[str]:
-    """The keys of a command with their defaults, bounds and, of groups, choices."""
-    config = compose(command, [])
-    lines = []
-    for group in sorted(set(groups_of(command)) & {p.name for p in conf_dir().iterdir()}):
-        if choices_of(group):
-            lines.append(f"  {group}= {' | '.join(choices_of(group))}")
-        if group == "method":
-            lines += [f"    {name:<18} {about.about or ''}" for name, about in methods().items()]
-    lines += ["", "keys and defaults (??? must be given):", ""]
-    keys = keys_of(command)
-    at: list[str] = []
-    for line in OmegaConf.to_yaml(config).splitlines():
-        name = line.strip().partition(":")[0]
-        if not line.strip().startswith("-"):
-            at = [*at[: (len(line) - len(line.lstrip())) // 2], name]
-        key = keys.get(".".join(at))
-        note = str(key.bound) if key is not None and not line.strip().startswith("-") else ""
-        lines.append(f"{line}  # {note}" if note else line)
-    return lines

@@ -1,4 +1,4 @@
-"""Every legal key of a command with its type and its role, read from `settings/groups` and `settings/commands`."""
+"""Every legal key of a command with its type and role, from `settings/group_keys` and `settings/command_keys`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Key:
 @cache
 def keys_of(command: str) -> dict[str, Key]:
     """Legal keys of a command by name; those of no command for an unknown one."""
-    from stemcell_lit.settings.registry import SETTINGS
+    from stemcell_lit.settings.command_table import SETTINGS
 
     return {key.name: key for key in _walk(SETTINGS[command], "")}
 
@@ -125,7 +125,7 @@ def role_of(key: str) -> Role:
     A setting inside a group has the role that says more of it: `trainer.accelerator` is `WHERE`, though all of
     `trainer` is `REPEAT`. What is not known makes another result.
     """
-    from stemcell_lit.settings.commands import RunCommand
+    from stemcell_lit.settings.command_keys import RunCommand
 
     found, owner = Role.RESULT, RunCommand
     for name in key.split("."):
@@ -142,15 +142,15 @@ def role_of(key: str) -> Role:
 
 def own_keys(command: str) -> set[str]:
     """Keys of a command that makes many trials which a single trial does not know, or which it sets for each."""
-    from stemcell_lit.settings import commands
+    from stemcell_lit.settings import command_keys
 
     of = {
-        "reproduce": (commands.ReproduceCommand, "method seed split.fold out experiment"),
+        "reproduce": (command_keys.ReproduceCommand, "method seed split.fold out experiment"),
         "judge": (
-            commands.JudgeCommand,
+            command_keys.JudgeCommand,
             "gan select split.fold out artifacts gan.images hierarchy",
         ),
     }
     kind, set_for_each = of[command]
-    trial = {f.name for f in fields(commands.RunCommand)}
+    trial = {f.name for f in fields(command_keys.RunCommand)}
     return {f.name for f in fields(kind)} - trial | set(set_for_each.split())

@@ -1,4 +1,4 @@
-"""What another value of a setting makes: declared beside its default in `settings/groups` and `settings/commands`."""
+"""What another value of a setting makes: declared beside its default."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stemcell_lit.settings.groups import SimulationConfig
+from stemcell_lit.settings.group_keys import SimulationConfig
 from stemcell_lit.simulate.optics import noise, noise_pair, step, turned
 
 # A cell's look at the three stages of its life: dense, spread, differentiated. Between them it is interpolated.

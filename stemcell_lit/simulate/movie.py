@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stemcell_lit.settings.groups import SimulationConfig
+from stemcell_lit.settings.group_keys import SimulationConfig
 from stemcell_lit.simulate.culture import Culture
 from stemcell_lit.simulate.rendering import Renderer
 

@@ -17,7 +17,7 @@ from stemcell_lit.experiment.training import quiet, use_cpu
 from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
-from stemcell_lit.settings.commands import JudgeCommand, RunCommand
+from stemcell_lit.settings.command_keys import JudgeCommand, RunCommand
 from stemcell_lit.settings.quoting import override
 from stemcell_lit.studies.judge_entries import Entry, _base, _done, entries_of, real_accuracy
 from stemcell_lit.studies.judge_table import write

@@ -33,7 +33,7 @@ from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.trial import Trial
 from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import JudgeCommand, RunCommand
+from stemcell_lit.settings.command_keys import JudgeCommand, RunCommand
 from stemcell_lit.settings.keys import own_keys
 from stemcell_lit.settings.quoting import override, split
 from stemcell_lit.settings.roles import determining

@@ -21,13 +21,9 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.evaluate.metrics import scores_of
 from stemcell_lit.experiment.forms import ACCURACY, FACTS
-from stemcell_lit.experiment.generator_quality import (
-    METRICS,
-    find,
-    read_quality,
-)
+from stemcell_lit.experiment.generator_quality import METRICS, find, read_quality
 from stemcell_lit.experiment.training import versions
-from stemcell_lit.settings.commands import JudgeCommand
+from stemcell_lit.settings.command_keys import JudgeCommand
 from stemcell_lit.studies.judge_entries import FORMAT, PARTS, REAL, Confusions, Entry, _read
 
 

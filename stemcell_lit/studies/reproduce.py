@@ -26,7 +26,7 @@ from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
 from stemcell_lit.report.sweep import check_reports, make_reports, tables_of, write_sweep
-from stemcell_lit.settings.commands import ReproduceCommand
+from stemcell_lit.settings.command_keys import ReproduceCommand
 from stemcell_lit.settings.conf import choices_of, conf_dir
 from stemcell_lit.settings.keys import own_keys
 from stemcell_lit.settings.quoting import override, split

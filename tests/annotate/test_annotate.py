@@ -26,8 +26,8 @@ from stemcell_lit.annotate.sources import open_session
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import read_picture
 from stemcell_lit.patches.crops import import_crops
-from stemcell_lit.settings.commands import AnnotateCommand
-from stemcell_lit.settings.groups import ColoniesConfig, ContrastConfig
+from stemcell_lit.settings.command_keys import AnnotateCommand
+from stemcell_lit.settings.group_keys import ColoniesConfig, ContrastConfig
 from tests.conftest import make_store
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
@@ -156,7 +156,7 @@ def start(config: AnnotateCommand):
     """A server in a process of its own; returns it and a function that asks it."""
     code = (
         "import json, sys; from stemcell_lit.annotate.page import annotate;"
-        "from stemcell_lit.settings.commands import AnnotateCommand;"
+        "from stemcell_lit.settings.command_keys import AnnotateCommand;"
         "annotate(AnnotateCommand(**json.loads(sys.argv[1])))"
     )
     given = {k: getattr(config, k) for k in ("source", "out", "classes")}

@@ -123,7 +123,7 @@ def test_a_program_without_a_main_guard_can_simulate(tmp_path):
     script.write_text(
         "from pathlib import Path\n"
         "from stemcell_lit.simulate.write import simulate\n"
-        "from stemcell_lit.settings.groups import SimulationConfig\n"
+        "from stemcell_lit.settings.group_keys import SimulationConfig\n"
         "simulate(SimulationConfig(movies=2, frames=1, size=64, threads=2), Path('movies'))\n"
     )
     subprocess.run([sys.executable, str(script)], check=True, cwd=tmp_path, timeout=120)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.groups import HierarchyConfig, TemporalConfig
+from stemcell_lit.settings.group_keys import HierarchyConfig, TemporalConfig
 from tests.conftest import CLASSES
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "hierarchy"

@@ -14,7 +14,7 @@ from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.training import fit
-from stemcell_lit.settings.groups import SplitConfig, StageConfig, TrainerConfig
+from stemcell_lit.settings.group_keys import SplitConfig, StageConfig, TrainerConfig
 from tests.conftest import CLASSES, make_store
 
 GROUPS = {c: [c] for c in CLASSES}

@@ -9,7 +9,7 @@ from stemcell_lit.data.datamodule import PatchDataModule, Scope, check_no_leak
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
-from stemcell_lit.settings.groups import MixConfig
+from stemcell_lit.settings.group_keys import MixConfig
 from tests.conftest import CLASSES
 
 

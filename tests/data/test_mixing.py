@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.groups import MixConfig
+from stemcell_lit.settings.group_keys import MixConfig
 
 counts = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 500), min_size=1)
 

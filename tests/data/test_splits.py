@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stemcell_lit.data.splits import CannotSplit, fold_count, make_split
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.groups import SplitConfig
+from stemcell_lit.settings.group_keys import SplitConfig
 from tests.conftest import make_store
 
 

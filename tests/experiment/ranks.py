@@ -17,7 +17,7 @@ from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, join_ranks, quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import SplitConfig, StageConfig, TrainerConfig
+from stemcell_lit.settings.group_keys import SplitConfig, StageConfig, TrainerConfig
 from tests.gan.helpers import TINY
 
 SEED = 3

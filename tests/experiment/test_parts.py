@@ -9,7 +9,8 @@ import pytest
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.parts import comparisons
 from stemcell_lit.settings import compose, conf
-from stemcell_lit.settings.compose import help_lines, methods, without_generated
+from stemcell_lit.settings.compose import methods, without_generated
+from stemcell_lit.settings.help import help_lines
 
 FIXED = [
     ("generated patches", "one network", "flat_gan", "flat"),

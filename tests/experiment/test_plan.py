@@ -10,8 +10,8 @@ from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import RunCommand
-from stemcell_lit.settings.groups import (
+from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.group_keys import (
     DataConfig,
     HierarchyConfig,
     MethodConfig,

@@ -13,7 +13,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 from tests.experiment import ranks

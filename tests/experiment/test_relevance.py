@@ -16,7 +16,7 @@ from stemcell_lit.experiment.generators import make_generated
 from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.trial import open_store, prepare, relevant
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import RunCommand, typed
+from stemcell_lit.settings.command_keys import RunCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 

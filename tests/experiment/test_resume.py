@@ -10,7 +10,7 @@ import torch
 
 from stemcell_lit.experiment import run as running
 from stemcell_lit.experiment.callbacks import ImagesProgress
-from stemcell_lit.settings.commands import TrainCommand, typed
+from stemcell_lit.settings.command_keys import TrainCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 from tests.program import Program

@@ -20,7 +20,7 @@ from stemcell_lit.experiment.run import choose, evaluate_store, run, train
 from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.trial import Trial, prepare, relevant, with_settings
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.commands import (
+from stemcell_lit.settings.command_keys import (
     EvaluateCommand,
     GenerateCommand,
     RunCommand,

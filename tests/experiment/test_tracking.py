@@ -13,9 +13,9 @@ from stemcell_lit.experiment import tracking
 from stemcell_lit.experiment.run import run
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report import wandb_runs
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
-from stemcell_lit.settings.groups import LoggerConfig
+from stemcell_lit.settings.group_keys import LoggerConfig
 from tests.conftest import make_store
 from tests.experiment.wandb_file import OfflineRun, offline_runs
 from tests.program import Program

@@ -12,7 +12,7 @@ from stemcell_lit.experiment.encoders import TrainedEncoder, encoder_of
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.patches.store import reduce_pixels
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
 
 

@@ -15,7 +15,7 @@ from stemcell_lit.experiment.training import fit as product_fit
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.groups import SplitConfig, TrainerConfig
+from stemcell_lit.settings.group_keys import SplitConfig, TrainerConfig
 
 CLASSES = ["rows", "columns", "flat"]
 SIDE = 16

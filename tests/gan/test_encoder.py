@@ -6,7 +6,7 @@ import torch
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.encoder import Encoder, train_classifier
-from stemcell_lit.settings.groups import StageConfig
+from stemcell_lit.settings.group_keys import StageConfig
 from tests.gan.helpers import CLASSES, batch_of
 
 STAGE = asdict(StageConfig(width=4, batch_size=30, images=1800))

@@ -16,7 +16,7 @@ from stemcell_lit.gan.ensemble import load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.watch import QualityWatch, distance_to, keep_best, root_kid, samples
-from stemcell_lit.settings.groups import QualityConfig
+from stemcell_lit.settings.group_keys import QualityConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from stemcell_lit.experiment.training import join_ranks
-from stemcell_lit.settings.groups import TrainerConfig
+from stemcell_lit.settings.group_keys import TrainerConfig
 from tests.gan.helpers import fit
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import Frames, open_frames
-from stemcell_lit.movies.naming import natural_key
 from stemcell_lit.movies.resample import resample, resample_labels, scale_between, scaled_shape
+from stemcell_lit.movies.suffixes import natural_key
 
 MOVIE = np.random.default_rng(0).integers(0, 256, (5, 24, 32), np.uint8)
 DEEP = (MOVIE.astype(np.uint16) * 16 + 100).astype(np.uint16)

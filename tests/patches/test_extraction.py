@@ -10,7 +10,7 @@ import tifffile
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.patches.store import COLUMNS
-from stemcell_lit.settings.groups import ExtractionConfig
+from stemcell_lit.settings.group_keys import ExtractionConfig
 from stemcell_lit.simulate.movie import CLASSES
 
 SIZE = 16

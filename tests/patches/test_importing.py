@@ -14,7 +14,7 @@ from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_b
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.predict.mapper import Mapper
-from stemcell_lit.settings.commands import typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
 
@@ -179,7 +179,7 @@ def test_loader_processes_serve_all_scales(tmp_path, movies):
     )
     from stemcell_lit.data.datamodule import PatchDataModule, Scope
     from stemcell_lit.data.splits import make_split
-    from stemcell_lit.settings.groups import SplitConfig
+    from stemcell_lit.settings.group_keys import SplitConfig
 
     store = PatchStore.open(tmp_path / "s")
     split = make_split(store, SplitConfig(folds=2))

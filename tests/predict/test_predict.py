@@ -19,11 +19,11 @@ from stemcell_lit.movies.colonies import foreground
 from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.patches.store import reduce_pixels
 from stemcell_lit.predict import dense
+from stemcell_lit.predict.command import predict
 from stemcell_lit.predict.dense import DenseStage, usable_stride
 from stemcell_lit.predict.mapper import Mapper
-from stemcell_lit.predict.maps import predict
-from stemcell_lit.settings.commands import PredictCommand
-from stemcell_lit.settings.groups import (
+from stemcell_lit.settings.command_keys import PredictCommand
+from stemcell_lit.settings.group_keys import (
     ColoniesConfig,
     HierarchyConfig,
     StageConfig,

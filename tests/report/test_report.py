@@ -22,7 +22,7 @@ from stemcell_lit.report.patch_pictures import nearest_stored
 from stemcell_lit.report.pictures import Pictures
 from stemcell_lit.report.report import make_report
 from stemcell_lit.report.tables import print_table, read_table
-from stemcell_lit.settings.commands import RunCommand
+from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.compose import methods as methods_known
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]

@@ -11,7 +11,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.report.sweep import draw, make_reports, tables_of
-from stemcell_lit.settings.commands import ReproduceCommand, SweepConfig, typed
+from stemcell_lit.settings.command_keys import ReproduceCommand, SweepConfig, typed
 from stemcell_lit.settings.compose import compose
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.studies import reproduce as module

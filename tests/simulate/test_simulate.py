@@ -12,7 +12,7 @@ import tifffile
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import ENTROPY_SHARES, entropy_shares
 from stemcell_lit.patches.extraction import extract
-from stemcell_lit.settings.groups import ExtractionConfig, SimulationConfig
+from stemcell_lit.settings.group_keys import ExtractionConfig, SimulationConfig
 from stemcell_lit.simulate.culture import Culture
 from stemcell_lit.simulate.movie import CLASSES, DEBRIS, DENSE, DIFFERENTIATED, SPREAD
 from stemcell_lit.simulate.write import simulate

@@ -20,7 +20,7 @@ from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.generators import generator_section
-from stemcell_lit.settings.commands import GenerateCommand, JudgeCommand, RunCommand, typed
+from stemcell_lit.settings.command_keys import GenerateCommand, JudgeCommand, RunCommand, typed
 from stemcell_lit.settings.compose import compose
 from stemcell_lit.studies.judge import judge
 from stemcell_lit.studies.judge_entries import PARTS, REAL, entries_of

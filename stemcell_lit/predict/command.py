@@ -33,7 +33,9 @@ from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.predict.mapper import Mapper, _um
 from stemcell_lit.predict.outputs import (
+    MAPS,
     PANEL_PX,
+    RECORD,
     _colonies,
     _deviation,
     _Found,
@@ -44,19 +46,13 @@ from stemcell_lit.predict.outputs import (
     _write_maps,
 )
 from stemcell_lit.settings.bounds import check
-from stemcell_lit.settings.commands import PredictCommand
+from stemcell_lit.settings.command_keys import PredictCommand
 
 if TYPE_CHECKING:
     pass
 
 
 FORMAT = 1  # of predict.json
-
-
-RECORD = "predict.json"
-
-
-MAPS = "classes.ome.tif"
 
 
 ADJUST_FRAMES = 8  # from which windows are cut out to adjust to

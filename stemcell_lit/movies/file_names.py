@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.naming import bare_name, natural_key
+from stemcell_lit.movies.suffixes import bare_name, natural_key
 
 # Larger numbers in names are clocks (milliseconds since 1970), not counters of frames
 LARGEST_NUMBER = 10_000_000

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.arranging import arrange
+from stemcell_lit.movies.file_names import arrange
 
 FOLDER = Path("/frames")
 

@@ -8,14 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemcell_lit.settings.bounds import (
-    choice,
-    choices,
-    number,
-    numbers,
-    random_seed,
-    share,
-)
+from stemcell_lit.settings.bounds import choice, choices, number, numbers, random_seed, share
 from stemcell_lit.settings.roles import repeat, shown, where
 
 
