@@ -162,7 +162,7 @@ def _layout(stored: Stored, channel: str | None, labels: bool) -> Layout:
     sample = _chosen(stored, channel)
     colour = kind == "colour" and sample is None
     if labels:
-        _check_labels(stored, sample)
+        _check_labels(stored)
     elif kind == "white" and dtype.kind not in "bu":
         raise UserError(
             f"{where}: {dtype} pixels marked as white-is-zero; expected unsigned ones, whose maximum is known; in Fiji "
@@ -191,7 +191,7 @@ def _layout(stored: Stored, channel: str | None, labels: bool) -> Layout:
     return Layout(stored.shape, dtype.newbyteorder("="), colour, notices)
 
 
-def _check_labels(stored: Stored, sample: int | None) -> None:
+def _check_labels(stored: Stored) -> None:
     where = stored.where
     if stored.lossy:
         raise UserError(

@@ -458,3 +458,17 @@ def judge(one: Case, folder: Path) -> tuple[str, str]:
         if sort:
             return sort, f"`{' '.join(words)}`: {why}"
     return "", ""
+
+
+def steps(
+    *numbers: int, early: int, start: int = 5, step: int = 10, hour: float | None = None
+) -> list[tuple]:
+    """Rows of frames of one gray value each, with hours if they are known."""
+    return [
+        (
+            "early" if t < early else "late",
+            start + step * t,
+            *(() if hour is None else (t * hour,)),
+        )
+        for t in numbers
+    ]

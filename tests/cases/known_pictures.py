@@ -20,6 +20,7 @@ from tests.cases.harness import (
     ordered,
     reads,
     refused,
+    steps,
     um,
 )
 from tests.cases.makers import MAPS
@@ -27,20 +28,6 @@ from tests.cases.makers import MAPS
 IMPORT = "import store=OUT"
 TABLE = "table=in/tiles.csv"
 TIMED = ("label", "value", "time_h")
-
-
-def steps(
-    *numbers: int, early: int, start: int = 5, step: int = 10, hour: float | None = None
-) -> list[tuple]:
-    """Rows of frames of one gray value each, with hours if they are known."""
-    return [
-        (
-            "early" if t < early else "late",
-            start + step * t,
-            *(() if hour is None else (t * hour,)),
-        )
-        for t in numbers
-    ]
 
 
 def frames_of_maps(expected: int) -> Callable[[Found], str]:

@@ -20,6 +20,7 @@ from tests.cases.harness import (
     planned,
     reads,
     refused,
+    steps,
     together,
     tracked,
 )
@@ -34,20 +35,6 @@ EQUAL = ("twice", "duplicate", "repeat", "equal", "same", "once", "identical", "
 def number(row: dict[str, Any]) -> int:
     """The number in a crop's name."""
     return int(Path(row["source"]).stem)
-
-
-def steps(
-    *numbers: int, early: int, start: int = 5, step: int = 10, hour: float | None = None
-) -> list[tuple]:
-    """Rows of frames of one gray value each, with hours if they are known."""
-    return [
-        (
-            "early" if t < early else "late",
-            start + step * t,
-            *(() if hour is None else (t * hour,)),
-        )
-        for t in numbers
-    ]
 
 
 def next_line(command: str, *keys: str) -> Callable[[Found], str]:
