@@ -33,7 +33,7 @@ def browser():
 def served(config, monkeypatch):
     """The address of the page, served from a thread."""
     started, servers = threading.Event(), []
-    make = session.make_server
+    make = page.make_server
 
     def keep(*args, **options):
         servers.append(make(*args, **options))
@@ -46,8 +46,8 @@ def served(config, monkeypatch):
         if flush:
             started.set()
 
-    monkeypatch.setattr(session, "make_server", keep)
-    monkeypatch.setattr(session, "print", say, raising=False)
+    monkeypatch.setattr(page, "make_server", keep)
+    monkeypatch.setattr(page, "print", say, raising=False)
     thread = threading.Thread(target=page.annotate, args=(config,), daemon=True)
     thread.start()
     assert started.wait(30)
