@@ -28,8 +28,8 @@ from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.labelled import simulated
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.sweep import make_reports
-from stemcell_lit.report.tables import read_table
 from stemcell_lit.settings.command_keys import GenerateCommand
 from stemcell_lit.settings.group_keys import GANConfig, HierarchyConfig, StageConfig, TemporalConfig
 

@@ -14,9 +14,9 @@ from stemcell_lit import __main__ as cli
 from stemcell_lit import commands
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.trial import with_settings
-from stemcell_lit.report import tables
-from stemcell_lit.settings.bounds import bound_of, check
+from stemcell_lit.report import print_table
 from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.field_types import bound_of, check
 from stemcell_lit.settings.group_keys import TrainerConfig
 from stemcell_lit.settings.keys import keys_of
 
@@ -149,9 +149,11 @@ def test_the_printed_table_shows_names_as_they_are():
     row = {"class": "", "mean": 0.5, "low": 0.4, "high": 0.6, "delta": 0.0}
     row |= {"delta_low": 0.0, "delta_high": 0.1, "p": 1.0, "verdict": "not shown"}
     names = ["flat_gan [mix.amount=0.0]", "flat_gan [mix.amount=1.0]", "[/red]", "\x1b[31mred"]
-    table = pd.DataFrame([{"method": n, "metric": m, **row} for n in names for m in tables.METRICS])
+    table = pd.DataFrame(
+        [{"method": n, "metric": m, **row} for n in names for m in print_table.METRICS]
+    )
     out = io.StringIO()
-    tables._print_macro(Console(file=out, width=200), table, "")
+    print_table._print_macro(Console(file=out, width=200), table, "")
     shown = out.getvalue()
     assert (
         all(n in shown for n in names[:3])

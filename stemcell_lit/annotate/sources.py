@@ -30,8 +30,8 @@ from stemcell_lit.patches.labelled import Select, movies_in, stacks_in
 from stemcell_lit.patches.labels import UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
-from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.command_keys import AnnotateCommand
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.quoting import plain
 
 # Larger images in a folder are frames of a movie; crops are rarely above, frames never below

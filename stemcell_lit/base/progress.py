@@ -6,14 +6,9 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 PROGRESS = "progress.json"  # while a job trains: images seen and their rate
 
@@ -50,7 +45,7 @@ SILENT_S = 5.0  # shorter work shows nothing
 LINE_S = 15.0  # between two lines where the output is no terminal
 
 
-class _Progress:
+class Progress:
     """One line on stderr now and then: frames done, frames/s, time left. Short work is silent."""
 
     def __init__(self, total: int):
@@ -59,6 +54,7 @@ class _Progress:
         self.terminal = sys.stderr.isatty()
 
     def show(self, done: int) -> None:
+        """Says how many are done; at most twice a second, or a line now and then where there is no terminal."""
         now = time.monotonic()
         pause = 0.5 if self.terminal else LINE_S
         if now - self.start < SILENT_S or now - self.last < pause:
@@ -77,5 +73,6 @@ class _Progress:
         )
 
     def end(self) -> None:
+        """Clears the line."""
         if self.terminal and self.said:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -25,15 +25,15 @@ from stemcell_lit.base import formats as form
 from stemcell_lit.classify import decode, early_late
 from stemcell_lit.classify.tree import (
     Node,
-    _check_names,
-    _check_texts,
-    _classes_of,
-    _followers,
     _mapping,
     _plain,
     _switches,
     _tree,
     _union,
+    check_names,
+    check_texts,
+    classes_of,
+    followers,
 )
 from stemcell_lit.data.datamodule import ALWAYS
 from stemcell_lit.errors import UserError
@@ -108,7 +108,7 @@ class Hierarchy:
         Raises:
             UserError: the tree does not hold each class once per time, or an unknown constraint.
         """
-        _check_texts(config)
+        check_texts(config)
         kind = temporal.kind
         if kind == "hierarchy":
             kind = "prior" if flat and config.temporal == "window" else config.temporal
@@ -117,7 +117,7 @@ class Hierarchy:
         tree = {} if flat else _plain(config.tree)
         moves = None if config.moves is None else _plain(config.moves)
         for key, part in (("tree", tree), ("moves", moves or {})):
-            _check_names(part, f"hierarchy={config.name}: {key}")
+            check_names(part, f"hierarchy={config.name}: {key}")
         made = cls(
             list(classes),
             tree or {c: c for c in classes},
@@ -127,7 +127,7 @@ class Hierarchy:
             leaves=config.leaves and not flat,
             hard=config.hard and not flat,
         )
-        held = sorted(set(_classes_of(made.tree)))
+        held = sorted(set(classes_of(made.tree)))
         if held != sorted(classes):
             raise UserError(
                 f"hierarchy={config.name}: its tree holds {held}, the patches are of {sorted(classes)}; choose or "
@@ -170,8 +170,7 @@ class Hierarchy:
             )
             return
         groups = {
-            group: list(dict.fromkeys(_classes_of(_mapping(below))))
-            for group, below in tree.items()
+            group: list(dict.fromkeys(classes_of(_mapping(below)))) for group, below in tree.items()
         }
         if len(groups) > 1:
             below = {c for members in groups.values() for c in members}
@@ -230,8 +229,8 @@ class Hierarchy:
     def _window(
         self, node: Mapping[str, Any], labels: np.ndarray, times: np.ndarray
     ) -> tuple[float, float]:
-        early = set(_classes_of(_mapping(node["early"])))
-        late = set(_classes_of(_mapping(node["late"])))
+        early = set(classes_of(_mapping(node["early"])))
+        late = set(classes_of(_mapping(node["late"])))
 
         def hours(members: set[str]) -> np.ndarray:
             chosen = np.isin(labels, [self.classes.index(c) for c in members]) & np.isfinite(times)
@@ -282,7 +281,7 @@ class Hierarchy:
         if len(tree) > 1:
             p = np.asarray(stages[name], np.float64)
             if self.leaves:
-                groups = [_classes_of(_mapping(below)) for below in tree.values()]
+                groups = [classes_of(_mapping(below)) for below in tree.values()]
                 places = [[self.classes.index(c) for c in members] for members in groups]
                 own = np.zeros_like(out)
                 own[:, sorted(i for part in places for i in part)] = p
@@ -413,7 +412,7 @@ _FITTED = form.record(
         "tree": _tree,
         "temporal": form.exactly(*KINDS),
         "settings": form.mapping(form.anything),
-        "moves": form.maybe(form.mapping(_followers)),
+        "moves": form.maybe(form.mapping(followers)),
         "windows": form.mapping(form.listing(form.maybe(form.number()), 2, 2)),
         "edges": _NUMBERS,
         "prior": form.matrix(form.number()),
@@ -433,7 +432,7 @@ def check_fitted(value: Any, where: str) -> None:
     _FITTED(value, where)
     classes, n = value["classes"], len(value["classes"])
     try:
-        held = sorted(set(_classes_of(value["tree"])))
+        held = sorted(set(classes_of(value["tree"])))
     except UserError as error:
         raise form.Wrong(f"{where}.tree", str(error), "each class once") from error
     if held != sorted(classes):

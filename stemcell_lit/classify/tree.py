@@ -67,12 +67,13 @@ def _below(value: Any, where: str) -> None:
         form.listing(form.NAME, least=1, most=form.MOST_CLASSES)(value, where)
 
 
-def _followers(value: Any, where: str) -> None:
+def followers(value: Any, where: str) -> None:
+    """A form: the classes that may follow one, or `any`."""
     if value != "any":
         form.listing(form.NAME)(value, where)
 
 
-def _check_texts(config: HierarchyConfig) -> None:
+def check_texts(config: HierarchyConfig) -> None:
     """Refuses names of classes and groups that YAML took for something else, such as yes for true.
 
     Raises:
@@ -104,14 +105,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_names(part: Any, where: str) -> None:
+def check_names(part: Any, where: str) -> None:
     """Refuses what YAML took for a number or a truth: the names of classes are text."""
     if isinstance(part, Mapping):
         for name, below in part.items():
-            _check_names(below, f"{where}.{name}")
+            check_names(below, f"{where}.{name}")
     elif isinstance(part, list):
         for below in part:
-            _check_names(below, where)
+            check_names(below, where)
     elif not isinstance(part, str):
         raise UserError(
             f"{where} holds {part!r}, expected names; YAML takes yes, no and 1 for a truth or a number, so quote the "
@@ -134,15 +135,16 @@ def _union(by_time: Mapping[str, Any]) -> dict[str, Any]:
     return {**_mapping(by_time["early"]), **_mapping(by_time["late"])}
 
 
-def _classes_of(tree: Mapping[str, Any]) -> list[str]:
+def classes_of(tree: Mapping[str, Any]) -> list[str]:
+    """Classes in a tree, in its order."""
     if "by_time" in tree:
         sides = tree["by_time"]
         if set(sides) != {"early", "late"}:
             raise UserError(f"hierarchy: by_time has {sorted(sides)}, expected early and late")
-        return list(dict.fromkeys(_classes_of(_union(sides))))
+        return list(dict.fromkeys(classes_of(_union(sides))))
     found: list[str] = []
     for below in tree.values():
-        found += [below] if isinstance(below, str) else _classes_of(_mapping(below))
+        found += [below] if isinstance(below, str) else classes_of(_mapping(below))
     twice = sorted(c for c, n in Counter(found).items() if n > 1)
     if twice:
         raise UserError(

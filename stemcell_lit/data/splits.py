@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import SplitConfig
 
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,10 +19,6 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from stemcell_lit.base.progress import LINE_S, PROGRESS_ENV, SILENT_S, write_progress
 from stemcell_lit.base.terminal import printable
-
-if TYPE_CHECKING:
-    pass
-
 
 POLL_S = 0.1  # between two looks for the second signal
 

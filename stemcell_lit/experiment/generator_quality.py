@@ -16,11 +16,11 @@ from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
+from stemcell_lit.gan.best_snapshot import samples
 from stemcell_lit.gan.distances import nearest_training
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
-from stemcell_lit.gan.watch import samples
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import QualityConfig
 

@@ -28,15 +28,15 @@ from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
 from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.best_snapshot import QualityWatch, keep_best
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.patch_filters import make_filters
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.gan.selection import make_filters
 from stemcell_lit.gan.synthesis import synthesize
-from stemcell_lit.gan.watch import QualityWatch, keep_best
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
@@ -113,8 +113,8 @@ class TrainedGenerator(Recipe):
     """The generator of a trial's fold, trained on its training groups.
 
     Its folder has generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt and
-    grids/. The snapshot kept is the best by `quality.choose`, see `gan/watch`. An alarm ends the training; the best
-    snapshot before it is then used, and the alarm is recorded in generator.json.
+    grids/. The snapshot kept is the best by `quality.choose`, see `gan/best_snapshot`. An alarm ends the training; the
+    best snapshot before it is then used, and the alarm is recorded in generator.json.
     """
 
     kind: ClassVar[str] = "generator"

@@ -12,8 +12,8 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.problems import Planner
 from stemcell_lit.experiment.remedies import Remedies
 from stemcell_lit.experiment.trial import Trial
-from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.command_keys import RunCommand, typed
+from stemcell_lit.settings.field_types import check
 
 MOST_LINES = 12  # of a message
 

@@ -19,8 +19,8 @@ from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
-from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import DataConfig
 from stemcell_lit.settings.roles import determining
 

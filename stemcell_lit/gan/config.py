@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import GANConfig
 
 FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.kernels import add_noise, downsample_conv, modulated_norm, upsample_conv
 
-_SLOPE = 0.2  # of leaky ReLU, the value of DCGAN
+SLOPE = 0.2  # of leaky ReLU, the value of DCGAN
 
 
 def levels(image_size: int) -> int:
@@ -60,7 +60,7 @@ class DownsampleConv(nn.Conv2d):
         return downsample_conv(input, weight, bias)
 
 
-class _Modulation(nn.Module):
+class Modulation(nn.Module):
     """Scale and shift of every channel by the condition: x * (1 + a(c)) + b(c)."""
 
     def __init__(self, condition: int, channels: int):
@@ -84,23 +84,24 @@ class _Noise(nn.Module):
         return add_noise(x, self.strength.to(x.dtype), noise.to(x.dtype))
 
 
-class _NormBlock(nn.Module):
+class NormBlock(nn.Module):
     """Conditional batch norm, ReLU, doubling of the size, noise."""
 
     def __init__(self, inputs: int, outputs: int, condition: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs, affine=False)
-        self.modulate = _Modulation(condition, inputs)
+        self.modulate = Modulation(condition, inputs)
         self.up = UpsampleConv(inputs, outputs, bias=False)  # the next batch norm removes a bias
         self.noise = _Noise(outputs)
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        """(n, inputs, h, w), (n, embedding) and (n, 1, 2h, 2w) to (n, outputs, 2h, 2w)."""
         x = modulated_norm(x, self.norm, *self.modulate(condition, x.dtype))
         made: Tensor = self.noise(self.up(x), noise)
         return made
 
 
-class _CriticBlock(nn.Module):
+class CriticBlock(nn.Module):
     """Halving of the size, leaky ReLU."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -108,10 +109,11 @@ class _CriticBlock(nn.Module):
         self.down = DownsampleConv(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.down(x), _SLOPE)
+        """(n, inputs, h, w) to (n, outputs, h / 2, w / 2)."""
+        return F.leaky_relu(self.down(x), SLOPE)
 
 
-class _StridedBlock(nn.Module):
+class StridedBlock(nn.Module):
     """Halving of the size after DCGAN: a strided convolution, batch norm where asked, leaky ReLU."""
 
     def __init__(self, inputs: int, outputs: int, norm: bool):
@@ -120,8 +122,9 @@ class _StridedBlock(nn.Module):
         self.norm = nn.BatchNorm2d(outputs) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, h / 2, w / 2)."""
         x = self.down(x)
-        return F.leaky_relu(x if self.norm is None else self.norm(x), _SLOPE)
+        return F.leaky_relu(x if self.norm is None else self.norm(x), SLOPE)
 
 
 def _initialise(network: nn.Module, how: str) -> None:
@@ -138,9 +141,9 @@ def _initialise(network: nn.Module, how: str) -> None:
             elif how == "orthogonal":
                 nn.init.orthogonal_(layer.weight)
             else:
-                nn.init.kaiming_normal_(layer.weight, a=_SLOPE)
+                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for layer in network.modules():
-        if isinstance(layer, _Modulation):
+        if isinstance(layer, Modulation):
             nn.init.normal_(layer.affine.weight, std=0.05)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from stemcell_lit.gan.kernels import modulated_norm
 from stemcell_lit.gan.layers import (
-    _SLOPE,
-    _CriticBlock,
+    SLOPE,
+    CriticBlock,
+    Modulation,
+    NormBlock,
+    StridedBlock,
     _initialise,
-    _Modulation,
-    _NormBlock,
-    _StridedBlock,
     levels,
     widths,
 )
@@ -88,9 +88,9 @@ class Generator(nn.Module):
         self.embedding = nn.Embedding(classes, embedding)
         self.start = nn.Linear(condition, 16 * width[0])
         pairs = itertools.pairwise(width)
-        self.blocks = nn.ModuleList(_NormBlock(a, b, condition) for a, b in pairs)
+        self.blocks = nn.ModuleList(NormBlock(a, b, condition) for a, b in pairs)
         self.last_norm = nn.BatchNorm2d(width[-1], affine=False)
-        self.last_modulate = _Modulation(condition, width[-1])
+        self.last_modulate = Modulation(condition, width[-1])
         self.to_pixels = nn.Conv2d(width[-1], 1, 3, padding=1)
         _initialise(self, "orthogonal")
 
@@ -154,7 +154,7 @@ class Critic(nn.Module):
         width = [1, *reversed(widths(list(reversed(channels)), count))]
         pairs = itertools.pairwise(width)
         self.blocks = nn.ModuleList(
-            _StridedBlock(a, b, self.normalised and a > 1) if self.flat else _CriticBlock(a, b)
+            StridedBlock(a, b, self.normalised and a > 1) if self.flat else CriticBlock(a, b)
             for a, b in pairs
         )
         features = width[-1] * (16 if self.flat else 1)
@@ -188,7 +188,7 @@ class Critic(nn.Module):
             x = block(x)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            features = x.flatten(1) if self.flat else F.leaky_relu(x, _SLOPE).sum(dim=(2, 3))
+            features = x.flatten(1) if self.flat else F.leaky_relu(x, SLOPE).sum(dim=(2, 3))
             score: Tensor = self.score(features).squeeze(1)
             if self.embedding is not None:
                 score = score + (self.embedding(label) * features).sum(dim=1)

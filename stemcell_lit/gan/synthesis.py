@@ -14,7 +14,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.selection import Accept, Filter
+from stemcell_lit.gan.patch_filters import Accept, Filter
 from stemcell_lit.patches.store import PatchStore
 
 _PILOT = 256  # patches of a class that a filter is fitted on, or as many as are wanted

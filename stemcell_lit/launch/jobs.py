@@ -128,11 +128,13 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _is_done(job: Job, *, unknown: bool = False) -> bool:
+def is_done(job: Job, *, unknown: bool = False) -> bool:
+    """Whether its result is there; `unknown` where nobody can say."""
     return unknown if job.done is None else job.done()
 
 
-def _check_order(jobs: Sequence[Job]) -> None:
+def check_order(jobs: Sequence[Job]) -> None:
+    """Refuses names that stand twice, and jobs that wait for each other or for one that is not there."""
     names = [job.name for job in jobs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:

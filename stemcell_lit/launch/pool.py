@@ -33,12 +33,12 @@ from stemcell_lit.launch.jobs import (
     TAIL_LINES,
     Job,
     JobOutcome,
-    _check_order,
-    _is_done,
+    check_order,
+    is_done,
     read_tail,
     signals,
 )
-from stemcell_lit.launch.slots import _clean_environment, _free_port, default_slots
+from stemcell_lit.launch.slots import clean_environment, default_slots, free_port
 from stemcell_lit.launch.view import JobsView
 from stemcell_lit.launch.warm import WarmProcess, can_start_warm
 
@@ -101,11 +101,11 @@ def run_jobs(
         UserError: in the place of a log lies something that no job wrote. Nothing was started.
         ValueError: no slots, two jobs of one name, or `after` names an unknown job or a cycle.
     """
-    _check_order(jobs)
+    check_order(jobs)
     places = default_slots("cpu", devices_per_job, slots) if isinstance(slots, int) else slots
     if not places:
         raise ValueError("no slots to run jobs in")
-    outcomes = {job.name: JobOutcome(job.name, "skipped") for job in jobs if _is_done(job)}
+    outcomes = {job.name: JobOutcome(job.name, "skipped") for job in jobs if is_done(job)}
     view = JobsView(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
     free = list(range(len(places)))
     queue = [job for job in jobs if job.name not in outcomes]
@@ -169,9 +169,9 @@ class _Running:
         self._starts = []  # where in each log this attempt begins: earlier ones are kept
         self._processes: list[subprocess.Popen[bytes] | WarmProcess] = []
         self.progress = Path(tempfile.mkdtemp(dir=scratch)) / PROGRESS
-        env = _clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
+        env = clean_environment() | dict(place) | {PROGRESS_ENV: str(self.progress.absolute())}
         if ranks > 1:
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
             env |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "NODE_RANK": "0"}
             if sys.platform == "linux":  # gloo would look up the host's name, often in vain
                 env.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -212,7 +212,7 @@ class _Running:
         if any(code is None for code in codes):
             return None
         self.kill()  # what a job leaves running in its groups
-        failed = self._code != 0 or not _is_done(self.job, unknown=True)
+        failed = self._code != 0 or not is_done(self.job, unknown=True)
         return JobOutcome(
             self.job.name,
             "failed" if failed else "done",

@@ -66,7 +66,7 @@ def default_slots(
     return [{"CUDA_VISIBLE_DEVICES": place, **dict.fromkeys(names, threads)} for place in places]
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """This process's environment without its place in a process group."""
     kept = {
         name: value
@@ -91,7 +91,8 @@ def _visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: Any = probe.getsockname()[1]

@@ -27,7 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import open_frames, pair
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ColoniesConfig
 
 METHODS = ("contrast", "paper", "forest")

@@ -20,7 +20,7 @@ from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated
 from stemcell_lit.patches.labels import UNSURE
 from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ExtractionConfig
 
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered

@@ -10,47 +10,33 @@ that remains is measured on other windows. `exact=true` cuts every window out.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from stemcell_lit.base.drawing import NO_MATH, png
 from stemcell_lit.base.files import check_target, whole_or_absent
-from stemcell_lit.base.progress import _Progress
-from stemcell_lit.base.spreadsheets import to_csv
+from stemcell_lit.base.progress import Progress
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import label_colonies
 from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.movies.tracks import track
-from stemcell_lit.predict.mapper import Mapper, _um
+from stemcell_lit.predict.mapper import Mapper, micrometres
 from stemcell_lit.predict.outputs import (
-    MAPS,
     PANEL_PX,
-    RECORD,
-    _colonies,
-    _deviation,
-    _Found,
-    _Movie,
-    _overlay,
-    _plot_shares,
-    _shares,
-    _write_maps,
+    Found,
+    MappedMovie,
+    deviation_of,
+    write_outputs,
 )
-from stemcell_lit.settings.bounds import check
 from stemcell_lit.settings.command_keys import PredictCommand
-
-if TYPE_CHECKING:
-    pass
-
+from stemcell_lit.settings.field_types import check
 
 FORMAT = 1  # of predict.json
 
@@ -97,48 +83,36 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
         mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
     except UserError as error:
         raise UserError(f"{config.movie}: {error}") from error
-    movie = _Movie(config, frames, movie_um)
+    movie = MappedMovie(config, frames, movie_um)
     notices = _notices(config, model, frames, mapper)
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
     known = _adjust(config, movie, mapper)
-    found = _Found()
+    found = Found()
     tracks = track(
         _work(config, movie, mapper, found, known),
         um_per_px=movie_um,
         hours_per_frame=movie.hours_between,
     )
+    record = {
+        "format": FORMAT,
+        "movie": frames.describe(),
+        "checkpoint": str(config.checkpoint),
+        "classes": hierarchy.classes,
+        "um_per_px": {"movie": movie_um, "model": model.um_per_px},
+        "every": config.every,
+        "scales": list(model.scales),
+        "stride_px": mapper.stride / mapper.scale,
+        "windows": list(mapper.grid),
+        "temporal": hierarchy.temporal,
+        "colonies": asdict(config.colonies),
+        "exact": mapper.exact,
+        "adjust": config.adjust,
+        "deviation": deviation_of(found),
+        "notices": notices,
+    }
     with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
-        _write_maps(folder / MAPS, mapper, found, movie)
-        colonies = to_csv(_colonies(tracks, found, model, movie), "%.6g")
-        (folder / "colonies.csv").write_text(colonies, encoding="utf-8")
-        shares = _shares(found, hierarchy.classes, movie, height * width)
-        # Enough digits for the shares of a row to sum to 1
-        (folder / "shares.csv").write_text(to_csv(shares, "%.9g"), encoding="utf-8")
-        import matplotlib
-
-        with matplotlib.rc_context(NO_MATH):
-            shown = _plot_shares(shares, hierarchy.classes)
-            (folder / "shares.png").write_bytes(png(shown))
-            (folder / "overlay.png").write_bytes(png(_overlay(found, hierarchy.classes, movie)))
-        record = {
-            "format": FORMAT,
-            "movie": frames.describe(),
-            "checkpoint": str(config.checkpoint),
-            "classes": hierarchy.classes,
-            "um_per_px": {"movie": movie_um, "model": model.um_per_px},
-            "every": config.every,
-            "scales": list(model.scales),
-            "stride_px": mapper.stride / mapper.scale,
-            "windows": list(mapper.grid),
-            "temporal": hierarchy.temporal,
-            "colonies": asdict(config.colonies),
-            "exact": mapper.exact,
-            "adjust": config.adjust,
-            "deviation": _deviation(found),
-            "notices": notices,
-        }
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_outputs(folder, found, movie, mapper, tracks, record)
 
 
 def _notices(
@@ -154,8 +128,8 @@ def _notices(
         )
     elif mapper.scale > 1.01:
         said.append(
-            f"{name} has {_um(frames.um_per_px)}, coarser than the model's {_um(model.um_per_px)}: frames "
-            "are enlarged, and lack detail that the model learned from"
+            f"{name} has {micrometres(frames.um_per_px)}, coarser than the model's "
+            f"{micrometres(model.um_per_px)}: frames are enlarged, and lack detail that the model learned from"
         )
     real = mapper.stride / mapper.scale
     if abs(real - config.stride) > 0.01 * config.stride:
@@ -180,7 +154,7 @@ def _notices(
     return said
 
 
-def _adjust(config: PredictCommand, movie: _Movie, mapper: Mapper) -> dict[int, np.ndarray]:
+def _adjust(config: PredictCommand, movie: MappedMovie, mapper: Mapper) -> dict[int, np.ndarray]:
     """Adjusts the shared features to windows of frames spread over the movie.
 
     Returns:
@@ -209,9 +183,9 @@ def _adjust(config: PredictCommand, movie: _Movie, mapper: Mapper) -> dict[int, 
 
 def _work(
     config: PredictCommand,
-    movie: _Movie,
+    movie: MappedMovie,
     mapper: Mapper,
-    found: _Found,
+    found: Found,
     known: dict[int, np.ndarray],
 ) -> Iterator[np.ndarray]:
     """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
@@ -221,7 +195,7 @@ def _work(
     compared = set() if mapper.exact else _spaced(total, COMPARED_FRAMES)
     shown = _spaced(total, config.panels)
     rng = np.random.default_rng(0)
-    progress = _Progress(total)
+    progress = Progress(total)
     for i in range(total):
         frame = movie.read(i)
         mask = movie.mask(frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 TILE_PX = 512  # of a tile's windows, model px: its features fit into a processor's cache
 

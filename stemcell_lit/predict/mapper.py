@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,6 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
 from stemcell_lit.patches.store import ViewCutter
 from stemcell_lit.predict.dense import DenseStage, total_pool, usable_stride
-
-if TYPE_CHECKING:
-    pass
-
 
 BATCH = 256  # windows cut out at once
 
@@ -69,7 +64,7 @@ class Mapper:
         if min(reduced) < self.size:
             raise UserError(
                 f"the frames are {shape[0]} x {shape[1]} px, {reduced[0]} x {reduced[1]} at the model's "
-                f"{_um(model.um_per_px)}; expected at least {self.size} x {self.size}; check um_per_px"
+                f"{micrometres(model.um_per_px)}; expected at least {self.size} x {self.size}; check um_per_px"
             )
         self.grid = tuple((side - self.size) // self.stride + 1 for side in reduced)
         self._rows, self._columns = (
@@ -228,5 +223,6 @@ def _cut_out(
     return np.concatenate(parts)
 
 
-def _um(value: float | None) -> str:
+def micrometres(value: float | None) -> str:
+    """A pixel size in words."""
     return "unknown um/px" if value is None else f"{value:g} um/px"

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import zlib
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.movies.frames import Frames
-from stemcell_lit.predict.mapper import Mapper
-from stemcell_lit.settings.command_keys import PredictCommand
-
-if TYPE_CHECKING:
-    pass
-
-
 import hashlib
+import json
+import math
 import uuid
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import tifffile
 from PIL.ImageColor import getrgb
 
-from stemcell_lit.base.drawing import area_colours, blank_figure
+from stemcell_lit.base.drawing import NO_MATH, area_colours, blank_figure, png
+from stemcell_lit.base.spreadsheets import to_csv
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.movies.colonies import classifier_of, foreground
+from stemcell_lit.movies.frames import Frames
 from stemcell_lit.movies.tracks import Tracks
+from stemcell_lit.predict.mapper import Mapper
+from stemcell_lit.settings.command_keys import PredictCommand
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +40,7 @@ PANEL_PX = 480  # greatest side of a panel of the overlay
 
 
 @dataclass
-class _Found:
+class Found:
     """What is kept of each frame until tracks are known: little, so that long movies fit."""
 
     masks: list[bytes] = field(default_factory=list)  # packed and compressed
@@ -63,7 +58,7 @@ class _Found:
         return digest.hexdigest()
 
 
-class _Movie:
+class MappedMovie:
     """The frames that are mapped, and where cells are in them."""
 
     def __init__(self, config: PredictCommand, frames: Frames, um_per_px: float | None):
@@ -89,7 +84,41 @@ class _Movie:
         return foreground(frame, self.colonies, self.um_per_px, classifier=self.classifier)
 
 
-def _deviation(found: _Found) -> dict[str, Any] | None:
+def write_outputs(
+    folder: Path,
+    found: Found,
+    movie: MappedMovie,
+    mapper: Mapper,
+    tracks: Tracks,
+    record: Mapping[str, Any],
+) -> None:
+    """Writes class maps, colonies, shares, overlay and predict.json.
+
+    Args:
+        folder: empty.
+        found: of each frame.
+        movie: its frames.
+        mapper: that made the maps.
+        tracks: of the colonies.
+        record: content of predict.json.
+    """
+    import matplotlib
+
+    model = mapper.model
+    classes = model.hierarchy.classes
+    _write_maps(folder / MAPS, mapper, found, movie)
+    colonies = to_csv(_colonies(tracks, found, model, movie), "%.6g")
+    (folder / "colonies.csv").write_text(colonies, encoding="utf-8")
+    shares = _shares(found, classes, movie, math.prod(mapper.shape))
+    # Enough digits for the shares of a row to sum to 1
+    (folder / "shares.csv").write_text(to_csv(shares, "%.9g"), encoding="utf-8")
+    with matplotlib.rc_context(NO_MATH):
+        (folder / "shares.png").write_bytes(png(_plot_shares(shares, classes)))
+        (folder / "overlay.png").write_bytes(png(_overlay(found, classes, movie)))
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def deviation_of(found: Found) -> dict[str, Any] | None:
     """How far the shared features are from windows cut out; None where nothing was compared."""
     rows = np.concatenate(found.differences) if found.differences else np.empty((0, 2))
     if not len(rows):
@@ -102,7 +131,7 @@ def _deviation(found: _Found) -> dict[str, Any] | None:
     }
 
 
-def _class_map(mapper: Mapper, found: _Found, i: int) -> np.ndarray:
+def _class_map(mapper: Mapper, found: Found, i: int) -> np.ndarray:
     """Frame `i`, uint8 (height, width): 0 outside of colonies, then the classes from 1."""
     bits = np.frombuffer(zlib.decompress(found.masks[i]), np.uint8)
     height, width = mapper.shape
@@ -110,7 +139,7 @@ def _class_map(mapper: Mapper, found: _Found, i: int) -> np.ndarray:
     return mapper.spread(found.windows[i]) * mask
 
 
-def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> None:
+def _write_maps(file: Path, mapper: Mapper, found: Found, movie: MappedMovie) -> None:
     """The class maps as OME-TIFF with a palette, frame after frame."""
     classes = mapper.model.hierarchy.classes
     names = {"0": "background", **{str(i + 1): c for i, c in enumerate(classes)}}
@@ -145,7 +174,7 @@ def _write_maps(file: Path, mapper: Mapper, found: _Found, movie: _Movie) -> Non
 
 
 def _colonies(
-    tracks: Tracks, found: _Found, model: TrainedHierarchy, movie: _Movie
+    tracks: Tracks, found: Found, model: TrainedHierarchy, movie: MappedMovie
 ) -> pd.DataFrame:
     """A row per colony and frame: where, how large, its class and the share of each class in it."""
     classes = model.hierarchy.classes
@@ -169,7 +198,7 @@ def _colonies(
     return table.sort_values(["track", "frame"], ignore_index=True)
 
 
-def _shares(found: _Found, classes: list[str], movie: _Movie, pixels: int) -> pd.DataFrame:
+def _shares(found: Found, classes: list[str], movie: MappedMovie, pixels: int) -> pd.DataFrame:
     """A row per frame: share of the frame in colonies, and of each class in those, NaN without any."""
     counts = np.stack([c.sum(0) for c in found.counts]).astype(float)
     inside = counts.sum(1)
@@ -213,7 +242,7 @@ def _plot_shares(shares: pd.DataFrame, classes: list[str]) -> Figure:
     return figure
 
 
-def _overlay(found: _Found, classes: list[str], movie: _Movie) -> Figure:
+def _overlay(found: Found, classes: list[str], movie: MappedMovie) -> Figure:
     height, width = found.panels[0][1].shape
     panels = len(found.panels)
     figure, grid = blank_figure(3.2 * panels, 3.2 * height / width + 0.8, 1, panels)

@@ -15,12 +15,12 @@ import pandas as pd
 
 from stemcell_lit.base.drawing import DPI
 from stemcell_lit.base.pages import render
-from stemcell_lit.evaluate.comparison import claim, effect_sizes, verdict_of
 from stemcell_lit.evaluate.intervals import ALPHA, METRICS, values
 from stemcell_lit.evaluate.metrics import confusion
+from stemcell_lit.evaluate.results_table import claim, effect_sizes, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, as_override, flatten, rows_of
 from stemcell_lit.report.generators import generator_section
-from stemcell_lit.report.tables import interval, p_value, percent, signed_points, verdict_word
+from stemcell_lit.report.print_table import interval, p_value, percent, signed_points, verdict_word
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.quoting import command_line

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
-from stemcell_lit.evaluate.comparison import points, verdict_of
 from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.evaluate.metrics import calibration_error, reliability
+from stemcell_lit.evaluate.results_table import points, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, Row, rows_of
 from stemcell_lit.report.patch_pictures import PatchPictures, confidence
 

@@ -14,13 +14,13 @@ import pandas as pd
 
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
 from stemcell_lit.base.spreadsheets import to_csv
-from stemcell_lit.evaluate.comparison import compare, contrasts
 from stemcell_lit.evaluate.intervals import METRICS
+from stemcell_lit.evaluate.results_table import compare, contrasts
 from stemcell_lit.experiment.parts import comparisons
 from stemcell_lit.experiment.results import Results, collect, comparable, rows_of
 from stemcell_lit.report.page import BEST, report_page
 from stemcell_lit.report.pictures import Pictures
-from stemcell_lit.report.tables import table_markdown
+from stemcell_lit.report.print_table import table_markdown
 
 
 def make_report(

@@ -33,11 +33,11 @@ from stemcell_lit.base.pages import render
 from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.comparison import points
+from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.forms import SWEEP
 from stemcell_lit.experiment.results import TITLES, as_override, collect
+from stemcell_lit.report.print_table import print_table, read_table, verdict_word
 from stemcell_lit.report.report import check_report, make_report
-from stemcell_lit.report.tables import print_table, read_table, verdict_word
 from stemcell_lit.settings.command_keys import SweepConfig
 from stemcell_lit.settings.quoting import override
 

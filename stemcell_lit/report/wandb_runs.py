@@ -6,14 +6,10 @@ import re
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.tracking import log_result, staging, wandb_run
 from stemcell_lit.settings.group_keys import LoggerConfig
-
-if TYPE_CHECKING:
-    pass
 
 
 def rebuild(out: str | Path, logger: LoggerConfig) -> int:

@@ -9,7 +9,15 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.bounds import SEED, check, choice, names, number, numbers, random_seed
+from stemcell_lit.settings.field_types import (
+    SEED,
+    check,
+    choice,
+    names,
+    number,
+    numbers,
+    random_seed,
+)
 from stemcell_lit.settings.group_keys import (
     ColoniesConfig,
     DataConfig,

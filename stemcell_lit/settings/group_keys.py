@@ -1,6 +1,6 @@
-"""Every legal key of every command, typed, with units. Hydra refuses any other key.
+"""The legal keys of each group of `conf/`, typed, with bounds and units. Hydra refuses any other key.
 
-One dataclass per group of `conf/`, one per command at the end. `None` means "found out from the data".
+`None` means "found out from the data".
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemcell_lit.settings.bounds import choice, choices, number, numbers, random_seed, share
+from stemcell_lit.settings.field_types import choice, choices, number, numbers, random_seed, share
 from stemcell_lit.settings.roles import repeat, shown, where
 
 
@@ -152,7 +152,7 @@ class GANConfig:
 
 @dataclass
 class QualityConfig:
-    """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/watch`)."""
+    """How generators are judged and their snapshot is chosen (`gan/quality`, `gan/best_snapshot`)."""
 
     # the snapshot used: of least distance, or the last
     choose: str = choice("frechet", "kid", "last")

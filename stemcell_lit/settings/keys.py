@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.bounds import Bound, bound_of
+from stemcell_lit.settings.field_types import Bound, bound_of
 from stemcell_lit.settings.roles import Role, declared_role
 
 

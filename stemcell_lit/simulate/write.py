@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stemcell_lit.base.files import whole_or_absent
 from stemcell_lit.base.processes import end_with_parent, plain_main
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import SimulationConfig
 from stemcell_lit.simulate.culture import Condition
 from stemcell_lit.simulate.movie import CLASSES, Movie

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 
-from stemcell_lit.annotate import page, session
+from stemcell_lit.annotate import page
 from stemcell_lit.annotate.sources import open_session
 from tests.annotate.test_annotate import crops_config, movie_config, write_crops, write_movie
 

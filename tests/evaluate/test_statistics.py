@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.comparison import (
+from stemcell_lit.evaluate.intervals import (
+    effective_groups,
+    group_counts,
+    paired_bootstrap,
+    paired_permutation,
+    values,
+)
+from stemcell_lit.evaluate.metrics import scores
+from stemcell_lit.evaluate.results_table import (
     COLUMNS,
     claim,
     compare,
@@ -19,14 +27,6 @@ from stemcell_lit.evaluate.comparison import (
     verdict,
     verdict_of,
 )
-from stemcell_lit.evaluate.intervals import (
-    effective_groups,
-    group_counts,
-    paired_bootstrap,
-    paired_permutation,
-    values,
-)
-from stemcell_lit.evaluate.metrics import scores
 
 CLASSES = ["debris", "dense", "spread"]
 

@@ -76,7 +76,8 @@ def test_methods_that_need_no_generator_are_named_from_their_files():
 
 def test_a_method_is_added_by_a_file_alone_and_a_broken_one_is_named(tmp_path, monkeypatch):
     shutil.copytree(conf.conf_dir(), tmp_path / "conf")
-    monkeypatch.setattr(conf, "conf_dir", lambda: tmp_path / "conf")
+    for module in (conf, compose):
+        monkeypatch.setattr(module, "conf_dir", lambda: tmp_path / "conf")
     file = tmp_path / "conf" / "method" / "mine.yaml"
     file.write_text("# @package _global_\nmethod: {name: mine, about: my own, rank: 25}\n")
     assert list(methods())[:3] == ["time_only", "flat", "mine"]

@@ -5,13 +5,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.best_snapshot import samples
 from stemcell_lit.gan.distances import turned
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.gan.watch import samples
 from stemcell_lit.settings.group_keys import QualityConfig
 from tests.gan.helpers import SIDE
-from tests.gan.test_watch import Blocks, fit
+from tests.gan.test_best_snapshot import Blocks, fit
 
 GRAIN = {"fine": 1.0, "coarse": 1.6}  # px, standard deviation of the blur
 CLASSES = list(GRAIN)

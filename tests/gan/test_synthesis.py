@@ -9,7 +9,7 @@ from stemcell_lit.evaluate.entropy import entropy
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.gan.selection import FILTERS, Filter, make_filters
+from stemcell_lit.gan.patch_filters import FILTERS, Filter, make_filters
 from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import SelectConfig

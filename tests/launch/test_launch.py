@@ -23,7 +23,7 @@ from stemcell_lit.base import progress
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import callbacks
 from stemcell_lit.launch import slots as slots_file
-from stemcell_lit.launch.jobs import Job, JobOutcome, _check_order
+from stemcell_lit.launch.jobs import Job, JobOutcome, check_order
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
 from stemcell_lit.launch.view import JobsView
@@ -278,10 +278,10 @@ def test_an_order_is_refused_exactly_if_no_sequence_obeys_it(graph):
     while ready := [n for n in after if n not in ended and after[n] <= ended]:
         ended |= set(ready)
     if len(ended) == count:
-        _check_order(jobs)
+        check_order(jobs)
     else:
         with pytest.raises(ValueError, match="wait for each other"):
-            _check_order(jobs)
+            check_order(jobs)
 
 
 def test_two_jobs_of_one_name_or_an_unknown_name_are_refused():

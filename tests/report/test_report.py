@@ -20,8 +20,8 @@ from stemcell_lit.report import report
 from stemcell_lit.report.page import _column_sums
 from stemcell_lit.report.patch_pictures import nearest_stored
 from stemcell_lit.report.pictures import Pictures
+from stemcell_lit.report.print_table import print_table, read_table
 from stemcell_lit.report.report import make_report
-from stemcell_lit.report.tables import print_table, read_table
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.compose import methods as methods_known
 

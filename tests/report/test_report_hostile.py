@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.spreadsheets import as_text, as_written, read_csv, to_csv
+from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.report import make_report
 from stemcell_lit.report.sweep import Table, _markdown, _page
-from stemcell_lit.report.tables import read_table
 from stemcell_lit.settings.command_keys import SweepConfig
 from tests.hostile import SCRIPT, result
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from stemcell_lit.settings.bounds import bound_of
 from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.field_types import bound_of
 from stemcell_lit.settings.group_keys import MethodConfig, SimulationConfig, TrainerConfig
 from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.roles import Role, determining

@@ -15,9 +15,9 @@ from stemcell_lit.experiment.generators import generate, generator_recipe
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.best_snapshot import QualityWatch
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
-from stemcell_lit.gan.watch import QualityWatch
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.generators import generator_section
 from stemcell_lit.settings.command_keys import GenerateCommand, JudgeCommand, RunCommand, typed

@@ -15,8 +15,8 @@ from stemcell_lit.base.markdown import markdown_table
 from stemcell_lit.base.spreadsheets import read_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.comparison import points
 from stemcell_lit.evaluate.intervals import METRICS
+from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.results import TITLES, Results
 from stemcell_lit.settings.quoting import command_line, plain
 

@@ -15,7 +15,7 @@ from stemcell_lit.gan.distances import ball_radius
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.settings.bounds import check
+from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import SelectConfig
 
 FILTERS = ("confidence", "distance", "entropy", "critic")
