@@ -221,7 +221,6 @@ def result() -> dict[str, Any]:
             "images_trained": 10,
             "metric": "m",
             "alarm": "collapsed",
-            "generators": 2,
             "quality": {"memorisation": score},
             "filters": ["confidence"],
             "acceptance": {"a": {"all": 0.5}},

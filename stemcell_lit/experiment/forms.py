@@ -33,7 +33,6 @@ _TOLD = form.record(
         "images_trained": form.maybe(form.whole()),
         "metric": form.maybe(form.text()),
         "alarm": form.maybe(form.text()),
-        "generators": form.whole(1, 1000),
         "filters": form.maybe(form.listing(form.text())),
         "acceptance": form.maybe(form.mapping(form.mapping(form.number(0, 1)))),
         "missing": form.maybe(form.mapping(form.whole())),

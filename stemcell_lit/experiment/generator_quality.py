@@ -18,7 +18,6 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
 from stemcell_lit.gan.best_snapshot import samples
 from stemcell_lit.gan.distances import nearest_training
-from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.patches.store import PatchStore
@@ -54,7 +53,7 @@ METRICS = {
 
 
 def show_generator(
-    generator: GANModule | GeneratorEnsemble,
+    generator: GANModule,
     reference: Reference,
     config: QualityConfig,
     folder: Path,
@@ -62,7 +61,7 @@ def show_generator(
     """Writes quality.json and a grid a class into a generator's folder.
 
     Args:
-        generator: the chosen snapshot, or those of several generators together.
+        generator: the chosen snapshot.
         reference: real patches of its training groups.
         config: how many patches are drawn.
         folder: of the generator; `grids/` holds the files of `grid_file`.
@@ -127,7 +126,6 @@ def generator_summary(generator: Mapping[str, Path] | None) -> dict[str, Any] | 
         found = {metric: of[""] for metric, of in every.items() if "" in of}
     return {
         **{k: about.get(k) for k in ("images", "images_trained", "metric", "alarm")},
-        "generators": len(about.get("members", [None])),
         "quality": found,
         **{k: store["made_by"].get(k) for k in ("filters", "acceptance", "missing")},
     }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,12 +30,12 @@ from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch, keep_best
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
-from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.modes import Modes
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.patch_filters import make_filters
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import synthesize
+from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
@@ -88,26 +87,6 @@ def modes_of(trial: Trial) -> tuple[np.ndarray | None, list[list[float]] | None]
     return found, modes.shares
 
 
-def _key(trial: Trial) -> dict[str, Any]:
-    config, store = trial.config, trial.store
-    if len(store.scales) > 1:
-        raise UserError(
-            f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
-            f"methods without generated patches ({', '.join(without_generated())}), or a store with "
-            "extraction.scales=[1]"
-        )
-    return {
-        "data": store.content_hash,
-        "train": rows_hash(trial.split.train),
-        "val": rows_hash(trial.split.val),
-        "size": trial.size,
-        "gan": determining(config.gan),
-        "quality": determining(config.quality),
-        "seed": config.generator_seed,
-        **determining(config.trainer),
-    }
-
-
 @dataclass(frozen=True)
 class TrainedGenerator(Recipe):
     """The generator of a trial's fold, trained on its training groups.
@@ -128,7 +107,23 @@ class TrainedGenerator(Recipe):
         Raises:
             UserError: patches at several scales.
         """
-        return _key(self.trial)
+        trial, config, store = self.trial, self.trial.config, self.trial.store
+        if len(store.scales) > 1:
+            raise UserError(
+                f"{store.path}: has patches at scales {store.scales}, and generators make patches at one scale; take "
+                f"methods without generated patches ({', '.join(without_generated())}), or a store with "
+                "extraction.scales=[1]"
+            )
+        return {
+            "data": store.content_hash,
+            "train": rows_hash(trial.split.train),
+            "val": rows_hash(trial.split.val),
+            "size": trial.size,
+            "gan": determining(config.gan),
+            "quality": determining(config.quality),
+            "seed": config.generator_seed,
+            **determining(config.trainer),
+        }
 
     def make(self, folder: Path) -> None:
         """Trains it, chooses its snapshot and measures that.
@@ -215,76 +210,8 @@ class TrainedGenerator(Recipe):
         return None
 
 
-@dataclass(frozen=True)
-class TrainedEnsemble(Recipe):
-    """The generators of so many seeds together, each an artifact of its own.
-
-    Its folder is that of a `TrainedGenerator`, with generator-1.ckpt and so on beside the first.
-    """
-
-    kind: ClassVar[str] = "generator"
-    together: ClassVar[bool] = True
-    trial: Trial
-
-    def key(self) -> dict[str, Any]:
-        """That of the first, and how many.
-
-        Raises:
-            UserError: patches at several scales.
-        """
-        return {**_key(self.trial), "generators": self.trial.config.generators}
-
-    def make(self, folder: Path) -> None:
-        """Trains the members that are not there yet and measures what they draw together."""
-        trials = self._trials()
-        members = [trial.artifacts.get(TrainedGenerator(trial)) for trial in trials]
-        reference = reference_of(self.trial)  # by all ranks together, as the members
-        if not first_rank():
-            return
-        facts = [generator_facts(m) for m in members]
-        for member, file in zip(members, _checkpoints(folder, len(members)), strict=True):
-            shutil.copy(member / CHECKPOINT, file)
-        alarms = [
-            f"seed {trial.config.generator_seed}: {f['alarm']}"
-            for trial, f in zip(trials, facts, strict=True)
-            if f["alarm"]
-        ]
-        about = {
-            **facts[0],
-            "hash": key_hash(self.key()),
-            "images": sum(f["images"] for f in facts),
-            "images_trained": sum(f["images_trained"] for f in facts),
-            "chosen": [f["chosen"] for f in facts],
-            "alarm": "; ".join(alarms) or None,
-            "members": [f["hash"] for f in facts],
-        }
-        if reference is not None:
-            together = _load(folder / CHECKPOINT, about)
-            _show(together, reference, self.trial.config.quality, folder)
-            for file in (members[0] / "grids").glob("images_*.png"):
-                shutil.copy(file, folder / "grids" / file.name)
-        _write_facts(folder, about)
-
-    def _trials(self) -> list[Trial]:
-        """A trial for each member; the first alone shows its training."""
-        trial, config = self.trial, self.trial.config
-        return [
-            replace(
-                trial,
-                config=replace(config, generators=1, generator_seed=config.generator_seed + i),
-                wandb_run=None if i else trial.wandb_run,
-            )
-            for i in range(config.generators)
-        ]
-
-
-def generator_recipe(trial: Trial) -> TrainedGenerator | TrainedEnsemble:
-    """How the generator of this trial's fold is made, or with `generators` above 1 those of so many seeds."""
-    return TrainedEnsemble(trial) if trial.config.generators > 1 else TrainedGenerator(trial)
-
-
 def _show(
-    generator: GANModule | GeneratorEnsemble,
+    generator: GANModule,
     reference: Reference,
     quality: QualityConfig,
     folder: Path,
@@ -307,7 +234,6 @@ _FACTS = form.versioned(
         },
         {
             "modes": form.maybe(form.mapping(form.listing(form.number(0, 1), most=1000))),
-            "members": form.listing(form.HASH, least=1, most=1000),
             "metric": form.maybe(form.text()),
             "alarm": form.maybe(form.text()),
         },
@@ -318,23 +244,6 @@ _FACTS = form.versioned(
 def _write_facts(folder: Path, about: Mapping[str, Any]) -> None:
     text = json.dumps(finite(about), indent=1, allow_nan=False)
     (folder / "generator.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _checkpoints(folder: Path, count: int) -> list[Path]:
-    """The files of so many generators in a folder, the first one's alone as where there is but one."""
-    first = folder / CHECKPOINT
-    return [first, *(first.with_stem(f"{first.stem}-{i}") for i in range(1, count))]
-
-
-def _load(checkpoint: Path, about: Mapping[str, Any]) -> GANModule | GeneratorEnsemble:
-    """The generator of a checkpoint, with the others where generator.json beside it tells of several."""
-    if "members" not in about:
-        return load_generator(checkpoint)
-    files = _checkpoints(checkpoint.parent, len(about["members"]))
-    try:
-        return GeneratorEnsemble([load_generator(f) for f in files])
-    except ValueError as error:
-        raise UserError(f"{checkpoint.parent}: {error}; train them again") from error
 
 
 def generator_facts(folder: Path) -> dict[str, Any]:
@@ -358,7 +267,7 @@ class GeneratedPatches(Recipe):
 
     Attributes:
         trial: whose selection and seed.
-        generator: folder of a trained generator, or of several.
+        generator: folder of a trained generator.
         wanted: class -> patches.
     """
 
@@ -399,7 +308,7 @@ def make_generated(trial: Trial, hierarchy: Hierarchy) -> dict[str, Path] | None
     wanted = _pool(trial, hierarchy)
     if not any(wanted.values()):
         return None
-    generator = trial.artifacts.get(generator_recipe(trial))
+    generator = trial.artifacts.get(TrainedGenerator(trial))
     generated = trial.artifacts.get(GeneratedPatches(trial, generator, wanted))
     return {"path": generator, "generated": generated / "store"}
 
@@ -456,7 +365,7 @@ def _synthesize(
     select: SelectConfig,
     batch_size: int = 256,
 ) -> PatchStore:
-    module = _load(checkpoint, about)
+    module = load_generator(checkpoint)
     if module.classes != about["classes"]:
         raise UserError(
             f"{checkpoint}: a generator of {module.classes[:20]}, generator.json says {about['classes'][:20]}; train "
@@ -472,7 +381,7 @@ def _synthesize(
         generator_hash=about["hash"],
         seen_groups=about["seen_groups"],
         um_per_px=about["um_per_px"],
-        filters=make_filters(select, module, encoder, seed),
+        filters=make_filters(select, encoder, seed),
         draws=select.draws,
         batch_size=batch_size,
         inputs=[checkpoint],

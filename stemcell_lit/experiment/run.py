@@ -24,8 +24,8 @@ from stemcell_lit.experiment.forms import VALIDATION
 from stemcell_lit.experiment.generator_quality import generator_summary
 from stemcell_lit.experiment.generators import (
     CHECKPOINT,
+    TrainedGenerator,
     generator_facts,
-    generator_recipe,
     make_generated,
 )
 from stemcell_lit.experiment.plan import plan
@@ -300,7 +300,7 @@ def train(config: TrainCommand) -> Path:
     ((trial,),) = plan([config], generator=config.task == "gan")
     use_cpu(config.trainer)
     if config.task == "gan":
-        return trial.artifacts.get(generator_recipe(trial)) / CHECKPOINT
+        return trial.artifacts.get(TrainedGenerator(trial)) / CHECKPOINT
     hierarchy = trial.hierarchy.fit(**trial.train.facts)
     node = next((n for n in hierarchy.nodes if n.name == config.node), None)
     if node is None:

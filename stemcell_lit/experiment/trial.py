@@ -154,6 +154,7 @@ class Trial:
             {
                 "format": SETTINGS_VERSION,
                 "content": self.store.content_hash,
+                "generators": 1,  # a key once; trials keep the names that they had with it
                 **relevant(self.config),
             }
         )
@@ -184,7 +185,7 @@ def relevant(config: RunCommand) -> dict[str, Any]:
         plain["mix"]["amount"] = 0
         if not config.tune:  # what is tried may mix
             plain |= {"gan": None, "quality": None, "select": None}
-            plain |= {"generator_seed": 0, "generators": 1}
+            plain["generator_seed"] = 0
     return {f.name: plain[f.name] for f in fields(RunCommand) if f.name in plain}
 
 

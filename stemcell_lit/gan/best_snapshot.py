@@ -18,7 +18,6 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.distances import frechet, kid
-from stemcell_lit.gan.ensemble import GeneratorEnsemble
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.settings.field_types import check
@@ -229,12 +228,12 @@ _DISTANCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 
 
 def samples(
-    module: GANModule | GeneratorEnsemble, per_class: int, classes: Sequence[str], stream: int = 0
+    module: GANModule, per_class: int, classes: Sequence[str], stream: int = 0
 ) -> list[np.ndarray]:
     """Fixed samples of the averaged generator: uint8 (per_class, side, side) for each class.
 
     Args:
-        module: a generator, or several together.
+        module: a generator.
         per_class: patches of each class.
         classes: names, among the module's.
         stream: another number, other latents.

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.alarms import Alarms
@@ -315,37 +314,6 @@ class GANModule(pl.LightningModule):
     def sample(self, labels: Tensor, seed: int, batch_size: int = 256) -> np.ndarray:
         """Draws patches from the averaged generator, see `Averaged.sample`."""
         return self.averaged.sample(labels, seed, batch_size)
-
-    @torch.no_grad()
-    def critic_scores(
-        self, pixels: np.ndarray, label: Tensor | np.ndarray, batch_size: int = 256
-    ) -> np.ndarray:
-        """How real the critic takes patches to be, in float32, without augmentation.
-
-        Args:
-            pixels: uint8 (n, image_size, image_size).
-            label: (n,) int64, positions in `classes`.
-            batch_size: patches at a time.
-
-        Returns:
-            float32 (n,), high for real: the best over the modes of its class. Only differences
-            within a class mean something.
-        """
-        scores, training = np.empty(len(pixels), np.float32), self.critic.training
-        self.critic.eval()
-        for start in range(0, len(pixels), batch_size):
-            part = slice(start, start + batch_size)
-            images = to_float(torch.as_tensor(np.array(pixels[part]), device=self.device))
-            known = torch.as_tensor(label[part], device=self.device)
-            sizes = self.conditions.class_of.bincount()[known]
-            best = torch.full((len(known),), -torch.inf, device=self.device)
-            for place in range(int(sizes.max()) if len(known) else 0):
-                own = place < sizes
-                modes = self.conditions.first[known[own]] + place
-                best[own] = torch.maximum(best[own], self.critic(images[own], modes))
-            scores[part] = best.cpu().numpy()
-        self.critic.train(training)
-        return scores
 
     # --- checkpoint ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Which generated patches are kept: filters by confidence, distance, entropy and the critic."""
+"""Which generated patches are kept: filters by confidence, distance and entropy."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.spatial.distance import cdist
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import entropy
 from stemcell_lit.gan.distances import ball_radius
 from stemcell_lit.gan.encoder import Encoder
-from stemcell_lit.gan.ensemble import GeneratorEnsemble
-from stemcell_lit.gan.module import GANModule
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import SelectConfig
 
-FILTERS = ("confidence", "distance", "entropy", "critic")
+FILTERS = ("confidence", "distance", "entropy")
 
 
 _LEAST_SHARE = (
@@ -43,41 +40,36 @@ class Filter:
     fit: Callable[[np.ndarray, str], Accept]
 
 
-def make_filters(
-    select: SelectConfig,
-    generator: GANModule | GeneratorEnsemble,
-    encoder: Encoder | None,
-    seed: int = 0,
-) -> list[Filter]:
+def make_filters(select: SelectConfig, encoder: Encoder | None, seed: int = 0) -> list[Filter]:
     """The filters of a configuration, in its order.
 
     All they know of real patches is what the encoder keeps: those of the training groups.
 
     Args:
         select: names and thresholds.
-        generator: for its critic.
-        encoder: of the generator's training patches; needed by all filters but `critic`.
+        encoder: of the generator's training patches; needed by every filter.
         seed: of the draws that match a histogram.
 
     Raises:
         UserError: an unknown filter, a threshold out of range, or no encoder.
     """
     check(select, "select.")
-    if set(select.filters) - {"critic"} and encoder is None:
+    if not select.filters:
+        return []
+    if encoder is None:
         raise UserError(
             f"select.filters={list(select.filters)}: needs the encoder.pt beside the generator, and there is none; "
             "train the generator again"
         )
     of: dict[str, Callable[[np.ndarray, str], Accept]] = {
-        "confidence": lambda pilot, name: _confident(encoder, name, select.confidence),  # type: ignore[arg-type]
-        "distance": lambda pilot, name: _near(encoder, name, select.neighbours),  # type: ignore[arg-type]
+        "confidence": lambda pilot, name: _confident(encoder, name, select.confidence),
+        "distance": lambda pilot, name: _near(encoder, name, select.neighbours),
         "entropy": lambda pilot, name: _match_entropy(
-            _training(encoder, "entropy", name),  # type: ignore[arg-type]
+            _training(encoder, "entropy", name),
             entropy(pilot),
             select.entropy_bins,
-            np.random.default_rng([seed, generator.classes.index(name)]),
+            np.random.default_rng([seed, encoder.classes.index(name)]),
         ),
-        "critic": lambda pilot, name: _by_critic(generator, name, pilot, select.critic_share),
     }
     return [Filter(name, of[name]) for name in select.filters]
 
@@ -141,17 +133,3 @@ def _match_entropy(
         return kept
 
     return accept
-
-
-def _by_critic(
-    generator: GANModule | GeneratorEnsemble, name: str, pilot: np.ndarray, share: float
-) -> Accept:
-    """The share of the pilot with the best scores sets the least score."""
-    place = generator.classes.index(name)
-
-    def score(pixels: np.ndarray) -> np.ndarray:
-        label = torch.full((len(pixels),), place, dtype=torch.int64)
-        return np.asarray(generator.critic_scores(pixels, label), np.float64)
-
-    least = np.quantile(score(pilot), 1 - share)
-    return lambda pixels: score(pixels) >= least

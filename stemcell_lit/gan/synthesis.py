@@ -12,16 +12,16 @@ import torch
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
-from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.patch_filters import Accept, Filter
+from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.patches.store import PatchStore
 
 _PILOT = 256  # patches of a class that a filter is fitted on, or as many as are wanted
 
 
 def synthesize(
-    source: GANModule | GeneratorEnsemble | str | Path,
+    source: GANModule | str | Path,
     per_class: Mapping[str, int],
     store: str | Path,
     *,
@@ -45,7 +45,7 @@ def synthesize(
     (`all`) and for each filter the share kept of what came to it.
 
     Args:
-        source: a module, the checkpoint of one, or several together.
+        source: a module, or the checkpoint of one.
         per_class: class name -> patches wanted; classes left out get none.
         store: the folder to make.
         seed: of the latents.
@@ -116,7 +116,7 @@ def synthesize(
 
 
 def _draw(
-    module: GANModule | GeneratorEnsemble,
+    module: GANModule,
     position: int,
     wanted: int,
     limit: int,

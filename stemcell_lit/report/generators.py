@@ -38,7 +38,6 @@ def generator_section(results: Results) -> dict[str, Any] | None:
             {
                 "fold": of,
                 "images": about.get("images"),
-                "generators": about.get("generators", 1),
                 "scores": [
                     cell_text(find(about["quality"], metric), digits)
                     for metric, (_, _, digits) in METRICS.items()

@@ -120,8 +120,6 @@ class RunCommand:
     # the seed they are compared with: one choice for all seeds of a fold
     tune_seed: int = repeat(random_seed())
     generator_seed: int = repeat(random_seed())  # of the generator: one per fold serves all seeds
-    # of a fold, of seeds generator_seed and up, used in turns
-    generators: int = number(1, least=1, most=1024)
     out: str = shown("results/default")
     artifacts: str | None = shown(
         None

@@ -181,16 +181,14 @@ class SelectConfig:
     """Which generated patches are kept (`gan/synthesis`): those that pass every filter named."""
 
     name: str = "none"
-    # in this order, of: confidence distance entropy critic
-    filters: list[str] = choices([], "confidence", "distance", "entropy", "critic")
+    # in this order, of: confidence distance entropy
+    filters: list[str] = choices([], "confidence", "distance", "entropy")
     # least probability of the wanted class, by the encoder's head
     confidence: float = number(0.5, least=0, below=1)
     # distance: inside the ball to the k-th neighbour of a real patch
     neighbours: int = number(5, least=1)
     # entropy: bins of equal share of the class's real patches
     entropy_bins: int = number(10, least=1)
-    # critic: this share with the best scores is kept
-    critic_share: float = number(0.5, above=0, most=1)
     draws: float = number(8.0, least=1)  # most patches drawn for each one wanted
 
 

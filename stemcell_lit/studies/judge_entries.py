@@ -25,8 +25,8 @@ from stemcell_lit.experiment.generator_quality import (
 )
 from stemcell_lit.experiment.generators import (
     GeneratedPatches,
+    TrainedGenerator,
     generator_facts,
-    generator_recipe,
     reference_of,
 )
 from stemcell_lit.experiment.plan import plan
@@ -84,7 +84,7 @@ class Entry(Recipe):
         select = self.trial.config.select
         return {
             "format": FORMAT,
-            "generator": generator_recipe(self.trial).key(),
+            "generator": TrainedGenerator(self.trial).key(),
             "test": self.trial.split.test.tolist(),
             "select": determining(select) if select.filters else None,
             "stage": determining(self.trial.config.stage),
@@ -101,7 +101,7 @@ class Entry(Recipe):
     def make(self, folder: Path) -> None:
         """Trains the generator, draws from it, and measures and learns what is drawn."""
         trial = self.trial
-        generator = trial.artifacts.get(generator_recipe(trial))
+        generator = trial.artifacts.get(TrainedGenerator(trial))
         wanted = dict.fromkeys(trial.store.classes, self.per_class)
         drawn = trial.artifacts.get(GeneratedPatches(trial, generator, wanted))
         store = PatchStore.open(drawn / "store")

@@ -137,7 +137,6 @@ def markdown(
     folds = sorted({e.fold for e in entries})
     config = first.trial.config
     names = list(dict.fromkeys(e.name for e in entries))
-    several = f"{config.generators} generators a row, " if config.generators > 1 else ""
     many = f"{len(first.seeds)} classifier{'s' if len(first.seeds) > 1 else ''}"
     encoders = sorted({MetricName.parse(m).encoder for m in table["metric"]} - {""})
     lines = [
@@ -145,7 +144,7 @@ def markdown(
         "",
         f"{in_markdown(first.trial.store.path)}, "
         f"{first.key()['generator']['size']} px, folds {', '.join(map(str, folds))}; "
-        f"{several}{config.gan.images:,} images each; accuracy by {many} of {config.stage.images:,} "
+        f"{config.gan.images:,} images each; accuracy by {many} of {config.stage.images:,} "
         f"images, on {', '.join(sorted({str(e.per_class) for e in entries}))} generated patches a class.",
         "",
         "Against held-out real patches of training groups (validation groups). In brackets: real training patches "

@@ -16,7 +16,7 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
-from stemcell_lit.experiment.generators import generator_recipe
+from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.problems import check_folders
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
@@ -228,7 +228,7 @@ def _generators_first(jobs: list[Job], trials: list[Trial]) -> list[Job]:
         if not needs_generator(trial.config):
             later.append(job)
             continue
-        generator = key_hash(generator_recipe(trial).key())
+        generator = key_hash(TrainedGenerator(trial).key())
         if generator not in leader:
             leader[generator] = job.name
             ordered.append(job)

@@ -51,8 +51,8 @@ def refused(configs, **how):
 
 def test_a_value_out_of_bounds_is_refused_of_a_caller_in_python_too(tmp_path):
     store = write(tmp_path / "s", {"dense": EVERY, "spread": EVERY})
-    config = replace(trial(store, tmp_path / "out"), generators=0)
-    assert refused([config]) == "generators=0: expected 1 to 1,024"
+    config = replace(trial(store, tmp_path / "out"), seed=-1)
+    assert refused([config]) == "seed=-1: expected 0 to 2,147,483,647"
 
 
 def test_a_class_of_one_group_is_found_in_the_fold_that_tests_it(tmp_path):

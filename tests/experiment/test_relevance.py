@@ -58,7 +58,6 @@ DECLARED: dict[str, set[str]] = {
     "logger": set(),
     "seed": SHOWN,
     "generator_seed": ALL,
-    "generators": ALL,
     "out": set(),
     "artifacts": set(),
 }

@@ -283,7 +283,7 @@ def test_every_trained_method_has_equally_many_choices_all_of_them_legal():
 
 
 def test_generators_do_not_change_what_runs_on_real_patches(store_trial):
-    of_generators = ("mix.amount=2", "gan.images=7", "generator_seed=5", "generators=2")
+    of_generators = ("mix.amount=2", "gan.images=7", "generator_seed=5")
     dosed = replace(store_trial, config=composed(of_generators))
     assert dosed.hash == replace(store_trial, config=composed(())).hash
 
@@ -303,7 +303,6 @@ matters = st.sampled_from(
         ["stage.lr=0.1"],
         ["seed=5"],
         ["generator_seed=5"],
-        ["generators=2"],
         ["split.fold=1"],
         ["split.seed=3"],
         ["mix=ratio"],

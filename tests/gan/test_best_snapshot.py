@@ -13,9 +13,9 @@ from stemcell_lit.gan import best_snapshot as watching
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch, distance_to, keep_best, root_kid, samples
 from stemcell_lit.gan.distances import frechet, kid
-from stemcell_lit.gan.ensemble import load_generator
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
+from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.settings.group_keys import QualityConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from stemcell_lit.data.augment import to_float, to_uint8
+from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.alarms import GANDiverged
@@ -185,21 +185,6 @@ def test_without_modes_a_class_is_its_own_condition():
     one, none = (GANModule(TINY, CLASSES, SIDE, modes=m).eval() for m in ([[1.0]] * 3, None))
     assert none.conditions.class_of.tolist() == [0, 1, 2]
     assert np.array_equal(one.sample(torch.arange(3), 1), none.sample(torch.arange(3), 1))
-
-
-def test_the_critic_scores_a_patch_by_the_mode_of_its_class_that_fits_best():
-    module = GANModule(TINY, CLASSES, SIDE, modes=MODES).eval()
-    with torch.no_grad():  # an embedding starts at zero
-        torch.nn.init.normal_(module.critic.embedding.weight)
-    pixels = np.random.default_rng(0).integers(0, 256, (9, SIDE, SIDE), np.uint8)
-    label = torch.arange(9) % 3
-    with torch.no_grad():
-        images = to_float(torch.from_numpy(pixels))
-        each = torch.stack([module.critic(images, torch.full((9,), m)) for m in range(6)], dim=1)
-    best = [
-        each[i, first:last].max() for i, (first, last) in enumerate([(0, 2), (2, 3), (3, 6)] * 3)
-    ]
-    np.testing.assert_allclose(module.critic_scores(pixels, label), torch.stack(best), rtol=1e-5)
 
 
 def test_pairs_of_networks_per_class_have_no_modes():
@@ -398,18 +383,3 @@ def test_schedule_falls_by_half_a_cosine_of_the_images(tmp_path, monkeypatch):
     fit(tmp_path, **settings, r2=0.0, penalty_every=1)
     share = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * min(1, i / 4))) for i in range(8)]
     assert rates == pytest.approx(np.array([[1e-3 * s, 2e-3 * s] for s in share]))
-
-
-def test_scores_of_the_critic_are_those_of_its_evaluation(tmp_path):
-    module = fit(tmp_path, **family("dcgan"))
-    data = make_data(tmp_path, TINY)
-    pixels, label = data.bank["val"].numpy(), data.labels["val"]
-    scores = module.critic_scores(pixels, label, batch_size=5)
-    assert scores.shape == (len(pixels),)
-    assert scores.dtype == np.float32
-    again = np.concatenate(
-        [module.critic_scores(pixels[i : i + 1], label[i : i + 1]) for i in range(len(pixels))]
-    )
-    # an image's score depends on no other image, although this critic has batch norm
-    np.testing.assert_allclose(scores, again, rtol=1e-4, atol=1e-5)
-    assert len(np.unique(scores)) > len(scores) // 2

@@ -4,20 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import generator_quality
 from stemcell_lit.experiment.generator_quality import METRICS, find
-from stemcell_lit.experiment.generators import generate, generator_recipe
+from stemcell_lit.experiment.generators import TrainedGenerator, generate
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch
-from stemcell_lit.gan.config import seed_of
-from stemcell_lit.gan.ensemble import GeneratorEnsemble, load_generator
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.generators import generator_section
 from stemcell_lit.settings.command_keys import GenerateCommand, JudgeCommand, RunCommand, typed
@@ -53,7 +50,7 @@ def typed_run(overrides):
 
 
 def make_generator(trial):
-    return trial.artifacts.get(generator_recipe(trial))
+    return trial.artifacts.get(TrainedGenerator(trial))
 
 
 def judge_here(folder, *overrides, out="out"):
@@ -208,61 +205,6 @@ def test_generate_selects_with_the_encoder_beside_the_generator(folder):
     command.select.confidence = 0.0
     made = generate(command)
     assert made.info["made_by"]["filters"] == ["confidence", "entropy"]
-
-
-def test_several_generators_are_trained_apart_and_draw_together(folder):
-    trial = prepare(config(folder, "method=flat_gan", "generators=2", out="several"))
-    made = make_generator(trial)
-    about = json.loads((made / "generator.json").read_text())
-    seeds = (0, 1)
-    alone = [
-        make_generator(
-            replace(trial, config=replace(trial.config, generators=1, generator_seed=seed))
-        )
-        for seed in seeds
-    ]
-    facts = [json.loads((m / "generator.json").read_text()) for m in alone]
-    log = (folder / "several" / "artifacts" / "log.jsonl").read_text().splitlines()
-    assert sum('"made"' in line and '"generator"' in line for line in log) == 3  # none again
-    assert about["members"] == [f["hash"] for f in facts]
-    assert about["images"] == sum(f["images"] for f in facts)
-    files = [made / "generator.ckpt", made / "generator-1.ckpt"]
-    for file, member in zip(files, alone, strict=True):
-        assert file.read_bytes() == (member / "generator.ckpt").read_bytes()
-    store = generate(GenerateCommand(str(files[0]), str(folder / "together"), per_class=5))
-    drawn = GeneratorEnsemble([load_generator(f) for f in files]).sample(
-        torch.zeros(5).long(), seed_of(0, 0, 0)
-    )
-    assert np.array_equal(store.pixels[:5], drawn)
-    kid = [
-        find(json.loads((m / "quality.json").read_text())["quality"], "kid")[""]["value"]
-        for m in (made, *alone)
-    ]
-    assert len(set(kid)) == 3  # of what is drawn together
-    result = json.loads((run(trial.config) / "result.json").read_text())
-    assert result["generator_quality"]["generators"] == 2
-    assert result["data"]["generated"]
-
-
-def test_an_alarm_of_one_of_several_generators_is_told(folder, monkeypatch):
-    checks = []  # two for each generator
-
-    def ring(self):
-        checks.append(self)
-        if len(checks) == 4:
-            raise GANDiverged("the GAN rang")
-
-    monkeypatch.setattr(QualityWatch, "_check_memorisation", ring)
-    trial = prepare(config(folder, "method=flat_gan", "generators=2", out="alarms"))
-    with pytest.warns(UserWarning, match="the GAN rang"):
-        made = make_generator(trial)
-    about = json.loads((made / "generator.json").read_text())
-    assert about["alarm"] == "seed 1: the GAN rang"
-
-
-def test_no_generators_at_all_are_refused(folder):
-    with pytest.raises(UserError, match="generators=0: expected 1 to 1,024"):
-        make_generator(prepare(config(folder, "method=flat_gan", "generators=0")))
 
 
 def test_an_alarm_keeps_the_best_snapshot_before_it_and_is_told(folder, monkeypatch):
