@@ -33,8 +33,8 @@ def methods() -> dict[str, MethodConfig]:
 
 
 def without_generated() -> list[str]:
-    """Names of the methods that are made of parts, of which none is generated patches."""
-    return [n for n, m in methods().items() if m.parts is not None and "generated" not in m.parts]
+    """Names of the methods whose files name no generated patches among their parts."""
+    return [n for n, m in methods().items() if "generated" not in (m.parts or ())]
 
 
 @functools.cache  # a third of a second, and `reproduce` composes every method
