@@ -1,4 +1,4 @@
-"""The notebooks run from the first trial to the last on a small result, and are stored without outputs."""
+"""The notebooks run from the first cell to the last on a small result, and are stored without outputs."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_is_stored_without_outputs(path):
-    for trial in nbformat.read(path, as_version=4).trials:
-        assert not trial.get("outputs") and trial.get("execution_count") is None
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
 def test_look_at_a_result_runs_on_a_result(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_look_at_a_result_runs_on_a_result(tmp_path, monkeypatch):
     path = next(p for p in NOTEBOOKS if p.name.startswith("01_"))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
-    outputs = [output for trial in notebook.trials for output in trial.get("outputs", [])]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error"]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
     assert any("temporal_gan against flat" in o.get("text", "") for o in outputs)

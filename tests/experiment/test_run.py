@@ -163,7 +163,7 @@ def test_retraining_the_head_keeps_the_budget(folder):
 @pytest.mark.parametrize("cut", ["round-0", "head"])
 def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatch, cut):
     whole = result(run(config(folder, "method=flat_crt", out="whole")))
-    from stemcell_lit.experiment import run as module
+    from stemcell_lit.experiment import stages as module
 
     kept = module.fit
 
@@ -183,7 +183,7 @@ def test_a_stage_killed_between_or_in_its_parts_ends_the_same(folder, monkeypatc
 
 
 def test_pseudo_labels_come_from_training_groups_without_labels(folder, monkeypatch):
-    from stemcell_lit.experiment import run as module
+    from stemcell_lit.experiment import stages as module
 
     given = []
     kept = module._pseudo_labels
