@@ -383,11 +383,15 @@ def _tifffile_complaints() -> Iterator[list[str]]:
                 complaints.append(text)
 
     logger = logging.getLogger("tifffile")
-    handler, propagate = Collect(logging.WARNING), logger.propagate
+    handler = Collect(logging.WARNING)
+    before = logger.propagate, logger.disabled, logger.level, logger.manager.disable
     logger.addHandler(handler)
-    logger.propagate = False
+    # Whatever a library or a script did to logging: a file that breaks off must be found out.
+    logger.propagate, logger.disabled, logger.manager.disable = False, False, logging.NOTSET
+    logger.setLevel(logging.WARNING)
     try:
         yield complaints
     finally:
         logger.removeHandler(handler)
-        logger.propagate = propagate
+        logger.propagate, logger.disabled, _, logger.manager.disable = before
+        logger.setLevel(before[2])

@@ -1,5 +1,6 @@
 """Reading time-lapses: every format, lazily, and one clear sentence for what cannot be read."""
 
+import logging
 import pickle
 import random
 import re
@@ -387,6 +388,17 @@ def test_a_file_cut_anywhere_is_refused_or_read_in_full(tmp_path, kind):
             assert str(cut) in str(error) and "\n" not in str(error)
         else:
             np.testing.assert_array_equal(found, movie, f"{size} of {len(content)} bytes")
+
+
+def test_a_cut_file_is_refused_whatever_was_done_to_logging(tmp_path, monkeypatch):
+    """tifffile only logs that a chain of pages breaks off."""
+    monkeypatch.setattr(logging.getLogger("tifffile"), "disabled", True)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    tifffile.imwrite(tmp_path / "whole.tif", MOVIE[:, :9, :10], **KINDS["imagej-one-page"])
+    content = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[:444])
+    with pytest.raises(UserError, match=r"cut\.tif"), open_frames(tmp_path / "cut.tif") as frames:
+        frames.read(0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
