@@ -182,6 +182,7 @@ class _Running:
             with file.open("ab") as log:
                 command = shlex.join(map(str, job.argv))
                 log.write(f"--- {time.strftime('%F %T')} {command}\n".encode())  # see _BEGIN
+                log.flush()  # before the job writes, and so that a killed launcher leaves a log of ours
                 self._starts.append(log.tell())
                 if can_start_warm(job.argv, env):
                     self._processes.append(WarmProcess(job.argv, env, file))
@@ -258,7 +259,8 @@ def _check_log(file: Path) -> None:
         return
     if stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
         with file.open("rb") as log:
-            if _BEGIN.match(log.read(64)):
+            begin = log.read(64)
+            if not begin or _BEGIN.match(begin):  # empty: a launcher was killed before it wrote
                 return
     raise UserError(
         f"{file}: is no log that a job wrote, and a job's log goes there; nothing was changed; move it away, or give "

@@ -150,12 +150,12 @@ def test_a_log_keeps_earlier_attempts_and_the_summary_shows_the_last(tmp_path):
     assert "first" in (tmp_path / "job.log").read_text()
 
 
-@pytest.mark.parametrize("kind", ["a file", "empty", "a pipe", "a link", "a hard link", "a folder"])
+@pytest.mark.parametrize("kind", ["a file", "a pipe", "a link", "a hard link", "a folder"])
 def test_nothing_is_written_into_a_log_that_no_job_wrote(tmp_path, kind):
     mine, log = tmp_path / "mine", tmp_path / "out" / "job.log"
     log.parent.mkdir()
     mine.write_text("--- 2026-01-02 03:04:05 mine" if "link" in kind else "mine")
-    make = {"a file": lambda: mine.rename(log), "empty": log.touch, "a folder": log.mkdir}
+    make = {"a file": lambda: mine.rename(log), "a folder": log.mkdir}
     make |= {"a pipe": lambda: os.mkfifo(log), "a link": lambda: log.symlink_to(mine)}
     make.get(kind, lambda: log.hardlink_to(mine))()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -164,6 +164,15 @@ def test_nothing_is_written_into_a_log_that_no_job_wrote(tmp_path, kind):
         run_jobs(jobs, slots=1, console=quiet())
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert not Path("ran").exists()
+
+
+def test_a_log_begins_as_a_jobs_log_before_the_job_writes(tmp_path):
+    """A launcher that is killed at any moment leaves a log that the same sweep goes on with."""
+    log = tmp_path / "job.log"
+    log.touch()  # killed before it wrote
+    look = f"import pathlib; assert pathlib.Path({str(log)!r}).read_text().startswith('--- ')"
+    (outcome,) = run_jobs([job("a", look, out=tmp_path)], slots=1, console=quiet())
+    assert outcome.ok, outcome.tail
 
 
 def test_a_file_in_the_place_of_a_logs_folder_is_named(tmp_path):
