@@ -156,6 +156,11 @@ STAGE = form.record(
         "node": form.text(),
         "groups": form.listing(form.NAME, least=1),
         "images": form.whole(),
+        "cycles": form.listing(
+            form.record({"images": form.whole(), "loss": _NUMBER}, more=False), least=1
+        ),
+        "kept": form.whole(),
+        "capped": form.flag,
         "train": form.mapping(form.listing(form.whole(), 2, 2)),
         "pseudo": form.whole(),
         "curve": form.CURVE,
@@ -163,7 +168,7 @@ STAGE = form.record(
 )
 
 
-PHASE = form.record({"images": form.whole(), "curve": form.CURVE})
+PHASE = form.record({"images": form.whole(), "curve": form.CURVE, "loss": _NUMBER})
 
 
 ACCURACY = form.record(

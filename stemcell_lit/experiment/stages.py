@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from stemcell_lit.base.checkpoints import read_whole
 from stemcell_lit.base.files import finite, write_whole
 from stemcell_lit.base.ranks import Ranks, first_rank
 from stemcell_lit.base.terminal import printable
+from stemcell_lit.classify.plateau import best, cycle_ends, goes_on, refined_loss
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import load_stage, save_weights
@@ -29,7 +29,11 @@ from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.group_keys import StageConfig
 from stemcell_lit.settings.roles import determining
+
+# Of a finished phase
+_WEIGHTS, _KNOWN = "phase.ckpt", "phase.json"
 
 
 @dataclass(frozen=True)
@@ -77,26 +81,44 @@ class TrainedStage(Recipe):
         }
 
     def make(self, folder: Path) -> None:
-        """Trains it in one phase or several, each from the weights of the one before."""
-        module: StageModule | None = None
-        seen, curve, pseudo = 0, [], None
-        phases = phases_of(asdict(self.trial.config.stage))
-        for i, phase in enumerate(phases):
-            if module is not None and phase.pseudo:
+        """Trains it in cycles until validation no longer gains, then in the phases that its settings add."""
+        stage, module, pseudo = self.trial.config.stage, None, None
+        curve: list[dict[str, float]] = []
+        cycles: list[dict[str, Any]] = []
+        ends, seen = cycle_ends(stage.first_images, most_images(stage)), 0
+        for i, end in enumerate(ends):
+            phase = Phase(f"cycle-{i + 1}", end - seen, stage.sampler)
+            data, module, known = self._train(phase, i, module, folder / phase.name)
+            curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
+            seen += known["images"]
+            cycles.append({"images": seen, "loss": known["loss"]})
+            losses = [cycle["loss"] for cycle in cycles]
+            if not goes_on(losses, stage.gain):
+                break
+        kept = best(losses)
+        if kept < i:
+            module = load_stage(folder / f"cycle-{kept + 1}" / _WEIGHTS)
+        for i, phase in enumerate(later_phases(stage, cycles[kept]["images"]), start=len(ends)):
+            assert module is not None
+            if phase.pseudo:
                 pseudo = _pseudo_labels(self.trial, module)
-            data = self._data(phase, i, pseudo)
-            module, known = self._train(phase, i, data, module, folder / phase.name)
+            data, module, known = self._train(phase, i, module, folder / phase.name, pseudo)
             curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
             seen += known["images"]
         assert module is not None
         if not first_rank():
             return
         save_weights(module, folder / "stage.ckpt")
-        _clear(folder, phases)
+        for place in folder.iterdir():
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
         about = {
             "node": self.node.name,
             "groups": list(self.node.targets),
             "images": seen,
+            "cycles": cycles,
+            "kept": kept,
+            "capped": len(cycles) == len(ends) and goes_on(losses, stage.gain),
             "train": {g: list(n) for g, n in data.counts.items()},
             "pseudo": 0 if pseudo is None else len(pseudo[0]),
             "curve": curve,
@@ -124,21 +146,31 @@ class TrainedStage(Recipe):
         )
 
     def _train(
-        self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None, place: Path
-    ) -> tuple[StageModule, dict[str, Any]]:
-        """The module after a phase, and the images and curve of it; a killed run goes on behind a finished one."""
-        title = f"stage {self.node.name}" + (f", {phase.name}" if phase.name else "")
+        self,
+        phase: Phase,
+        i: int,
+        before: StageModule | None,
+        place: Path,
+        pseudo: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[PatchDataModule, StageModule, dict[str, Any]]:
+        """Data, module after a phase, and what is known of it; a killed run goes on behind a finished one."""
+        title = f"stage {self.node.name}, {phase.name}"
+        data = self._data(phase, i, pseudo)
         finished = _finished(place, title)
         if finished is not None:
-            return finished
+            return data, *finished
         module = self._module(phase, i, data, before)
         trial = self.trial
         fit(module, data, trial.config.trainer, place, title, phase.images, trial.wandb_run)
-        known = {"images": module.images_seen, "curve": module.curve}
-        if phase.name and first_rank():
-            write_whole(place / "phase.json", json.dumps(finite(known)))
-            save_weights(module, place / "phase.ckpt")
-        return module, known
+        known = {
+            "images": module.images_seen,
+            "curve": module.curve,
+            "loss": _validation_loss(module, data),
+        }
+        if first_rank():
+            write_whole(place / _KNOWN, json.dumps(finite(known)))
+            save_weights(module, place / _WEIGHTS)
+        return data, module, known
 
     def _module(
         self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None
@@ -161,22 +193,24 @@ def open_stage(folder: Path) -> tuple[StageModule, dict[str, Any]]:
     return load_stage(folder / "stage.ckpt"), about
 
 
-def _clear(folder: Path, phases: Sequence[Phase]) -> None:
-    """Deletes what only an interrupted training needs."""
-    for phase in phases:
-        (folder / "last.ckpt").unlink(missing_ok=True)
-        if phase.name:
-            shutil.rmtree(folder / phase.name, ignore_errors=True)
+def _validation_loss(module: StageModule, data: PatchDataModule) -> float | None:
+    """See `refined_loss`, the same on all ranks; None without validation patches."""
+    loss = None
+    if len(data.bank["val"]):
+        p = module.probabilities(data.bank["val"].numpy())
+        loss = refined_loss(p, data.labels["val"].numpy())
+    shared: float | None = json.loads(Ranks().share(json.dumps(loss)) or "null")
+    return shared
 
 
 def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | None:
     """A phase that an earlier run finished and what is known of it, the same on all ranks; None: it is to do."""
-    ranks, file = Ranks(), place / "phase.ckpt"
+    ranks, file = Ranks(), place / _WEIGHTS
     text = None
     if ranks.first and file.is_file():
         try:
             read_whole(file)
-            about = form.read_json(place / "phase.json", PHASE, f"delete {place}")
+            about = form.read_json(place / _KNOWN, PHASE, f"delete {place}")
             text = json.dumps(about)
         except (OSError, ValueError, UserError) as error:
             print(printable(f"{file}: broken ({error}); {title} begins again"), file=sys.stderr)
@@ -190,7 +224,7 @@ class Phase:
     """A part of a stage's training.
 
     Attributes:
-        name: of its folder; empty where the training has one part.
+        name: of its folder.
         images: budget.
         sampler: shuffle or balanced.
         head: a new last layer alone is trained (cRT).
@@ -204,17 +238,21 @@ class Phase:
     pseudo: bool = False
 
 
-def phases_of(stage: Mapping[str, Any]) -> list[Phase]:
-    """The parts of a stage's training; their budgets sum to the stage's."""
-    share, rounds, images = stage["retrain_head"], stage["pseudo_rounds"], stage["images"]
-    if not share and not rounds:
-        return [Phase("", images, stage["sampler"])]
-    head = round(share * images)
-    ends = [round((images - head) * i / (rounds + 1)) for i in range(rounds + 2)]
-    parts = [
-        Phase(f"round-{i}", ends[i + 1] - ends[i], stage["sampler"], pseudo=i > 0)
-        for i in range(rounds + 1)
-    ]
+def most_images(stage: StageConfig) -> int:
+    """The most that the cycles before all other phases may see, so that the stage stays within its budget."""
+    return round((1 - stage.retrain_head) * stage.images / (stage.pseudo_rounds + 1))
+
+
+def later_phases(stage: StageConfig, images: int) -> list[Phase]:
+    """What follows the cycles: pseudo-labelled rounds, then a new head.
+
+    Args:
+        stage: its settings.
+        images: that the network of the cycles has learned from; a round is as long, and the head has its share of all.
+    """
+    rounds, share = stage.pseudo_rounds, stage.retrain_head
+    parts = [Phase(f"round-{i + 1}", images, stage.sampler, pseudo=True) for i in range(rounds)]
+    head = round(share / (1 - share) * images * (rounds + 1))
     return parts + ([Phase("head", head, "balanced", head=True)] if head else [])
 
 

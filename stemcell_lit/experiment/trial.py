@@ -154,7 +154,6 @@ class Trial:
             {
                 "format": SETTINGS_VERSION,
                 "content": self.store.content_hash,
-                "generators": 1,  # a key once; trials keep the names that they had with it
                 **relevant(self.config),
             }
         )

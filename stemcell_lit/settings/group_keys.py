@@ -220,8 +220,13 @@ class StageConfig:
     pseudo_rounds: int = number(0, least=0)
     pseudo_confidence: float = share(0.9)  # least probability of a pseudo-label
     batch_size: int = number(64, least=1)  # over all devices, which must divide it
-    images: int = number(24_000, least=1)  # budget of each stage
-    validate_every_images: int = number(6_000, least=1)
+    # most images that a stage learns from; it ends before, when validation no longer gains
+    images: int = number(192_000, least=1)
+    # at least so many in the first cycle; each further cycle doubles what was seen
+    first_images: int = number(24_000, least=1)
+    # least share by which a cycle lowers the validation loss, for another one to follow
+    gain: float = share(0.02)
+    validate_every_images: int = number(12_000, least=1)
     turns: bool = False  # average over the eight turns and flips of a patch when it is classified
 
 

@@ -44,7 +44,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, task, name):
 
     process = Program(*words(tmp_path, "cut", task))
     deadline = time.monotonic() + 120
-    while not (found := list(Path(tmp_path / "cut").glob("artifacts/*/.*.partial/last.ckpt"))):
+    while not (found := list(Path(tmp_path / "cut").glob("artifacts/*/.*.partial/**/last.ckpt"))):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_sigterm_writes_a_checkpoint_after_the_batch_and_nothing_is_lost(
             trained(out, task, {batch: signal.SIGTERM})
         assert ended.value.code == 128 + signal.SIGTERM
         said = capsys.readouterr().err
-        (file,) = (tmp_path / out).glob("artifacts/*/.*.partial/last.ckpt")
+        (file,) = (tmp_path / out).glob("artifacts/*/.*.partial/**/last.ckpt")
         seen = int(said.split("checkpoint at ")[1].split()[0])
         kept = torch.load(file, weights_only=True)
         assert kept.get("gan_state", kept)["images_seen"] == seen > 0
@@ -105,7 +105,7 @@ def test_a_user_signal_goes_on_to_who_waits_for_it_after_the_checkpoint(tmp_path
     seen = []
 
     def requeue(number, frame):
-        seen.append(list(tmp_path.glob("cut/artifacts/*/.*.partial/last.ckpt")))
+        seen.append(list(tmp_path.glob("cut/artifacts/*/.*.partial/**/last.ckpt")))
         raise SystemExit(-1)
 
     before = signal.signal(signal.SIGUSR2, requeue)

@@ -1,0 +1,99 @@
+"""A stage is trained in cycles until validation no longer gains; kills do not change it."""
+
+import json
+
+import pytest
+import torch
+
+from stemcell_lit.experiment import stages
+from stemcell_lit.experiment.run import train
+from stemcell_lit.experiment.stages import later_phases, most_images
+from stemcell_lit.settings.command_keys import TrainCommand, typed
+from stemcell_lit.settings.compose import compose
+from stemcell_lit.settings.group_keys import StageConfig
+from tests.conftest import make_store
+
+
+@pytest.fixture
+def trained(tmp_path):
+    make_store(tmp_path / "store", movies=8)
+
+    def make(out, *settings):
+        words = ["profile=smoke", "trainer=cpu", "task=stage", f"data.store={tmp_path / 'store'}"]
+        words += ["stage.images=384", "stage.first_images=96", f"out={tmp_path / out}", *settings]
+        file = train(typed(compose("train", words), TrainCommand))
+        about = json.loads((file.parent / "stage.json").read_text())
+        return torch.load(file, weights_only=True)["state_dict"], about
+
+    return make
+
+
+def losses_of(monkeypatch, values):
+    """Lets validation say what it is told to."""
+    told = iter(values)
+    monkeypatch.setattr(stages, "_validation_loss", lambda *rest: next(told))
+
+
+def test_a_stage_is_trained_no_longer_than_validation_gains_and_the_best_cycle_is_kept(
+    trained, monkeypatch
+):
+    losses_of(monkeypatch, [0.5, 0.4, 0.41])
+    weights, about = trained("stop", "method=flat")
+    assert [cycle["loss"] for cycle in about["cycles"]] == [0.5, 0.4, 0.41]
+    assert [cycle["images"] // 96 for cycle in about["cycles"]] == [1, 2, 4]
+    assert about["kept"] == 1 and not about["capped"]
+    losses_of(monkeypatch, [0.5, 0.51])
+    first, about = trained("first", "method=flat")
+    assert [cycle["images"] // 96 for cycle in about["cycles"]] == [1, 2] and about["kept"] == 0
+    losses_of(monkeypatch, [0.5, 0.4])
+    two, _ = trained("two", "method=flat", "stage.images=192", "stage.first_images=96")
+    assert all(torch.equal(two[name], weights[name]) for name in two)
+    assert not all(torch.equal(first[name], weights[name]) for name in first)
+
+
+def test_a_stage_that_would_still_gain_at_its_cap_says_so(trained, monkeypatch):
+    losses_of(monkeypatch, [0.5, 0.4, 0.3])
+    _, about = trained("cap", "method=flat")
+    assert about["capped"] and about["kept"] == 2 and about["images"] // 96 == 4
+
+
+def test_without_validation_patches_the_whole_budget_is_spent(trained):
+    _, about = trained("none", "method=flat", "split.validation_share=0")
+    assert about["images"] // 96 == 4 and about["kept"] == 2
+    assert [cycle["loss"] for cycle in about["cycles"]] == [None] * 3
+
+
+@pytest.mark.parametrize("method", ["flat", "flat_crt"])
+def test_a_training_that_is_killed_in_a_later_cycle_ends_like_an_undisturbed_one(
+    trained, monkeypatch, method
+):
+    settings = [f"method={method}", "stage.gain=0"]
+    whole, about = trained("whole", *settings)
+    fit, begun = stages.fit, []
+
+    class Killed(BaseException):
+        pass
+
+    def killed(module, data, *rest):
+        begun.append(rest)
+        if len(begun) == len(about["cycles"]):
+            raise Killed
+        return fit(module, data, *rest)
+
+    monkeypatch.setattr(stages, "fit", killed)
+    with pytest.raises(Killed):
+        trained("cut", *settings)
+    monkeypatch.setattr(stages, "fit", fit)
+    again, known = trained("cut", *settings)
+    assert known == about and len(about["cycles"]) > 1
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_all_phases_together_stay_within_the_budget():
+    for share in (0, 0.2, 0.5):
+        for rounds in (0, 1, 3):
+            stage = StageConfig(images=10_000, retrain_head=share, pseudo_rounds=rounds)
+            body = most_images(stage)
+            later = later_phases(stage, body)
+            assert abs(body + sum(p.images for p in later) - 10_000) <= rounds + 2
+            assert [p.head for p in later] == [False] * rounds + [True] * (share > 0)
