@@ -132,6 +132,23 @@ class Results:
         return self.of(method)[0].about
 
     @property
+    def best_without_generated(self) -> str | None:
+        """Of the methods that train on real patches alone the one of highest macro F1, then TPR, on validation patches.
+
+        Mean over its trials; None where a trial of every such method has no validation patches.
+        """
+        found = {}
+        for method in self.methods:
+            trials = self.of(method)
+            told = [trial.info.get("validation") or {} for trial in trials]
+            if any(trial.info.get("generator") for trial in trials):
+                continue
+            scores = [[one.get(f"macro/{m}") for m in ("f1", "tpr")] for one in told]
+            if all(value is not None for pair in scores for value in pair):
+                found[method] = tuple(np.mean(scores, 0))
+        return max(found, key=found.__getitem__) if found else None
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds that every method has."""
         return sorted({trial.seed for trial in self.trials})

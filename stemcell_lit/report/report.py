@@ -17,7 +17,7 @@ from stemcell_lit.base.spreadsheets import to_csv
 from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.evaluate.results_table import compare, contrasts
 from stemcell_lit.experiment.parts import comparisons
-from stemcell_lit.experiment.results import Results, collect, comparable, rows_of
+from stemcell_lit.experiment.results import Results, collect, comparable
 from stemcell_lit.report.page import BEST, report_page
 from stemcell_lit.report.pictures import Pictures
 from stemcell_lit.report.print_table import table_markdown
@@ -53,7 +53,7 @@ def make_report(
         resamples=resamples,
         seed=seed,
     )
-    parts = _parts(results, table, counts, resamples, seed)
+    parts = _parts(results, counts, resamples, seed)
     pictures = Pictures(results, table, counts, seed)
     figures = pictures.make()
     page = report_page(results, table, parts, counts, figures, pictures.facts, resamples)
@@ -80,7 +80,6 @@ def check_report(out: str | Path) -> None:
 
 def _parts(
     results: Results,
-    table: pd.DataFrame,
     counts: Mapping[str, np.ndarray],
     resamples: int,
     seed: int,
@@ -88,14 +87,8 @@ def _parts(
     """What each part of the method adds: `contrasts` with two more columns in front, `part` and `where`."""
     ranked = sorted(results.methods, key=lambda m: (results.about(m).rank, m))
     told = comparisons({m: results.about(m).parts for m in ranked})
-    rows = rows_of(table)
-    real = [
-        m
-        for m in results.methods
-        if not any(trial.info.get("generator") for trial in results.of(m))
-    ]
-    if results.claimed and real:
-        best = max(real, key=lambda m: rows[m, "f1", ""]["mean"])
+    best = results.best_without_generated
+    if results.claimed and best:
         told.append((BEST, "", results.claimed, best))
     found = contrasts(counts, [p[2:] for p in told], resamples=resamples, seed=seed)
     for place, name in enumerate(("part", "where")):
