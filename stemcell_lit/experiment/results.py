@@ -143,9 +143,9 @@ class Results:
             told = [trial.info.get("validation") or {} for trial in trials]
             if any(trial.info.get("generator") for trial in trials):
                 continue
-            scores = [[one.get(f"macro/{m}") for m in ("f1", "tpr")] for one in told]
-            if all(value is not None for pair in scores for value in pair):
-                found[method] = tuple(np.mean(scores, 0))
+            pairs = [(one.get("macro/f1"), one.get("macro/tpr")) for one in told]
+            if None not in [value for pair in pairs for value in pair]:
+                found[method] = tuple(np.mean(np.array(pairs, np.float64), 0).tolist())
         return max(found, key=found.__getitem__) if found else None
 
     @property

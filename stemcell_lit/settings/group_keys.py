@@ -221,7 +221,7 @@ class StageConfig:
     pseudo_confidence: float = share(0.9)  # least probability of a pseudo-label
     batch_size: int = number(64, least=1)  # over all devices, which must divide it
     # most images that a stage learns from; it ends before, when validation no longer gains
-    images: int = number(192_000, least=1)
+    images: int = number(384_000, least=1)
     # at least so many in the first cycle; each further cycle doubles what was seen
     first_images: int = number(24_000, least=1)
     # least share by which a cycle lowers the validation loss, for another one to follow

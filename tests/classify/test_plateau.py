@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from stemcell_lit.classify.plateau import best, cycle_ends, goes_on, refined_los
 def test_cycles_double_what_was_seen_and_end_at_the_most(first, most):
     ends = cycle_ends(first, most)
     assert ends[-1] == most and ends == sorted(set(ends))
-    assert all(b in (2 * a, 2 * a + 1) for a, b in zip(ends, ends[1:], strict=False))
+    assert all(b in (2 * a, 2 * a + 1) for a, b in itertools.pairwise(ends))
     assert len(ends) == 1 or ends[0] >= first
     assert ends[0] // 2 < first  # no shorter first cycle was possible
 
