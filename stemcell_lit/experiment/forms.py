@@ -157,7 +157,8 @@ STAGE = form.record(
         "groups": form.listing(form.NAME, least=1),
         "images": form.whole(),
         "cycles": form.listing(
-            form.record({"images": form.whole(), "loss": _NUMBER}, more=False), least=1
+            form.record({"images": form.whole()}, dict.fromkeys(("loss", "tpr", "f1"), _NUMBER)),
+            least=1,
         ),
         "kept": form.whole(),
         "capped": form.flag,
@@ -168,7 +169,9 @@ STAGE = form.record(
 )
 
 
-PHASE = form.record({"images": form.whole(), "curve": form.CURVE, "loss": _NUMBER})
+PHASE = form.record(
+    {"images": form.whole(), "curve": form.CURVE, "validation": form.mapping(form.number())}
+)
 
 
 ACCURACY = form.record(

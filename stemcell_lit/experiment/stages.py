@@ -25,6 +25,7 @@ from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.classify.tree import Node
 from stemcell_lit.data.datamodule import PatchDataModule
 from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import Trial, rows_hash
@@ -88,11 +89,12 @@ class TrainedStage(Recipe):
         ends, seen = cycle_ends(stage.first_images, most_images(stage)), 0
         for i, end in enumerate(ends):
             phase = Phase(f"cycle-{i + 1}", end - seen, stage.sampler)
-            data, module, known = self._train(phase, i, module, folder / phase.name)
+            title = f"cycle {i + 1} of at most {len(ends)}"
+            data, module, known = self._train(phase, i, module, folder / phase.name, title)
             curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
             seen += known["images"]
-            cycles.append({"images": seen, "loss": known["loss"]})
-            losses = [cycle["loss"] for cycle in cycles]
+            cycles.append({"images": seen, **known["validation"]})
+            losses = [cycle.get("loss") for cycle in cycles]
             if not goes_on(losses, stage.gain):
                 break
         kept = best(losses)
@@ -102,7 +104,9 @@ class TrainedStage(Recipe):
             assert module is not None
             if phase.pseudo:
                 pseudo = _pseudo_labels(self.trial, module)
-            data, module, known = self._train(phase, i, module, folder / phase.name, pseudo)
+            data, module, known = self._train(
+                phase, i, module, folder / phase.name, phase.name, pseudo
+            )
             curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
             seen += known["images"]
         assert module is not None
@@ -151,10 +155,11 @@ class TrainedStage(Recipe):
         i: int,
         before: StageModule | None,
         place: Path,
+        title: str,
         pseudo: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[PatchDataModule, StageModule, dict[str, Any]]:
         """Data, module after a phase, and what is known of it; a killed run goes on behind a finished one."""
-        title = f"stage {self.node.name}, {phase.name}"
+        title = f"stage {self.node.name}, {title}"
         data = self._data(phase, i, pseudo)
         finished = _finished(place, title)
         if finished is not None:
@@ -165,7 +170,7 @@ class TrainedStage(Recipe):
         known = {
             "images": module.images_seen,
             "curve": module.curve,
-            "loss": _validation_loss(module, data),
+            "validation": _validation(module, data),
         }
         if first_rank():
             write_whole(place / _KNOWN, json.dumps(finite(known)))
@@ -193,13 +198,16 @@ def open_stage(folder: Path) -> tuple[StageModule, dict[str, Any]]:
     return load_stage(folder / "stage.ckpt"), about
 
 
-def _validation_loss(module: StageModule, data: PatchDataModule) -> float | None:
-    """See `refined_loss`, the same on all ranks; None without validation patches."""
-    loss = None
-    if len(data.bank["val"]):
-        p = module.probabilities(data.bank["val"].numpy())
-        loss = refined_loss(p, data.labels["val"].numpy())
-    shared: float | None = json.loads(Ranks().share(json.dumps(loss)) or "null")
+def _validation(module: StageModule, data: PatchDataModule) -> dict[str, float]:
+    """Loss (see `refined_loss`) and macro scores after a phase, the same on all ranks; empty without patches."""
+    pixels, labels = data.bank["val"].numpy(), data.labels["val"].numpy()
+    found = {}
+    if len(labels):
+        p = module.probabilities(pixels)
+        names = np.array(module.groups)
+        told = scores(names[labels], names[p.argmax(1)], module.groups)
+        found = {"loss": refined_loss(p, labels), "tpr": told["macro/tpr"], "f1": told["macro/f1"]}
+    shared: dict[str, float] = json.loads(Ranks().share(json.dumps(found)) or "{}")
     return shared
 
 
