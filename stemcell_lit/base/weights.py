@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from stemcell_lit.base.formats import MOST_DEPTH, Form, Wrong, is_regular, shown
@@ -55,6 +56,40 @@ def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, An
         raise UserError(f"{file}: not a readable {what}: {error}; {remedy}") from error
     except (Exception, RecursionError) as error:  # torch raises many kinds for a broken file
         raise UserError(f"{file}: not a readable {what} ({_told(error)}); {remedy}") from error
+    return content
+
+
+def read_state(file: Path, what: str, remedy: str) -> dict[str, torch.Tensor]:
+    """Tensors by name, from a file of safetensors or one of `torch.save`, whoever wrote it.
+
+    In the latter they may lie inside `state_dict`, `model` or `model_state_dict`, beside plain values.
+
+    Raises:
+        UserError: as `read_tensors`, or no tensors in it.
+    """
+    if not is_regular(file):
+        found = "is no regular file" if os.path.lexists(file) else "no such file"
+        raise UserError(f"{file}: {found}; {remedy}")
+    if zipfile.is_zipfile(file):
+        content = read_tensors(file, lambda value, where: None, what, remedy)
+        for inside in ("state_dict", "model_state_dict", "model"):
+            if isinstance(content.get(inside), Mapping):
+                content = content[inside]
+        content = {name: v for name, v in content.items() if isinstance(v, torch.Tensor)}
+    else:
+        try:
+            content = load_file(file)
+        except Exception as error:
+            raise UserError(
+                f"{file}: not a readable {what} ({_told(error)}); expected safetensors, or what torch.save writes "
+                f"since torch 1.6; {remedy}"
+            ) from error
+    try:
+        if not content:
+            raise Wrong("", "without tensors", "some")
+        tensors(content, "")
+    except Wrong as error:
+        raise UserError(f"{file}: not a readable {what}: {error}; {remedy}") from error
     return content
 
 

@@ -26,7 +26,12 @@ from stemcell_lit.settings.group_keys import StageConfig
 _SETTINGS = form.record(
     {
         "stage": form.settings(
-            asdict(StageConfig()), {"width": form.whole(1, 4096), "members": form.whole(1, 1024)}
+            asdict(StageConfig()),
+            {
+                "width": form.whole(1, 4096),
+                "members": form.whole(1, 1024),
+                "weights": form.maybe(form.text()),
+            },
         ),
         "node": form.text(),
         "groups": form.mapping(form.listing(form.NAME, least=1), most=form.MOST_CLASSES),
@@ -73,6 +78,7 @@ class StageModule(pl.LightningModule):
         image_size: height and width in pixels.
         seed: of the first weights.
         channels: views of a patch: the scales of its store.
+        allow_module: a network of the user's own that may be imported, see `networks.maker`; kept in no file.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class StageModule(pl.LightningModule):
         image_size: int,
         seed: int = 0,
         channels: int = 1,
+        allow_module: str | None = None,
     ):
         super().__init__()
         groups = {name: list(members) for name, members in groups.items()}
@@ -99,22 +106,22 @@ class StageModule(pl.LightningModule):
                 "channels": channels,
             }
         )
-        least = networks.LEAST_SIZE.get(stage["network"], 1)
-        if image_size < least:
-            raise UserError(
-                f"stage.network={stage['network']}: patches of {image_size} px, expected {least} or more; give "
-                "a larger data.patch_size, or stage.network=small"
-            )
-        self.stage, self.node, self.groups = dict(stage), node, list(groups)
+        self.stage, self.node = {**asdict(StageConfig()), **stage}, node
+        self.groups = list(groups)
+        name = self.stage["network"]
         self.network = networks.build(
-            stage["network"],
+            name,
             len(groups),
-            stage["width"],
-            stage["dropout"],
+            self.stage["width"],
+            self.stage["dropout"],
             seed,
-            stage["members"],
+            self.stage["members"],
             channels,
+            allow_module,
         )
+        if next(self.network.parameters()).device.type != "meta":  # there sizes alone are asked for
+            networks.check_size(self.network, name, len(groups), channels, image_size)
+        networks.freeze(self.network, self.stage["freeze"], len(groups))
         self.head_only = False
         self.images_seen = (
             0  # a plain number: reading a tensor would make every step wait for the GPU
@@ -147,15 +154,22 @@ class StageModule(pl.LightningModule):
         self.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for head in networks.heads(self.network):
+            for head in networks.heads(self.network, len(self.groups)):
                 head.reset_parameters()
                 head.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> StageModule:
-        """Training mode; while the head alone is trained, statistics and dropout of the features stay fixed."""
+        """Training mode; while the head alone is trained, statistics and dropout of the features stay fixed.
+
+        So do the statistics of frozen parts.
+        """
         super().train(mode and not self.head_only)
         self.training = mode
+        for layer in self.network.modules():
+            own = list(layer.parameters(recurse=False))
+            if own and not any(p.requires_grad for p in own):
+                layer.training = False
         return self
 
     def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -204,14 +218,13 @@ class StageModule(pl.LightningModule):
         return lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.05) / 0.95)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW, or the paper's SGD with momentum; normalisation weights and biases are not decayed."""
-        learned = [p for p in self.parameters() if p.requires_grad]
-        decay = [p for p in learned if p.ndim > 1]
-        plain = [p for p in learned if p.ndim <= 1]
-        params = [
-            {"params": decay, "weight_decay": self.stage["weight_decay"]},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+        """AdamW, or the paper's SGD with momentum; normalisation weights and biases are not decayed.
+
+        With `layer_decay` each part of the network has groups of its own, whose `scale` the rate is multiplied by.
+        """
+        params = networks.rate_groups(
+            self.network, self.stage["weight_decay"], self.stage["layer_decay"], len(self.groups)
+        )
         if self.stage["optimizer"] == "adamw":
             return torch.optim.AdamW(params, lr=self.stage["lr"])
         if self.stage["optimizer"] == "sgd":
@@ -225,7 +238,7 @@ class StageModule(pl.LightningModule):
             return -1
         rate = self.learning_rate(self.images_seen / self.stage["images"])
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         # Dropout draws from torch's own state: a resumed run repeats the draws, on every rank its own.
         key = [self.hparams["seed"], self.global_rank, self.images_seen]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
@@ -307,7 +320,11 @@ class StageModule(pl.LightningModule):
 
 
 def read_stage(
-    file: Path, remedy: str, what: str = "stage", beside: Mapping[str, form.Form] | None = None
+    file: Path,
+    remedy: str,
+    what: str = "stage",
+    beside: Mapping[str, form.Form] | None = None,
+    allow_module: str | None = None,
 ) -> tuple[StageModule, dict[str, Any]]:
     """A stage from its plain settings and weights, in evaluation mode, and the whole content of the file.
 
@@ -316,11 +333,19 @@ def read_stage(
         remedy: what to do where it cannot be read.
         what: it is, for the sentence.
         beside: what else the file must hold, name -> form.
+        allow_module: a network of the user's own that the file may ask for.
 
     Raises:
         UserError: missing, unreadable, or not of this form.
     """
     content = read_tensors(file, form.record({**_SAVED, **(beside or {})}), what, remedy)
     settings, weights = content["hyper_parameters"], content["state_dict"]
-    stage = build(lambda: StageModule(**settings), weights, file, what, remedy)
+    try:
+        # before anything is built: what the user may do about it is another thing than for a broken file
+        networks.maker(settings["stage"].get("network", "small"), allow_module)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    stage = build(
+        lambda: StageModule(**settings, allow_module=allow_module), weights, file, what, remedy
+    )
     return stage.eval(), content

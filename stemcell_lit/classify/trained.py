@@ -108,8 +108,12 @@ class TrainedHierarchy:
         (folder / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path) -> TrainedHierarchy:
+    def load(cls, folder: str | Path, allow_module: str | None = None) -> TrainedHierarchy:
         """Reads what `save` wrote; weights are never unpickled as code.
+
+        Args:
+            folder: `model` of a trial.
+            allow_module: a network of the user's own that it may ask for, `package.attribute`.
 
         Raises:
             UserError: no trained hierarchy there, or an unreadable one.
@@ -131,7 +135,9 @@ class TrainedHierarchy:
             raise UserError(
                 f"{file}: has stages {sorted(about['stages'])[:20]}, its tree has {sorted(nodes)[:20]}; {again}"
             )
-        stages = {name: load_stage(folder / part) for name, part in about["stages"].items()}
+        stages = {
+            name: load_stage(folder / part, allow_module) for name, part in about["stages"].items()
+        }
         size, scales = about["image_size"], about["scales"]
         for name, stage in stages.items():
             found = (stage.hparams["image_size"], stage.hparams["channels"])
@@ -152,10 +158,10 @@ def save_weights(module: pl.LightningModule, file: Path) -> None:
     save_whole({"hyper_parameters": dict(module.hparams), "state_dict": weights}, file)
 
 
-def load_stage(file: Path) -> StageModule:
+def load_stage(file: Path, allow_module: str | None = None) -> StageModule:
     """A stage from what `save_weights` wrote, in evaluation mode.
 
     Raises:
-        UserError: missing or unreadable.
+        UserError: missing or unreadable, or a network of the user's own that is not allowed.
     """
-    return read_stage(file, "run the trial again")[0]
+    return read_stage(file, "run the trial again", allow_module=allow_module)[0]

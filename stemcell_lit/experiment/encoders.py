@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from stemcell_lit.base.artifacts import Recipe
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.gan.encoder import FILE, Encoder
 from stemcell_lit.settings.group_keys import StageConfig
+from stemcell_lit.settings.roles import determining
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainedEncoder(Recipe):
             "data": self.trial.store.content_hash,
             "train": rows_hash(self.trial.split.train),
             "size": self.trial.size,
-            "stage": {**asdict(StageConfig()), "images": config.quality.encoder_images},
+            "stage": {**determining(StageConfig()), "images": config.quality.encoder_images},
             "threads": config.trainer.threads,
         }
 

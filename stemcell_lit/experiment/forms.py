@@ -98,6 +98,7 @@ RESULT = form.versioned(
         },
         {
             "hash": form.HASH,
+            "outside": form.mapping(form.text(64)),
             "store": form.text(),
             "metrics": _SCORES,
             "validation": form.maybe(_SCORES),

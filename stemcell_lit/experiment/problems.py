@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 
 from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.classify.networks import heads
+from stemcell_lit.classify.pretrained import start_from
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
@@ -28,6 +30,7 @@ from stemcell_lit.experiment.trial import (
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import RunCommand
+from stemcell_lit.settings.network_names import own_module
 
 SPLIT = ("fold", "folds", "validation", "class")  # kinds that a change of the split may mend
 
@@ -291,7 +294,18 @@ def _build_stage(config: RunCommand, store: PatchStore) -> None:
     k, size = len(store.classes), config.data.patch_size or store.size
     groups = {c: [c] for c in store.classes}
     stage = dict(vars(config.stage))
-    module = StageModule(stage, "root", groups, [1] * k, size, 0, len(store.scales))
+    if stage["freeze"] != "none" and not stage["weights"]:
+        raise UserError(
+            f"stage.freeze={stage['freeze']}: keeps random weights as they are; give stage.weights=, or leave it out"
+        )
+    network = stage["network"]
+    module = StageModule(
+        stage, "root", groups, [1] * k, size, 0, len(store.scales), own_module(network)
+    )
+    if stage["weights"]:
+        start_from(module.network, network, stage["weights"], k)
+    if stage["retrain_head"]:
+        heads(module.network, k)
     module.loss(torch.zeros(1, k), torch.zeros(1, dtype=torch.int64))
     module.learning_rate(0.5)
     module.configure_optimizers()

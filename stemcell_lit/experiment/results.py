@@ -301,6 +301,7 @@ def _name_methods(trials: Sequence[Result]) -> None:
         same = [trial for trial in trials if trial.info["method"] == name]
         settings = [
             {k: v for k, v in flatten(c.info["config"]).items() if role_of(k) is Role.RESULT}
+            | _weights(c)
             for c in same
         ]
         keys = sorted(set().union(*settings))
@@ -308,6 +309,13 @@ def _name_methods(trials: Sequence[Result]) -> None:
         for trial, setting in zip(same, settings, strict=True):
             told = ", ".join(f"{k}={as_override(setting.get(k))}" for k in differ)
             trial.method = f"{name} [{told}]" if told else name
+
+
+def _weights(trial: Result) -> dict[str, Any]:
+    """What a trial's networks began with: the name of the file, and the first digits of its hash."""
+    path = trial.info["config"].get("stage", {}).get("weights")
+    digits = trial.info.get("outside", {}).get("weights", "")[:8]
+    return {"stage.weights": f"{Path(path).name}@{digits}"} if path else {}
 
 
 def comparable(trials: Sequence[Result], baseline: str) -> Results:

@@ -106,7 +106,7 @@ def _train(trial: Trial) -> Trained:
         generated = PatchStore.open(generator["generated"]) if generator else None
         for node in hierarchy.nodes:
             folder = trial.artifacts.get(TrainedStage(trial, node, generated))
-            modules[node.name], about = open_stage(folder)
+            modules[node.name], about = open_stage(folder, trial.config.stage.network)
             stages.append(about)
     model = TrainedHierarchy(hierarchy, modules, trial.size, trial.um_per_px, trial.store.scales)
     if len(trial.val) and trial.config.method.network:
@@ -146,6 +146,7 @@ def _beginning(trial: Trial) -> dict[str, Any]:
         "classes": trial.store.classes,
         "data": _data_facts(trial),
         "temporal": {"kind": trial.hierarchy.temporal},
+        "outside": trial.outside,
         "config": asdict(config),
     }
 
@@ -318,7 +319,8 @@ def evaluate_store(config: EvaluateCommand) -> Path:
     """
     out, inputs = Path(config.out), [config.store, config.checkpoint]
     check_target(out, "evaluation", inputs=inputs)
-    store, model = PatchStore.open(config.store), TrainedHierarchy.load(config.checkpoint)
+    store = PatchStore.open(config.store)
+    model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
     table, result = evaluate(model, Part(store, np.arange(len(store))))
     with whole_or_absent(out, "evaluation", inputs=inputs) as folder:
         table.to_parquet(folder / PREDICTIONS, index=False)

@@ -19,6 +19,7 @@ from stemcell_lit.base.files import finite, write_whole
 from stemcell_lit.base.ranks import Ranks, first_rank
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.classify.plateau import best, cycle_ends, goes_on, refined_loss
+from stemcell_lit.classify.pretrained import start_from
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import load_stage, save_weights
@@ -31,6 +32,7 @@ from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import StageConfig
+from stemcell_lit.settings.network_names import own_module
 from stemcell_lit.settings.roles import determining
 
 # Of a finished phase
@@ -74,6 +76,7 @@ class TrainedStage(Recipe):
             "generated": self.generated.content_hash if self.generated else None,
             "mix": determining(config.mix) if self.generated else None,
             "stage": stage,
+            **self.trial.outside,
             "size": config.data.patch_size,
             "augment": config.data.augment,
             "pixels": config.data.pixels,
@@ -99,7 +102,8 @@ class TrainedStage(Recipe):
                 break
         kept = best(losses)
         if kept < i:
-            module = load_stage(folder / f"cycle-{kept + 1}" / _WEIGHTS)
+            file = folder / f"cycle-{kept + 1}" / _WEIGHTS
+            module = load_stage(file, own_module(stage.network))
         for i, phase in enumerate(later_phases(stage, cycles[kept]["images"]), start=len(ends)):
             assert module is not None
             if phase.pseudo:
@@ -161,7 +165,7 @@ class TrainedStage(Recipe):
         """Data, module after a phase, and what is known of it; a killed run goes on behind a finished one."""
         title = f"stage {self.node.name}, {title}"
         data = self._data(phase, i, pseudo)
-        finished = _finished(place, title)
+        finished = _finished(place, title, self.trial.config.stage.network)
         if finished is not None:
             return data, *finished
         module = self._module(phase, i, data, before)
@@ -184,7 +188,12 @@ class TrainedStage(Recipe):
         counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
         torch.manual_seed(seed + i)
         plan = {**asdict(self.trial.config.stage), "images": phase.images}
-        module = StageModule(plan, self.node.name, targets, counts, data.size, seed, data.channels)
+        allow = own_module(plan["network"])
+        module = StageModule(
+            plan, self.node.name, targets, counts, data.size, seed, data.channels, allow
+        )
+        if before is None and plan["weights"]:
+            start_from(module.network, plan["network"], plan["weights"], len(targets))
         if before is not None:
             module.load_state_dict(before.state_dict())
         if phase.head:
@@ -192,10 +201,15 @@ class TrainedStage(Recipe):
         return module
 
 
-def open_stage(folder: Path) -> tuple[StageModule, dict[str, Any]]:
-    """The stage in the folder of a `TrainedStage`, and what is known of its training."""
+def open_stage(folder: Path, network: str) -> tuple[StageModule, dict[str, Any]]:
+    """The stage in the folder of a `TrainedStage`, and what is known of its training.
+
+    Args:
+        folder: of the artifact.
+        network: `stage.network` of the settings: where it is the user's own, it may be imported.
+    """
     about = form.read_json(folder / "stage.json", STAGE, f"delete {folder} and run again")
-    return load_stage(folder / "stage.ckpt"), about
+    return load_stage(folder / "stage.ckpt", own_module(network)), about
 
 
 def _validation(module: StageModule, data: PatchDataModule) -> dict[str, float]:
@@ -211,7 +225,7 @@ def _validation(module: StageModule, data: PatchDataModule) -> dict[str, float]:
     return shared
 
 
-def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | None:
+def _finished(place: Path, title: str, network: str) -> tuple[StageModule, dict[str, Any]] | None:
     """A phase that an earlier run finished and what is known of it, the same on all ranks; None: it is to do."""
     ranks, file = Ranks(), place / _WEIGHTS
     text = None
@@ -224,7 +238,7 @@ def _finished(place: Path, title: str) -> tuple[StageModule, dict[str, Any]] | N
             print(printable(f"{file}: broken ({error}); {title} begins again"), file=sys.stderr)
             file.unlink()
     text = ranks.share(text)
-    return None if text is None else (load_stage(file), json.loads(text))
+    return None if text is None else (load_stage(file, own_module(network)), json.loads(text))
 
 
 @dataclass(frozen=True)

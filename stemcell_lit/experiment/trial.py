@@ -16,12 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from stemcell_lit.base.artifacts import ArtifactStore, Recipe, key_hash
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.classify.pretrained import weights_hash
+from stemcell_lit.classify.user_network import source_hash
 from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import DataConfig
+from stemcell_lit.settings.network_names import own_module
 from stemcell_lit.settings.roles import determining
 
 if TYPE_CHECKING:
@@ -155,8 +158,24 @@ class Trial:
                 "format": SETTINGS_VERSION,
                 "content": self.store.content_hash,
                 **relevant(self.config),
+                **self.outside,
             }
         )
+
+    @cached_property
+    def outside(self) -> dict[str, str]:
+        """SHA-256 of what settings only name and what makes another result: weights to begin with, a user's network.
+
+        Raises:
+            UserError: it is not there.
+        """
+        stage, found = self.config.stage, {}
+        if stage.weights:
+            found["weights"] = weights_hash(stage.network, stage.weights)
+        own = own_module(stage.network)
+        if own:
+            found["module"] = source_hash(own)
+        return found
 
     @property
     def name(self) -> str:
@@ -243,7 +262,13 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
         UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
     """
     # a path is text: OmegaConf would evaluate ${...} in it
-    pathless = replace(config, out="-", artifacts=None, data=replace(config.data, store=None))
+    pathless = replace(
+        config,
+        out="-",
+        artifacts=None,
+        data=replace(config.data, store=None),
+        stage=replace(config.stage, weights=None),
+    )
     copy = OmegaConf.structured(pathless)
     for key, value in settings.items():
         if not str(key).startswith(CHOOSABLE):
@@ -260,6 +285,8 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
     assert isinstance(found, RunCommand)
     check(found)
     data = replace(found.data, store=config.data.store)
+    if "stage.weights" not in settings:
+        found.stage.weights = config.stage.weights
     return replace(found, out=config.out, artifacts=config.artifacts, data=data)
 
 

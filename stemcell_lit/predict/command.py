@@ -56,7 +56,7 @@ def predict(config: PredictCommand) -> Path:
     out = Path(config.out)
     check(config)
     check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
-    model = TrainedHierarchy.load(config.checkpoint)
+    model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
     threads = torch.get_num_threads()
     try:
         if config.threads:

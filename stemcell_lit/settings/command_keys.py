@@ -153,6 +153,8 @@ class EvaluateCommand:
     checkpoint: str = MISSING
     store: str = MISSING
     out: str = MISSING
+    # a network of your own that the checkpoint asks for, package.attribute: its code is run
+    allow_module: str | None = None
 
 
 @dataclass
@@ -252,6 +254,8 @@ class PredictCommand:
     adjust: int = number(1024, least=0)
     panels: int = number(5, least=1)  # frames in the overlay
     threads: int = number(0, least=0, most=1024)  # of the networks; 0: torch's choice, all cores
+    # a network of your own that the checkpoint asks for, package.attribute: its code is run
+    allow_module: str | None = None
 
 
 def typed(config: Any, kind: type = RunCommand) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -28,6 +30,8 @@ class Bound:
         choices: legal texts.
         items: legal numbers of items of a list, fewest and most.
         unique: whether the items of a list must differ.
+        pattern: regular expression; texts of this form are legal beside the choices.
+        told: the choices in words, where they are too many to list.
     """
 
     least: float | None = None
@@ -37,11 +41,13 @@ class Bound:
     choices: tuple[str, ...] = ()
     items: tuple[int, int | None] = (0, None)
     unique: bool = False
+    pattern: str = ""
+    told: str = ""
 
     def __str__(self) -> str:
         """In words, such as `above 0, to 1`; empty where anything goes."""
         if self.choices:
-            return " | ".join(self.choices)
+            return self.told or " | ".join(self.choices)
         words = []
         fewest, most_items = self.items
         if fewest and fewest == most_items:
@@ -63,7 +69,9 @@ class Bound:
     def holds(self, value: Any) -> bool:
         """Whether one value, or one item, is legal."""
         if self.choices:
-            return value in self.choices
+            return value in self.choices or bool(
+                self.pattern and re.fullmatch(self.pattern, str(value))
+            )
         if not isinstance(value, int | float) or isinstance(value, bool):
             return True
         return not (
@@ -122,6 +130,18 @@ def choice(default: str, *others: str) -> Any:
     return _field(default, Bound(choices=(default, *others)))
 
 
+def choice_or(default: str, *others: str, pattern: str, told: str) -> Any:
+    """A field that holds one of some texts, or a text that matches a regular expression.
+
+    Args:
+        default: one of them.
+        others: the rest.
+        pattern: of further legal texts.
+        told: what is legal, in words.
+    """
+    return _field(default, Bound(choices=(default, *others), pattern=pattern, told=told))
+
+
 def choices(default: list[str], *legal: str) -> Any:
     """A field that holds a list of some texts."""
     return _field(default, Bound(choices=legal))
@@ -168,7 +188,15 @@ def check(config: Any, prefix: str = "") -> None:
         if wrong:
             few = "some" if many else "one"
             expected = f"{few} of {bound}" if bound.choices else str(bound)
+            expected += _nearest(wrong[0], bound) if bound.told else ""
             raise UserError(f"{key}={_shown(value)}: expected {expected}")
+
+
+def _nearest(value: Any, bound: Bound) -> str:
+    """The choices that a text looks like, upper and lower case alike."""
+    lower = {c.lower(): c for c in bound.choices}
+    near = difflib.get_close_matches(str(value).lower(), list(lower), 3, 0.7)
+    return f"; did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
 
 
 def _told(number: float) -> str:

@@ -8,8 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemcell_lit.settings.field_types import choice, choices, number, numbers, random_seed, share
-from stemcell_lit.settings.roles import repeat, shown, where
+from stemcell_lit.settings import network_names
+from stemcell_lit.settings.field_types import (
+    choice,
+    choice_or,
+    choices,
+    number,
+    numbers,
+    random_seed,
+    share,
+)
+from stemcell_lit.settings.roles import quiet, repeat, shown, where
 
 
 @dataclass
@@ -197,11 +206,22 @@ class StageConfig:
     """The network of a stage and its training (`classify/`)."""
 
     name: str = "small"
-    network: str = choice("small", "valid", "vgg")
-    width: int = number(16, least=1, most=4096)
+    network: str = choice_or(
+        *network_names.OWN,
+        *network_names.MONAI,
+        pattern=network_names.MODULE,
+        told=network_names.TOLD,
+    )
+    width: int = number(16, least=1, most=4096)  # of the first block; MONAI's have their own
     dropout: float = number(0.2, least=0, below=1)
     # networks of an ensemble, trained side by side, their probabilities averaged
     members: int = number(1, least=1, most=1024)
+    # a file of weights to begin with, or imagenet; None: random ones. What it holds counts, not where it lies
+    weights: str | None = where(None)
+    # what stays as those weights have it: nothing | the first part | all but the last layer
+    freeze: str = quiet(choice("none", "stem", "body"))
+    # times the rate of a part of the network that the part before it has
+    layer_decay: float = quiet(number(1.0, above=0, most=1))
     loss: str = choice("plain", "weighted", "focal", "logit_adjusted")
     focal_gamma: float = number(2.0, least=0)
     # of logit_adjusted: weight of the log prior; 1 is balanced softmax

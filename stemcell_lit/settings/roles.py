@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 _KEY = "role"  # of a field's metadata
+_QUIET = "quiet"  # too
 
 
 class Role(Enum):
@@ -43,6 +44,15 @@ def shown(default: Any) -> Any:
     return _with_role(default, Role.SHOWN)
 
 
+def quiet(of: Any) -> Any:
+    """A field whose default changes nothing, and is no part of a hash: what was made before it was there stays valid.
+
+    Args:
+        of: a field, such as `number(1.0)`, with a plain default.
+    """
+    return dataclasses.field(default=of.default, metadata={**of.metadata, _QUIET: True})
+
+
 def _with_role(default: Any, role: Role) -> Any:
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={_KEY: role})
@@ -56,11 +66,12 @@ def _with_role(default: Any, role: Role) -> Any:
 
 
 def determining(settings: Any) -> dict[str, Any]:
-    """What of settings makes another result: `dataclasses.asdict` of them, without the rest."""
+    """What of settings makes another result: `dataclasses.asdict` of them, without the rest and quiet defaults."""
     plain = asdict(settings)
     for f in fields(settings):
         value = getattr(settings, f.name)
-        if not declared_role(f).counts:
+        silent = f.metadata.get(_QUIET, False) and value == f.default
+        if silent or not declared_role(f).counts:
             del plain[f.name]
         elif is_dataclass(value):
             plain[f.name] = determining(value)

@@ -55,7 +55,9 @@ def test_first_weights_depend_on_the_seed_alone():
     same = [torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(next(a.parameters()), next(c.parameters()))
-    with pytest.raises(UserError, match="small, valid, vgg"):
+    with pytest.raises(
+        UserError, match=r"resnet: expected one of small \| valid \| vgg \| residual"
+    ):
         build("resnet", 3, 4, 0.0, seed=0)
 
 

@@ -176,7 +176,7 @@ def test_without_padding_shared_features_are_windows_cut_out(stride, monkeypatch
 
 
 def test_a_network_without_padding_says_how_small_a_patch_may_be():
-    with pytest.raises(UserError, match="stage.network=valid: patches of 16 px, expected 30"):
+    with pytest.raises(UserError, match="=valid: patches of 16 px leave nothing .* expected 30 or"):
         StageModule(
             asdict(StageConfig(network="valid")), "root", {"a": ["a"], "b": ["b"]}, [1, 1], 16
         )

@@ -8,7 +8,12 @@ import pytest
 
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.field_types import bound_of
-from stemcell_lit.settings.group_keys import MethodConfig, SimulationConfig, TrainerConfig
+from stemcell_lit.settings.group_keys import (
+    MethodConfig,
+    SimulationConfig,
+    StageConfig,
+    TrainerConfig,
+)
 from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.roles import Role, determining
 
@@ -46,7 +51,8 @@ def test_what_determines_a_result_is_everything_but_where_it_is_made_and_how_it_
     found = determining(RunCommand())
     assert "out" not in found and "subsets" not in found["hierarchy"]
     assert set(found["data"]) == {"patch_size", "pixels", "augment"}
-    assert found["stage"] == asdict(RunCommand().stage)
+    quiet = {"weights", "freeze", "layer_decay"}
+    assert found["stage"] == {k: v for k, v in asdict(RunCommand().stage).items() if k not in quiet}
 
 
 def test_a_field_with_a_role_keeps_its_bound_and_its_default():
@@ -59,3 +65,11 @@ def test_commands_of_many_cells_name_what_no_single_cell_is_given():
     assert {"methods", "seeds", "baseline", "method", "split.fold", "out"} <= own_keys("reproduce")
     assert {"gans", "folds", "gan.images", "hierarchy"} <= own_keys("judge")
     assert not {"stage", "gan", "data.store"} & own_keys("reproduce")
+
+
+def test_a_quiet_default_is_no_part_of_what_determines_a_result_and_another_value_is():
+    assert "freeze" not in determining(StageConfig())
+    assert determining(StageConfig(freeze="stem"))["freeze"] == "stem"
+    assert determining(StageConfig(layer_decay=0.5))["layer_decay"] == 0.5
+    # where a file lies is no part of it: what it holds is, see `Trial.outside`
+    assert determining(StageConfig(weights="a.pt")) == determining(StageConfig())
