@@ -133,6 +133,7 @@ class StageModule(pl.LightningModule):
         self.register_buffer("log_prior", (prior / prior.sum()).log(), persistent=False)
         metrics = stage_metrics(self.groups)
         self.val_metrics = metrics.clone(prefix="val/")
+        self.train()  # Lightning takes the modes as they are
         self.curve: list[dict[str, float]] = []
         self._loss_sum: torch.Tensor | float = 0.0
         self._loss_n = 0

@@ -107,6 +107,7 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
         "temporal": hierarchy.temporal,
         "colonies": asdict(config.colonies),
         "exact": mapper.exact,
+        "shared": mapper.shared,
         "adjust": config.adjust,
         "deviation": deviation_of(found),
         "notices": notices,
@@ -142,7 +143,9 @@ def _notices(
             f"{name} does not tell its frame interval, so the model's knowledge of time is not used; "
             "give hours_per_frame"
         )
-    if mapper.exact and not config.exact:
+    for stage, reason in mapper.cut.items():
+        said.append(f"stage {stage}: {reason}: its windows are cut out, as with exact=true")
+    if mapper.exact and not (config.exact or mapper.cut):
         said.append(
             f"the model looks at scales {list(model.scales)}, whose windows cannot share features: every window is cut "
             "out, as with exact=true"

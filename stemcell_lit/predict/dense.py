@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from stemcell_lit.classify.networks import Residual
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
@@ -24,6 +25,9 @@ ADJUST_LEAST = 100  # windows; fewer cannot tell hundreds of features apart
 
 
 RIDGE = 0.01  # of the features' mean square; ten times more or less changes little
+
+
+HEAD_LAYERS = (nn.Flatten, nn.Dropout, nn.Linear, nn.ReLU)  # they do the same to a row of features
 
 
 class DenseStage:
@@ -39,24 +43,14 @@ class DenseStage:
     """
 
     def __init__(self, stage: StageModule, size: int, stride: int):
-        if stage.stage["members"] > 1 or stage.stage["turns"]:
-            raise UserError(
-                "stage.members or stage.turns: windows of averaged answers cannot share features; give exact=true"
-            )
-        layers = _leaves(copy.deepcopy(stage.network).eval())
-        kinds = [type(layer) for layer in layers]
-        cut = kinds.index(nn.AdaptiveAvgPool2d) if nn.AdaptiveAvgPool2d in kinds else 0
-        body, head = layers[:cut], layers[cut + 1 :]
-        padded = {la.padding != (0, 0) for la in body if isinstance(la, nn.Conv2d)}
-        if len(padded) != 1 or not all(_shareable(layer) for layer in body):
-            raise UserError(
-                f"stage.network={stage.stage['network']}: its windows cannot share features; expected "
-                "3x3 convolutions, all padded or none, and 2x2 pools before one average; give exact=true"
-            )
+        reason = why_not(stage)
+        if reason:
+            raise UserError(f"{reason}; give exact=true")
+        body, head = _halves(copy.deepcopy(stage.network).eval())
         self.size, self.stride, self.groups = size, stride, len(stage.groups)
         self.pool = total_pool(stage)
         # Without padding nothing behind a window's border plays a part, and sharing is exact
-        self.exact = all(la.padding == (0, 0) for la in body if isinstance(la, nn.Conv2d))
+        self.exact = not any(_padded(body))
         # Features that a tile needs around it
         self.halo = 0 if self.exact else math.ceil(_reach(body) / self.pool)
         self.body = nn.Sequential(*_fused(body))
@@ -167,6 +161,42 @@ class DenseStage:
                 yield tile, torch.cat(parts, 1)
 
 
+def why_not(stage: StageModule) -> str:
+    """Why the windows of a stage cannot share features, in words; empty where they can."""
+    if stage.stage["members"] > 1 or stage.stage["turns"]:
+        return "stage.members or stage.turns: windows of averaged answers cannot share features"
+    body, head = _halves(stage.network)
+    simple = all(isinstance(layer, HEAD_LAYERS) for layer in head)
+    if len(set(_padded(body))) != 1 or not all(_shareable(la) for la in body) or not simple:
+        return (
+            f"stage.network={stage.stage['network']}: its windows cannot share features; that takes a chain of 3x3 "
+            "convolutions, all padded or none, residual blocks of this project and 2x2 pools before one average, and "
+            "linear layers behind it"
+        )
+    return ""
+
+
+def _halves(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The layers before and behind the average over a window; none before where there is no such average."""
+    layers = _leaves(network)
+    average = [
+        isinstance(la, nn.AdaptiveAvgPool2d) and la.output_size in (1, (1, 1)) for la in layers
+    ]
+    cut = average.index(True) if any(average) else 0
+    return layers[:cut], layers[cut + 1 :]
+
+
+def _padded(body: list[nn.Module]) -> list[bool]:
+    """Whether each convolution is padded; of a residual block the shortcut's needs none, for it is 1x1."""
+    found = []
+    for layer in body:
+        if isinstance(layer, Residual):
+            found += _padded(_leaves(layer.body))
+        elif isinstance(layer, nn.Conv2d):
+            found.append(layer.padding != (0, 0))
+    return found
+
+
 def total_pool(stage: StageModule) -> int:
     """Pixels per feature of a stage's network, per side."""
     pools = sum(isinstance(layer, nn.MaxPool2d) for layer in _leaves(stage.network))
@@ -192,6 +222,8 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 def _shareable(layer: nn.Module) -> bool:
+    if isinstance(layer, Residual):
+        return all(_shareable(la) for la in (*_leaves(layer.body), *_leaves(layer.shortcut)))
     if isinstance(layer, nn.Conv2d):
         same = tuple(2 * p + 1 for p in layer.padding) == layer.kernel_size  # type: ignore[operator]
         return (
@@ -208,9 +240,9 @@ def _reach(body: list[nn.Module]) -> int:
     """Pixels beyond a feature's own square that it depends on."""
     step, reach = 1, 0
     for layer in body:
-        if isinstance(layer, nn.Conv2d):
-            reach += layer.kernel_size[0] // 2 * step
-        elif isinstance(layer, nn.MaxPool2d):
+        convs = _leaves(layer.body) if isinstance(layer, Residual) else [layer]
+        reach += sum(c.kernel_size[0] // 2 * step for c in convs if isinstance(c, nn.Conv2d))
+        if isinstance(layer, nn.MaxPool2d):
             step *= 2
     return reach
 
@@ -222,6 +254,9 @@ def _fused(body: list[nn.Module]) -> list[nn.Module]:
     """
     done: list[nn.Module] = []
     for layer in body:
+        if isinstance(layer, Residual):
+            layer.body = nn.Sequential(*_fused(_leaves(layer.body)))
+            layer.shortcut = nn.Sequential(*_fused(_leaves(layer.shortcut)))
         if isinstance(layer, nn.BatchNorm2d) and done and isinstance(done[-1], nn.Conv2d):
             done[-1] = fuse_conv_bn_eval(done[-1], layer)
         elif isinstance(layer, nn.MaxPool2d) and done and isinstance(done[-1], nn.ReLU):

@@ -12,7 +12,7 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
 from stemcell_lit.patches.store import ViewCutter
-from stemcell_lit.predict.dense import DenseStage, total_pool, usable_stride
+from stemcell_lit.predict.dense import DenseStage, total_pool, usable_stride, why_not
 
 BATCH = 256  # windows cut out at once
 
@@ -32,9 +32,13 @@ class Mapper:
         shape: (height, width) of the frames, px.
         um_per_px: of the frames; None: that of the model.
         stride: px of the movie between windows; the nearest that the networks allow is taken.
-        exact: cut every window out, as in training; always so where the model looks at several scales.
+        exact: cut every window out, as in training; always so where the model looks at several scales. Otherwise the
+            windows of a stage share features where its layers allow it, and are cut out where they do not.
 
     Attributes:
+        exact: whether the windows of every stage are cut out.
+        shared: stages whose windows share features.
+        cut: other stages, and why theirs do not; empty with `exact`, and where the model looks at several scales.
         scale: model px per px of the movie.
         stride: between windows, model px.
         grid: (rows, columns) of windows.
@@ -55,9 +59,13 @@ class Mapper:
         if stride < 1:
             raise UserError(f"stride={stride}: expected 1 px of the movie or more")
         # The views of several scales move at different speeds past a window: nothing to share
-        self.model, self.shape, self.exact = model, shape, exact or len(model.scales) > 1
+        self.model, self.shape = model, shape
+        exact = exact or len(model.scales) > 1
+        self.cut = {} if exact else {n: why_not(s) for n, s in model.stages.items() if why_not(s)}
+        self.shared = [] if exact else [name for name in model.stages if name not in self.cut]
+        self.exact = exact or (not self.shared and bool(model.stages))
         self.scale = scale_between(um_per_px, model.um_per_px)  # as patches are for training
-        pool = max((total_pool(stage) for stage in model.stages.values()), default=1)
+        pool = max((total_pool(model.stages[name]) for name in self.shared), default=1)
         self.stride = usable_stride(stride * self.scale, pool)
         self.size = model.image_size
         reduced = scaled_shape(shape, self.scale)
@@ -70,12 +78,9 @@ class Mapper:
         self._rows, self._columns = (
             self._nearest(side, count) for side, count in zip(shape, self.grid, strict=True)
         )
-        self._dense: dict[str, DenseStage] = {}
-        if not self.exact:
-            self._dense = {
-                name: DenseStage(stage, self.size, self.stride)
-                for name, stage in model.stages.items()
-            }
+        self._dense = {
+            name: DenseStage(model.stages[name], self.size, self.stride) for name in self.shared
+        }
 
     def reduce(self, frame: np.ndarray) -> np.ndarray:
         """A frame at the model's pixel size, uint8; whole factors average blocks, as in training."""
@@ -194,7 +199,7 @@ class Mapper:
         for name, stage in self.model.stages.items():
             if name in silent:
                 p[name] = np.zeros((count, len(stage.groups)), np.float32)
-            elif exact:
+            elif exact or name not in self._dense:
                 p[name] = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
             else:
                 p[name] = self._dense[name].probabilities(image, wanted)[wanted]

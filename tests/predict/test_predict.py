@@ -43,6 +43,7 @@ def make_stage(network="small", groups=("a", "b", "c"), width=4):
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.uniform_(-0.3, 0.3, generator=generator)
             layer.running_var.uniform_(0.3, 1.5, generator=generator)
+            layer.weight.data.fill_(1)  # a residual block begins with 0
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             layer.weight.data *= 2.5  # or deep random networks answer the same to everything
     return stage
@@ -142,7 +143,7 @@ def test_shared_features_equal_windows_cut_out_where_padding_plays_no_part(
     assert expected.std(axis=(0, 1)).max() > 0.01  # windows do differ
 
 
-@pytest.mark.parametrize(("network", "pool"), [("small", 8), ("vgg", 32)])
+@pytest.mark.parametrize(("network", "pool"), [("small", 8), ("vgg", 32), ("residual", 8)])
 def test_padding_behind_a_windows_border_is_the_only_difference(network, pool, monkeypatch):
     """A window cut out together with what lies around it agrees with the shared features."""
     monkeypatch.setattr(dense, "TILE_PX", 32)
