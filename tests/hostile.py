@@ -57,7 +57,6 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "table": ("out/table.csv", lambda d: read_table(d / "out")),
     "sweep": ("swept/sweep.json", lambda d: make_reports(d / "swept")),
     "artifact": ("artifacts/thing/0123456789abcdef/artifact.json", lambda d: _artifacts(d).list()),
-    "log": ("artifacts/log.jsonl", lambda d: _artifacts(d).log()),
     "session": ("session/session.json", lambda d: Session.open(d / "session")),
     "items": ("session/items.csv", lambda d: Session.open(d / "session")),
 }
@@ -115,9 +114,6 @@ def make(folder: Path) -> None:
         "files": {"a/b": {"size": 1, "sha256": "0" * 64}},
     }
     _write(thing / "artifact.json", about)
-    line = {"event": "made", "kind": "thing", "hash": "0123456789abcdef", "pid": 1, "host": "h"}
-    text = json.dumps({**line, "seconds": 1.0, "time": 1.0}) + "\n"
-    (folder / "artifacts/log.jsonl").write_text(text)
     info = {"classes": CLASSES, "source": "s", "kind": "crops", "settings": {}, "um_per_px": None}
     Session.begin(folder / "session", info, [(np.zeros((4, 4), np.uint8), {})])
 

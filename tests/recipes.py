@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,3 +25,9 @@ class Thing(Recipe):
 
     def make(self, folder):
         self.fill(folder)
+
+
+def log_of(store: Path) -> list[dict[str, Any]]:
+    """The lines of a store's log.jsonl."""
+    file = store / "log.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

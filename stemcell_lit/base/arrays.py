@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stemcell_lit.base.formats import is_regular
+from stemcell_lit.base.formats import check_regular, told
 from stemcell_lit.errors import UserError
 
 MOST_ROWS = 50_000_000
@@ -25,23 +25,11 @@ MOST_TABLE = 8 << 30  # bytes of a table once it is unpacked
 _BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, MemoryError)
 
 
-def _regular(file: Path, remedy: str) -> None:
-    """Refuses what is no regular file, before anything opens it: a pipe would wait for ever."""
-    if not is_regular(file):
-        found = "is no regular file" if os.path.lexists(file) else "no such file"
-        raise UserError(f"{file}: {found}; {remedy}")
-
-
 def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
     """A memory-mapped uint8 array of a .npy file.
 
     The file's size is compared with its header first: what lies behind the end of a short file would end the program
     (SIGBUS) when it is touched.
-
-    Args:
-        file: of `numpy.save`.
-        shape: that it must have.
-        remedy: what to do where it has not.
 
     Returns:
         uint8, read-only, in C order.
@@ -49,7 +37,7 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
     Raises:
         UserError: no regular file, no array, pickled objects, another shape or type, cut short or with bytes behind.
     """
-    _regular(file, remedy)
+    check_regular(file, remedy)
     try:
         with file.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -64,7 +52,7 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
     except (
         Exception
     ) as error:  # numpy hands the header to the reader of Python, which raises many kinds
-        raise UserError(f"{file}: not a readable array ({_told(error)}); {remedy}") from error
+        raise UserError(f"{file}: not a readable array ({told(error)}); {remedy}") from error
     expected = tuple(int(n) for n in shape)
     if kind != np.dtype(np.uint8) or fortran or tuple(found) != expected:
         order = ", columns first" if fortran else ""
@@ -80,7 +68,7 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
         mapped: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
         return mapped
     except _BROKEN as error:
-        raise UserError(f"{file}: not a readable array ({_told(error)}); {remedy}") from error
+        raise UserError(f"{file}: not a readable array ({told(error)}); {remedy}") from error
 
 
 KINDS = {
@@ -112,7 +100,7 @@ def read_table(
     Raises:
         UserError: no regular file, no Parquet, too large, a column missing, twice or of another kind, other rows.
     """
-    _regular(file, remedy)
+    check_regular(file, remedy)
     try:
         with pq.ParquetFile(file) as opened:
             about, schema = opened.metadata, opened.schema_arrow
@@ -125,7 +113,7 @@ def read_table(
     except UserError:
         raise
     except (*_BROKEN, RecursionError, OverflowError, pa.ArrowException, NotImplementedError) as e:
-        raise UserError(f"{file}: not a readable table ({_told(e)}); {remedy}") from e
+        raise UserError(f"{file}: not a readable table ({told(e)}); {remedy}") from e
     if not isinstance(table.index, pd.RangeIndex) or list(table.columns) != schema.names:
         raise UserError(f"{file}: has an index of its own, expected plain columns; {remedy}")
     if len(table) != about.num_rows:
@@ -157,8 +145,8 @@ def _of_kinds(file: Path, schema: pa.Schema, columns: Mapping[str, str], remedy:
     twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
     missing = [name for name in columns if name not in schema.names]
     if twice or missing:
-        told = f"has {twice[:5]} twice" if twice else f"lacks the columns {missing[:20]}"
-        raise UserError(f"{file}: {told}; {remedy}")
+        found = f"has {twice[:5]} twice" if twice else f"lacks the columns {missing[:20]}"
+        raise UserError(f"{file}: {found}; {remedy}")
     for column in schema:
         plain = any(fits(column.type) for fits in KINDS.values())
         wanted = columns.get(column.name)
@@ -190,8 +178,3 @@ def _short_texts(file: Path, schema: pa.Schema, remedy: str) -> None:
                 raise UserError(
                     f"{file}: column {name} holds a text of {longest:,} bytes, expected at most {MOST_TEXT:,}; {remedy}"
                 )
-
-
-def _told(error: BaseException) -> str:
-    lines = str(error).split("\n")
-    return (lines[0][:200] if lines[0] else "") or type(error).__name__

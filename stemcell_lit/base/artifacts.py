@@ -2,7 +2,7 @@
 
 Layout of a store::
 
-    log.jsonl                a line for every making, reuse and failure
+    log.jsonl                a line for every making, reuse and failure: for people, read by no command
     <kind>/<hash>/           a finished artifact: whatever its maker wrote, and artifact.json
     <kind>/.<hash>.partial/  one that is being made, or whose making was cut off
     <kind>/.<hash>.lock      held by the operating system for the process that makes it
@@ -36,6 +36,7 @@ from filelock import FileLock, Timeout
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base import swap
+from stemcell_lit.base.ownership import sha256
 from stemcell_lit.base.ranks import Ranks
 from stemcell_lit.errors import UserError
 
@@ -96,25 +97,16 @@ def key_hash(key: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What artifact.json says of a finished artifact.
+    """What artifact.json says of a finished artifact."""
 
-    Attributes:
-        kind: what it is, such as `generator`.
-        hash: its name, of kind, format and key.
-        path: its folder.
-        key: everything that determines it.
-        time: when it was finished, seconds since 1970.
-        seconds: how long the making took, the last attempt alone if it went on from an earlier one.
-        files: path inside the folder -> {"size": bytes, "sha256": hex}.
-    """
-
-    kind: str
-    hash: str
-    path: Path
-    key: dict[str, Any]
-    time: float
+    kind: str  # what it is, such as `generator`
+    hash: str  # its name, of kind, format and key
+    path: Path  # its folder
+    key: dict[str, Any]  # everything that determines it
+    time: float  # when it was finished, seconds since 1970
+    # how long the making took, the last attempt alone if it went on from an earlier one
     seconds: float
-    files: dict[str, dict[str, Any]]
+    files: dict[str, dict[str, Any]]  # path inside the folder -> {"size": bytes, "sha256": hex}
 
     @property
     def size(self) -> int:
@@ -123,17 +115,13 @@ class Artifact:
 
 
 class Recipe(ABC):
-    """How an artifact is made; `ArtifactStore.get` sees to the rest: once, whole, by one job at a time.
+    """How an artifact is made; `ArtifactStore.get` sees to the rest: once, whole, by one job at a time."""
 
-    Attributes:
-        kind: what it is, such as `generator`; a short lower-case name.
-        resumable: `make` can go on from what an interrupted call of it left in the folder. Otherwise the folder is
-            always empty at first.
-        together: `make` runs on all ranks with the same folder; otherwise on the first alone.
-    """
-
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # what it is, such as `generator`; a short lower-case name
+    # `make` can go on from what an interrupted call of it left in the folder. Otherwise the folder is always empty at
+    # first
     resumable: ClassVar[bool] = False
+    # `make` runs on all ranks with the same folder; otherwise on the first alone
     together: ClassVar[bool] = False
 
     @abstractmethod
@@ -225,79 +213,39 @@ class ArtifactStore:
             )
         return found[0]
 
-    def prune(
-        self,
-        keep: Callable[[Artifact], bool],
-        *,
-        partials: bool = False,
-        dry_run: bool = False,
-    ) -> Sequence[Path]:
-        """Deletes the artifacts that `keep` does not want; leaves alone what is being made.
+    def prune(self, keep: Callable[[Artifact], bool]) -> Sequence[Path]:
+        """Deletes the artifacts that `keep` does not want, and returns their folders; leaves alone what is being made.
 
-        Args:
-            keep: says whether an artifact stays. A job that is reading one which goes will fail.
-            partials: also delete what interrupted makings left, from which a resumable one would
-                have gone on.
-            dry_run: delete nothing.
+        A job that is reading one which goes will fail.
 
-        Returns:
-            The folders that went (or would).
+        Raises:
+            UserError: a folder holds something that is no part of its artifact.
         """
-        folders = [a.path for a in self.list() if not keep(a)]
-        if partials:
-            folders += sorted(self.root.glob("*/.*.partial"))
         gone = []
-        for folder in folders:
-            name = folder.name.removeprefix(".").removesuffix(".partial")
+        for folder in [a.path for a in self.list() if not keep(a)]:
             try:
-                with FileLock(_lock_file(folder.with_name(name)), timeout=0):
+                with FileLock(_lock_file(folder), timeout=0):
                     strange = _strange_in(folder)
                     if strange:
                         raise UserError(
                             f"{folder}: holds {strange}, which is no part of the artifact and would be lost; nothing "
                             "was deleted in it; move it away first"
                         )
-                    if not dry_run:
-                        doomed = folder.with_name(f".{name}.gone")  # whole or absent, here too
-                        shutil.rmtree(doomed, ignore_errors=True)
-                        folder.replace(doomed)
-                        shutil.rmtree(doomed)
+                    doomed = folder.with_name(f".{folder.name}.gone")  # whole or absent, here too
+                    shutil.rmtree(doomed, ignore_errors=True)
+                    folder.replace(doomed)
+                    shutil.rmtree(doomed)
                     gone.append(folder)
             except Timeout:
                 continue
         return gone
-
-    def log(self) -> Sequence[dict[str, Any]]:
-        """The lines of log.jsonl.
-
-        Each has event (made, reused or failed), kind, hash, pid, host, seconds and time.
-        """
-        file = self.root / "log.jsonl"
-        if not os.path.lexists(file):
-            return []
-        found = []
-        for number, line in enumerate(form.read_text(file, 1 << 30, "delete it").splitlines(), 1):
-            try:
-                found.append(form.parse_json(line))
-                LOG_LINE(found[-1], "")
-            except ValueError as error:
-                raise UserError(
-                    f"{file}: line {number} tells of no artifact ({error}); delete the line"
-                ) from error
-        return found
 
     def _place(self, kind: str, key: Mapping[str, Any]) -> Path:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", kind):
             raise ValueError(f"kind {kind!r} must be a short lower-case name")
         return self.root / kind / key_hash({"kind": kind, "format": FORMAT, "key": key})
 
-    def _make(
-        self,
-        folder: Path,
-        key: Mapping[str, Any],
-        recipe: Recipe,
-        ranks: Ranks,
-    ) -> None:
+    def _make(self, folder: Path, key: Mapping[str, Any], recipe: Recipe, ranks: Ranks) -> None:
         partial = folder.with_name(f".{folder.name}.partial")
         if not recipe.resumable:
             shutil.rmtree(partial, ignore_errors=True)
@@ -308,10 +256,7 @@ class ArtifactStore:
             recipe.make(partial)
             ranks.wait()  # every rank has written its part
             files = {
-                f.relative_to(partial).as_posix(): {
-                    "size": f.stat().st_size,
-                    "sha256": _sha256(f),
-                }
+                f.relative_to(partial).as_posix(): {"size": f.stat().st_size, "sha256": sha256(f)}
                 for f in sorted(partial.rglob("*"))
                 if f.is_file() and f != partial / _ABOUT
             }
@@ -357,7 +302,7 @@ class ArtifactStore:
                 raise UserError(
                     f"{file}: {stat.st_size} bytes, expected {expected['size']}; {_remedy(folder)}"
                 )
-            found = _sha256(file)
+            found = sha256(file)
             if found != expected["sha256"]:
                 raise UserError(
                     f"{file}: changed since it was made (SHA-256 {found[:12]}, expected "
@@ -412,8 +357,6 @@ def _read(folder: Path) -> Artifact:
 
 def _strange_in(folder: Path) -> str | None:
     """A file or link in a finished artifact that was not made with it; None: there is none."""
-    if folder.name.startswith("."):  # unfinished: all of it is what a making wrote there
-        return None
     known = {_ABOUT, *_read(folder).files}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -430,17 +373,9 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_KIND = form.text(64, r"[a-z0-9][a-z0-9_-]*", "a short lower-case name")
-
-
 ARTIFACT = form.record(
     {
-        "kind": _KIND,
+        "kind": form.text(64, r"[a-z0-9][a-z0-9_-]*", "a short lower-case name"),
         "hash": form.text(16, "[0-9a-f]{16}", "16 hexadecimal digits"),
         "key": form.mapping(form.anything),
         "time": form.number(0),
@@ -454,18 +389,5 @@ ARTIFACT = form.record(
             ),
             keys=form.inside,
         ),
-    }
-)
-
-
-LOG_LINE = form.record(
-    {
-        "event": form.exactly("made", "reused", "failed"),
-        "kind": _KIND,
-        "hash": form.HASH,
-        "pid": form.whole(),
-        "host": form.text(),
-        "seconds": form.number(0),
-        "time": form.number(0),
     }
 )

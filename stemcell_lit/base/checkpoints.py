@@ -19,16 +19,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from stemcell_lit.base.swap import sync_path
+
 PART = ".partial"  # behind the name of a file that is being written; a process that dies leaves at most one of each
-_NEEDED = (
-    "state_dict",
-    "optimizer_states",
-    "lr_schedulers",
-    "loops",
-    "callbacks",
-    "epoch",
-    "global_step",
-)
+_NEEDED = "state_dict optimizer_states lr_schedulers loops callbacks epoch global_step"
 
 
 def write_bytes_whole(content: bytes | memoryview, file: str | Path) -> None:
@@ -53,11 +47,7 @@ def write_bytes_whole(content: bytes | memoryview, file: str | Path) -> None:
             part.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # a system that cannot: the file itself is on the disk
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_path(file.parent)
 
 
 def save_whole(content: Any, file: str | Path) -> None:
@@ -129,7 +119,7 @@ def check_resumable(
         ValueError: why not, in a few words.
     """
     content = read_whole(file)
-    lacking = [name for name in _NEEDED if name not in content]
+    lacking = [name for name in _NEEDED.split() if name not in content]
     if lacking:
         raise ValueError(f"without {lacking[0]}")
     _check_weights(content, module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,18 @@ def blank_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
+def panels(
+    width: float, height: float, count: int, most: int, **shared: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` places of that size in inches, at most so many in a row, and a grid that ends with them."""
+    columns = min(most, count)
+    rows = math.ceil(count / columns)
+    figure, axes = blank_figure(width * columns, height * rows, rows, columns, **shared)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, axes
+
+
 def mosaic(axis: Axes, lines: Sequence[np.ndarray], columns: int) -> None:
     """Rows of patches side by side, two white pixels between them."""
     size = lines[0].shape[1]
@@ -90,10 +103,7 @@ def draw_grid(
 ) -> None:
     """Writes rows of patches with a name before each.
 
-    Args:
-        rows: uint8, for each name (columns, side, side).
-        names: one a row.
-        path: a PNG; its folder is made.
+    `rows` are uint8, for each name (columns, side, side); the folder of `path`, a PNG, is made.
     """
     lines = [np.concatenate(list(row), axis=1) for row in rows]
     width, height = max(line.shape[1] for line in lines), lines[0].shape[0]

@@ -65,9 +65,8 @@ _NOT_WRITTEN = (
 def refused(error: BaseException, places: Iterable[Path] = ()) -> str | None:
     """What the system refused, in a sentence that names the path; None: the error is of another kind.
 
-    Args:
-        error: as caught; those that it came from are looked at, too.
-        places: folders that the command writes to, where the error does not say where it happened.
+    Errors that it came from are looked at, too; `places` are folders that the command writes to, for one without a
+    path.
     """
     chain = list(_chain(error))
     for one in chain:
@@ -113,12 +112,7 @@ def _full(places: Iterable[Path]) -> list[Path]:
 
 
 def unforeseen(error: BaseException, words: Sequence[str]) -> str:
-    """One line on an error that nobody foresaw; its details go into a file.
-
-    Args:
-        error: as caught.
-        words: of the command line.
-    """
+    """One line on an error that nobody foresaw; its details go into a file."""
     text = " ".join(str(error).split()) or "no further words"
     what = f"unexpected error, a fault of this program: {type(error).__name__}: {printable(text)[:300]}"
     file = _write_details(error, words)
@@ -169,15 +163,8 @@ def _versions() -> str:
     from importlib import metadata
 
     found = []
-    for name in (
-        "stemcell_lit",
-        "torch",
-        "pytorch-lightning",
-        "hydra-core",
-        "omegaconf",
-        "numpy",
-        "pandas",
-    ):
+    packages = "stemcell_lit torch pytorch-lightning hydra-core omegaconf numpy pandas"
+    for name in packages.split():
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

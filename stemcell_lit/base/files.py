@@ -46,10 +46,7 @@ def check_target(path: str | Path, kind: str, *, inputs: Iterable[str | Path | N
 
     Also clears away what an interrupted run left beside it.
 
-    Args:
-        path: the folder to make.
-        kind: of `KINDS`.
-        inputs: what is read, which must not lie in it; None is skipped.
+    `inputs` are what is read, which must not lie in it; None is skipped.
 
     Raises:
         UserError: something is in the way. Nothing was changed.

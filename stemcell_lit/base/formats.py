@@ -36,13 +36,13 @@ class Wrong(ValueError):
         super().__init__(f"{where or 'the file'} is {found}, expected {expected}")
 
 
-def shown(value: Any, most: int = 60) -> str:
+def shown(value: Any) -> str:
     """A value in one short line, whatever its size: nothing of it is walked through that is not shown."""
     if isinstance(value, str | int | float | bool) or value is None:
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
             return "a huge number"
-        text = repr(value[: most + 1] if isinstance(value, str) else value)
-        return text if len(text) <= most else text[: most - 1] + "…"
+        text = repr(value[:61] if isinstance(value, str) else value)
+        return text if len(text) <= 60 else text[:59] + "…"
     if isinstance(value, Mapping):
         return f"a mapping of {len(value)}"
     if isinstance(value, Sequence):
@@ -182,9 +182,7 @@ def record(
 def settings(defaults: Mapping[str, Any], bounds: Mapping[str, Form]) -> Form:
     """Settings of the types that their defaults have; none of other names, and any may be missing.
 
-    Args:
-        defaults: name -> value, of a dataclass.
-        bounds: name -> form, of those that size or number something.
+    `defaults` are those of a dataclass; `bounds` are forms of what sizes or numbers something.
     """
     forms = {name: bounds.get(name) or _like(value) for name, value in defaults.items()}
     return record({}, forms, more=False)
@@ -316,6 +314,23 @@ def is_regular(file: Path) -> bool:
         return False
 
 
+def told(error: BaseException) -> str:
+    """What a library says of a file that it cannot read, in a line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")
+
+
+def check_regular(file: Path, remedy: str) -> None:
+    """Refuses what is no regular file, before anything opens it: a pipe would wait for ever.
+
+    Raises:
+        UserError: nothing is there, or something else.
+    """
+    if not is_regular(file):
+        found = "is no regular file" if os.path.lexists(file) else "no such file"
+        raise UserError(f"{file}: {found}; {remedy}")
+
+
 def read_text(file: Path, most: int, remedy: str) -> str:
     """The content of a regular UTF-8 file.
 
@@ -367,12 +382,6 @@ def parse_json(content: str) -> Any:
 
 def read_json(file: Path, form: Form, remedy: str, most: int = MOST_BYTES) -> Any:
     """The value of a JSON file that has a form.
-
-    Args:
-        file: a regular file in UTF-8.
-        form: what it must hold.
-        remedy: what to do where it does not; the end of the sentence.
-        most: bytes.
 
     Raises:
         UserError: it cannot be read, is no JSON, or has not the form.

@@ -19,10 +19,7 @@ def markdown_table(
 ) -> list[str]:
     """The lines of a table; every cell is shown as itself.
 
-    Args:
-        header: names of the columns.
-        rows: as many cells each.
-        right: names of the columns that are aligned to the right.
+    Columns whose names are in `right` are aligned to the right.
     """
     bars = ["---:" if name in right else "---" for name in header]
     head, *body = (list(map(in_markdown, cells)) for cells in (header, *rows))

@@ -9,14 +9,10 @@ _ENCODER = "/encoder="
 
 @dataclass(frozen=True)
 class MetricName:
-    """A metric and its encoder; as text, a key of JSON files, tables and W&B: `kid/encoder=3fa2c1`.
+    """A metric and its encoder; as text, a key of JSON files, tables and W&B: `kid/encoder=3fa2c1`."""
 
-    Attributes:
-        metric: such as `kid` or `entropy/intersection`.
-        encoder: name of the encoder whose features were compared, or several joined by `+`; empty where none was used.
-    """
-
-    metric: str
+    metric: str  # such as `kid` or `entropy/intersection`
+    # name of the encoder whose features were compared, or several joined by `+`; empty where none was used
     encoder: str = ""
 
     def __str__(self) -> str:

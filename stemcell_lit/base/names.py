@@ -6,9 +6,8 @@ import hashlib
 import re
 import unicodedata
 
-LONGEST = (
-    80  # bytes, so that a suffix and what stands before it still fit into the 255 of a file system
-)
+# bytes, so that a suffix and what stands before it still fit into the 255 of a file system
+LONGEST = 80
 _PLAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_.+-]*[a-z0-9_+-])?")
 _MARKED = re.compile(
     r"-[0-9a-f]{12}$"
@@ -17,14 +16,11 @@ _RESERVED = {"con", "prn", "aux", "nul"} | {f"{d}{i}" for d in ("com", "lpt") fo
 
 
 def safe_name(text: str) -> str:
-    """A name for a file or folder that stands for `text` and for no other text.
+    """A name for a file or folder that stands for `text`, whatever it is, and for no other text.
 
     A text of lower-case letters, digits and `_ . + -` is its own name. Any other is made readable and marked with
     twelve hex digits of its SHA-256, so that `Dense`, `dense ` and `dense` are three names, also where the file
     system does not tell capitals apart.
-
-    Args:
-        text: anything, also empty, with separators, or very long.
 
     Returns:
         At most 80 bytes in UTF-8; no separators, no leading dot or dash, no trailing dot, no name that Windows

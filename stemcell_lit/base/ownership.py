@@ -39,17 +39,13 @@ Seen = dict[str, tuple[int, ...]]  # files whose content was right, and their st
 
 @dataclass
 class Marker:
-    """What `.stemcell-lit.json` says.
+    """What `.stemcell-lit.json` says."""
 
-    Attributes:
-        kind: of `KINDS`; None: the folder is no output as a whole, only files in it are.
-        files: path inside the folder -> SHA-256 of what this program wrote there, the newest last.
-        folders: paths of folders inside.
-    """
-
+    # of `KINDS`; None: the folder is no output as a whole, only files in it are
     kind: str | None = None
+    # path inside the folder -> SHA-256 of what this program wrote there, the newest last
     files: dict[str, list[str]] = field(default_factory=dict)
-    folders: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # paths of folders inside
 
     def text(self) -> str:
         """As it is written."""
@@ -208,10 +204,7 @@ def listing(folder: Path) -> tuple[dict[str, os.stat_result], list[str], list[st
 def foreign(folder: Path, kind: str, seen: Seen) -> list[str]:
     """What in a folder is not this program's, in words; empty where it may be replaced.
 
-    Args:
-        folder: to look through.
-        kind: that it must be.
-        seen: files that need not be read again while they stay as they are.
+    Files in `seen` are not read again while they stay as they are.
 
     Raises:
         OSError: something cannot be read.
@@ -248,35 +241,19 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def remove_own(folder: Path, files: Iterable[str] | None = None) -> bool:
-    """Deletes a folder as far as this program made it.
-
-    Args:
-        folder: to delete.
-        files: paths inside that are this program's; None: what its marker lists.
-
-    Returns:
-        Whether all of it has gone. False: something else lies there, and stays.
-    """
+def remove_own(folder: Path) -> None:
+    """Deletes a folder that holds nothing but what its marker says that this program made."""
     there, folders, others = listing(folder)
     marker = read_marker(folder) or Marker()
-    known = {MARKER, *(marker.files if files is None else files)}
-    if others or set(there) - known:
-        return False
+    if others or set(there) - {MARKER, *marker.files}:
+        return
     for name in there:
         if name != MARKER:
             (folder / name).unlink()
     (folder / MARKER).unlink(missing_ok=True)  # the last: it says what the others are
-    for name in sorted(folders, reverse=True):
-        _rmdir(folder / name)
-    return _rmdir(folder)
-
-
-def _rmdir(folder: Path) -> bool:
-    with suppress(OSError):
-        folder.rmdir()
-        return True
-    return False
+    for name in (*sorted(folders, reverse=True), ""):
+        with suppress(OSError):
+            (folder / name).rmdir()
 
 
 def refuse_file(target: Path, given: str | Path, marker: Marker, data: bytes | None) -> list[str]:

@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from stemcell_lit.base.swap import try_lock
+
 PREFIX = "stemcell_lit_"  # of folders for temporary files
 _LOCK = ".lock"  # in each: held by its process and those forked from it
 _POLL_S = 0.5  # between two looks at the parent, where the kernel does not tell
@@ -76,8 +78,6 @@ def scratch_folder() -> Path:
     What processes that were killed have left is removed first. The sockets and queues of `multiprocessing` lie in it,
     too.
     """
-    import fcntl
-
     pid = os.getpid()
     if pid not in _scratch:
         sweep_scratch()
@@ -85,7 +85,7 @@ def scratch_folder() -> Path:
         # Locked before it has its name, so that nobody finds it free; not closed before the process ends, and those
         # forked from it.
         handle = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(handle)
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)
         _scratch[pid] = folder
         multiprocessing.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]
@@ -98,14 +98,11 @@ def _remove(folder: Path, pid: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep_scratch() -> list[Path]:
-    """Removes folders of `scratch_folder` whose processes have ended without doing so; returns them.
+def sweep_scratch() -> None:
+    """Removes folders of `scratch_folder` whose processes have ended without doing so.
 
     One whose lock nobody holds belonged to this user's process and to no living one. Others are left alone.
     """
-    import fcntl
-
-    gone = []
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         lock = folder / _LOCK
         try:
@@ -115,12 +112,7 @@ def sweep_scratch() -> list[Path]:
         except OSError:  # gone meanwhile, or not ours
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # in use
-            continue
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-            gone.append(folder)
+            if try_lock(handle):
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(handle)
-    return gone

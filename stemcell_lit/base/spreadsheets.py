@@ -40,12 +40,7 @@ def as_written(value: str) -> str:
 
 
 def to_csv(table: pd.DataFrame, float_format: str | None = None) -> str:
-    """A table as CSV whose texts and column names are safe in a spreadsheet.
-
-    Args:
-        table: numbers stay as they are.
-        float_format: such as `%.6g`.
-    """
+    """A table as CSV whose texts and column names are safe in a spreadsheet."""
     safe = table.rename(columns=lambda name: as_text(str(name))).copy()
     for i, kind in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
@@ -59,11 +54,7 @@ def read_csv(
 ) -> pd.DataFrame:
     """A table that `to_csv` wrote, its texts as they were.
 
-    Args:
-        file: in UTF-8.
-        columns: that it must have.
-        remedy: what to do where it has not.
-        na: columns of numbers -> texts that mean none; all others are text.
+    `na`: columns of numbers -> texts that mean none; all others are text.
 
     Raises:
         UserError: not readable, or a column missing.

@@ -7,7 +7,6 @@ that torch itself refuses such a tensor.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from stemcell_lit.base.formats import MOST_DEPTH, Form, Wrong, is_regular, shown
+from stemcell_lit.base.formats import MOST_DEPTH, Form, Wrong, check_regular, shown, told
 from stemcell_lit.errors import UserError
 
 MOST_BYTES = 16 << 30
@@ -33,18 +32,12 @@ def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, An
 
     Tensors lie in the file, mapped; copy what outlives the reading.
 
-    Args:
-        file: in torch's zip format.
-        form: of the content, a mapping; see `tensors` for parts that hold tensors.
-        what: it is, for the sentence: `stage`, `generator`.
-        remedy: what to do where it does not fit.
+    `form` is that of the content, a mapping; see `tensors` for parts that hold tensors.
 
     Raises:
         UserError: no regular file, no such file of tensors, code in it, or not of this form.
     """
-    if not is_regular(file):
-        found = "is no regular file" if os.path.lexists(file) else "no such file"
-        raise UserError(f"{file}: {found}; {remedy}")
+    check_regular(file, remedy)
     try:
         _stored(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -55,7 +48,7 @@ def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, An
     except Wrong as error:
         raise UserError(f"{file}: not a readable {what}: {error}; {remedy}") from error
     except (Exception, RecursionError) as error:  # torch raises many kinds for a broken file
-        raise UserError(f"{file}: not a readable {what} ({_told(error)}); {remedy}") from error
+        raise UserError(f"{file}: not a readable {what} ({told(error)}); {remedy}") from error
     return content
 
 
@@ -67,9 +60,7 @@ def read_state(file: Path, what: str, remedy: str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: as `read_tensors`, or no tensors in it.
     """
-    if not is_regular(file):
-        found = "is no regular file" if os.path.lexists(file) else "no such file"
-        raise UserError(f"{file}: {found}; {remedy}")
+    check_regular(file, remedy)
     if zipfile.is_zipfile(file):
         content = read_tensors(file, lambda value, where: None, what, remedy)
         for inside in ("state_dict", "model_state_dict", "model"):
@@ -81,7 +72,7 @@ def read_state(file: Path, what: str, remedy: str) -> dict[str, torch.Tensor]:
             content = load_file(file)
         except Exception as error:
             raise UserError(
-                f"{file}: not a readable {what} ({_told(error)}); expected safetensors, or what torch.save writes "
+                f"{file}: not a readable {what} ({told(error)}); expected safetensors, or what torch.save writes "
                 f"since torch 1.6; {remedy}"
             ) from error
     try:
@@ -154,13 +145,6 @@ def build(
 
     It is made on no device first: its weights are compared with those of the file before memory is given to them.
 
-    Args:
-        make: builds the module from the settings in the file.
-        state: of `read_tensors`.
-        file: for the sentence.
-        what: it is.
-        remedy: what to do.
-
     Raises:
         UserError: settings that make no module, or weights of another one.
     """
@@ -178,7 +162,7 @@ def build(
         Exception,
         RecursionError,
     ) as error:  # settings of the right types can still make no network
-        raise UserError(f"{file}: not a readable {what} ({_told(error)}); {remedy}") from error
+        raise UserError(f"{file}: not a readable {what} ({told(error)}); {remedy}") from error
     return module
 
 
@@ -191,8 +175,3 @@ def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         if expected[name] != found[name]:
             return f"with {name} of shape {list(found[name])} instead of {list(expected[name])}"
     raise AssertionError("no difference")
-
-
-def _told(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")

@@ -18,13 +18,13 @@ MOST_ALIASES = 64
 _TEXTS = ("tree", "moves", "subsets")  # keys of a hierarchy below which all are names
 
 
-def yaml_node(file: Path, remedy: str, most: int = MOST_BYTES) -> yaml.Node | None:
+def yaml_node(file: Path, remedy: str) -> yaml.Node | None:
     """The tree of a YAML file before its values are made; None where it is empty.
 
     Raises:
         UserError: it cannot be read, is no YAML, has tags of its own, or too many values, aliases or levels.
     """
-    content = read_text(file, most, remedy)
+    content = read_text(file, MOST_BYTES, remedy)
     values = aliases = depth = 0
     try:
         for event in yaml.parse(content, Loader=yaml.SafeLoader):
@@ -74,13 +74,11 @@ def _bounded(root: yaml.Node, file: Path, remedy: str) -> None:
             stack += [(item, depth + 1) for pair in node.value for item in pair]
 
 
-def read_yaml(file: Path, remedy: str, most: int = MOST_BYTES) -> Any:
+def read_yaml(file: Path, remedy: str) -> Any:
     """The plain values of a YAML file; as `yaml_node`, by the safe loader alone."""
-    node = yaml_node(file, remedy, most)
-    if node is None:
-        return None
+    node = yaml_node(file, remedy)
     try:
-        return yaml.safe_load(read_text(file, most, remedy))
+        return node and yaml.SafeLoader("").construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{file}: not readable as YAML ({told}); {remedy}") from error
@@ -120,10 +118,6 @@ def unquoted(node: yaml.Node, names: Collection[str]) -> tuple[int, str, str] | 
 def check_chosen(conf: Path, overrides: Sequence[str]) -> None:
     """Looks at the files of groups that a command line chooses, before Hydra reads them without bounds.
 
-    Args:
-        conf: the folder of the configuration.
-        overrides: such as `hierarchy=mine`, or with several values for a sweep.
-
     Raises:
         UserError: a file that is no plain YAML, or whose names of classes need quotes.
     """
@@ -146,12 +140,7 @@ def check_chosen(conf: Path, overrides: Sequence[str]) -> None:
 
 
 def _names(override: str, there: Sequence[str]) -> list[str]:
-    """The files that an override of a group names, by Hydra's grammar: one, a list, or those of a sweep.
-
-    Args:
-        override: such as `hierarchy=choice(a,b)`.
-        there: names of the group's files, for `glob(*)`.
-    """
+    """The files that an override of a group names, such as `hierarchy=choice(a,b)`, among those that are there."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, QuotedString, Transformer
     from hydra.errors import HydraException

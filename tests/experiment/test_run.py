@@ -29,6 +29,7 @@ from stemcell_lit.settings.command_keys import (
 )
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
+from tests.recipes import log_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ["profile=smoke", "trainer=cpu"]
@@ -134,7 +135,7 @@ def test_a_generator_is_trained_once_for_all_methods_and_seeds(folder):
     for method in ("flat_gan", "temporal_gan"):
         for seed in (0, 1):
             run(config(folder, f"method={method}", f"seed={seed}", out="once"))
-    log = ArtifactStore(folder / "once" / "artifacts").log()
+    log = log_of(folder / "once" / "artifacts")
     assert [e["event"] for e in log if e["kind"] == "generator"].count("made") == 1
 
 
@@ -256,7 +257,7 @@ def test_all_seeds_of_a_fold_share_one_choice_and_its_trainings(folder):
         for s in (0, 1)
     ]
     assert found[0] == found[1]
-    log = ArtifactStore(folder / "seeds" / "artifacts").log()
+    log = log_of(folder / "seeds" / "artifacts")
     assert [e["event"] for e in log if e["kind"] == "stage"].count("made") == 3  # two, and seed 1
 
 

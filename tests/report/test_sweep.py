@@ -6,7 +6,6 @@ import shutil
 import pandas as pd
 import pytest
 
-from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
@@ -17,6 +16,7 @@ from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.studies import reproduce as module
 from stemcell_lit.studies.reproduce import for_trials, reproduce
 from tests.conftest import make_store
+from tests.recipes import log_of
 
 EXPERIMENTS = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml"))
 
@@ -108,7 +108,7 @@ def test_a_dose_reaches_the_methods_that_generate_and_no_other(swept):
 
 
 def test_what_values_share_is_made_once(swept):
-    log = ArtifactStore(swept / "artifacts").log()
+    log = log_of(swept / "artifacts")
     made = [e["kind"] for e in log if e["event"] == "made"]
     assert made.count("generator") == 2  # one per fold
     # per fold: flat; flat_gan without a dose is flat; flat_gan with one
