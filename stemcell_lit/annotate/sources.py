@@ -16,13 +16,14 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from rich.console import Console
 from rich.progress import track as progress
+from scipy.cluster.hierarchy import DisjointSet
 
 from stemcell_lit.annotate.session import MAX_CLASSES, META, Item, Session
 from stemcell_lit.base.files import check_target, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import classifier_of, foreground, label_colonies
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
-from stemcell_lit.movies.suffixes import natural_key
+from stemcell_lit.movies.suffixes import images_in
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.crop_files import SUFFIXES, CropFiles, pictures_below
 from stemcell_lit.patches.crops import CropReader, table_in
@@ -85,7 +86,8 @@ def _begin(out: Path, config: AnnotateCommand) -> None:
     info["classes"] = _checked_classes(classes)
     rng = np.random.default_rng(config.seed)
     if kind == "movie":
-        patches = _shuffled(_from_movies(source, config, rng, info), config.limit, rng)
+        found = _from_movies(source, config, rng, info)
+        patches = [found[i] for i in rng.permutation(len(found))[: config.limit]]
     elif kind == "store":
         chosen = rng.permutation(len(store))[: config.limit]
         patches = [
@@ -159,7 +161,7 @@ def _kind(source: Path) -> str:
         return "store"
     if table_in(source) is not None:
         return "crops"
-    files = _images(source)
+    files = images_in(source)
     if not files:
         return "crops"  # in sub-folders, or none at all, which is said there
     if stacks_in(source):
@@ -169,14 +171,6 @@ def _kind(source: Path) -> str:
             return "crops" if max(image.size) <= LARGEST_CROP else "movie"
     except Exception:  # not for Pillow: a kind of TIFF of frames, or damaged, which opening it says
         return "movie"
-
-
-def _images(folder: Path) -> list[Path]:
-    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-    return sorted(
-        (f for f in found if f.is_file() and not f.name.startswith(".")),
-        key=lambda f: natural_key(f.name),
-    )
 
 
 def _movies(source: Path, config: AnnotateCommand) -> list[Movie]:
@@ -286,17 +280,10 @@ def _positions(
 
 def _families(tracks: Sequence[int] | np.ndarray, events: pd.DataFrame) -> dict[int, int]:
     """Tracks joined over merges and splits: what shares cells must stay on one side of a split."""
-    head = {int(t): int(t) for t in tracks}
-
-    def find(t: int) -> int:
-        while head[t] != t:
-            t = head[t]
-        return t
-
+    joined = DisjointSet(map(int, tracks))
     for a, b in zip(events["track"], events["other"], strict=True):
-        one, other = sorted((find(int(a)), find(int(b))))
-        head[other] = one
-    return {t: find(t) for t in head}
+        joined.merge(int(a), int(b))
+    return {track: min(family) for family in joined.subsets() for track in family}
 
 
 def _store_item(row: pd.Series) -> Item:
@@ -315,14 +302,7 @@ def _crop_items(source: Path) -> list[Item]:
     table = table_in(source)
     if table is not None:
         read = read_table(table, ["path"], META, gaps=True)
-        files = CropFiles(source, table)
-        rows = read.rows.assign(
-            path=[
-                files.find(name, int(line))
-                for name, line in zip(read.rows["path"], read.rows["line"], strict=True)
-            ]
-        )
-        files.say_renamed()
+        rows = read.rows.assign(path=CropFiles(source, table).find_all(read.rows))
         rows = read.once(rows, ["path"], "crop").drop(columns="line")
         return [{str(k): str(v) for k, v in row.items()} for row in rows.to_dict("records")]
     files_below = pictures_below(source)
@@ -331,12 +311,6 @@ def _crop_items(source: Path) -> list[Item]:
             f"{source}: no images in it; expected a movie, a patch store, or crops ({' '.join(SUFFIXES)})"
         )
     return [{"path": f.relative_to(source).as_posix()} for f in files_below]
-
-
-def _shuffled(
-    patches: list[tuple[np.ndarray, Item]], limit: int | None, rng: np.random.Generator
-) -> list[tuple[np.ndarray, Item]]:
-    return [patches[i] for i in rng.permutation(len(patches))[:limit]]
 
 
 class _Surroundings:

@@ -83,29 +83,14 @@ def foreground(
 
 
 def label_colonies(mask: np.ndarray) -> np.ndarray:
-    """Numbers the connected parts of a mask (8 neighbours) from 1, in reading order.
-
-    Args:
-        mask: bool (height, width).
-
-    Returns:
-        int32 (height, width), 0 outside.
-    """
+    """Numbers the connected parts (8 neighbours) of a mask, bool (height, width), from 1, in reading order; int32."""
     labels = np.empty(mask.shape, np.int32)
     ndi.label(mask, structure=EIGHT, output=labels)
     return labels
 
 
 def drop_near_border(mask: np.ndarray, margin_px: float) -> np.ndarray:
-    """Leaves out colonies whose centre of mass is nearer than `margin_px` to the frame's border.
-
-    Args:
-        mask: bool (height, width).
-        margin_px: px.
-
-    Returns:
-        bool (height, width).
-    """
+    """A mask, bool (height, width), without colonies whose centre of mass is nearer than that to the frame's border."""
     labels = label_colonies(mask)
     y, x = _centres(labels, np.bincount(labels.ravel()))
     height, width = mask.shape
@@ -136,9 +121,6 @@ class PixelClassifier:
         Args:
             examples: (frame, mask, where): frame as for `foreground`; mask bool, the annotation;
                 where bool, the pixels that may be learned from, None: all.
-
-        Returns:
-            Itself.
 
         Raises:
             UserError: no pixels, or only foreground or only background in them.

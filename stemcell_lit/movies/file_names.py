@@ -71,53 +71,34 @@ _HARMONY = re.compile(r"^r(?P<r>\d+)c(?P<col>\d+)f(?P<f>\d+)p(?P<z>\d+)-ch(?P<c>
 
 @dataclass(frozen=True)
 class Slot:
-    """A part of a name that may change from file to file.
+    """A part of a name that may change from file to file."""
 
-    Attributes:
-        kind: time, hours, date, channel, plane, position, order (of names without numbers), or empty where no word
-            tells.
-        text: as written, with its word.
-        value: what it says: a number, hours, or the text itself.
-    """
-
+    # time, hours, date, channel, plane, position, order (of names without numbers), or empty where no word tells
     kind: str
-    text: str
-    value: float | str
+    text: str  # as written, with its word
+    value: float | str  # what it says: a number, hours, or the text itself
 
 
 @dataclass
 class Arrangement:
-    """What `arrange` found.
+    """What `arrange` found."""
 
-    Attributes:
-        movies: the name of each position -> its frames; one entry with an empty name where names tell none.
-        notices: what was understood that the owner should know.
-        channel: whether the names told the channel that is wanted.
-        plane: the same of the plane.
-    """
-
+    # the name of each position -> its frames; one entry with an empty name where names tell none
     movies: dict[str, Arranged]
-    notices: list[str]
-    channel: bool
-    plane: bool
+    notices: list[str]  # what was understood that the owner should know
+    channel: bool  # whether the names told the channel that is wanted
+    plane: bool  # the same of the plane
 
 
 @dataclass
 class Arranged:
-    """The frames of one movie, in order.
+    """The frames of one movie, in order."""
 
-    Attributes:
-        files: one a frame.
-        numbers: their frame numbers, as the names have them, else 0, 1, ...
-        hours: their times by the names, None where these tell none.
-        named: whether the numbers stand in the names.
-        notices: what was understood that the owner should know.
-    """
-
-    files: list[Path]
-    numbers: list[int]
-    hours: list[float] | None = None
-    named: bool = False
+    files: list[Path]  # one a frame
+    numbers: list[int]  # their frame numbers, as the names have them, else 0, 1, ...
+    hours: list[float] | None = None  # their times by the names, None where these tell none
+    named: bool = False  # whether the numbers stand in the names
+    # what was understood that the owner should know
     notices: list[str] = field(default_factory=list)
 
 
@@ -418,20 +399,8 @@ def _ordered(
     if hours is None and dates is not None:
         begin = min(dates)
         hours = [d - begin for d in dates]
-    key = next((c for c in (counted, hours, column("order")) if c is not None), None)
-    if key is None:
-        if len(files) > 1:
-            raise UserError(
-                f"{where}: {files[0].name} and {files[1].name} are the same frame by their names; expected one file a "
-                "frame; move one of them elsewhere"
-            )
-        numbers = [slots[0][i].value for i in range(len(slots[0])) if slots[0][i].kind == TIME]
-        whole = (
-            len(numbers) == 1
-            and float(numbers[0]).is_integer()
-            and float(numbers[0]) <= LARGEST_NUMBER
-        )
-        return Arranged(files, [int(float(numbers[0]))] if whole else [0], None, whole)
+    told = counted or hours or column("order")
+    key = told or [0.0] * len(files)
     order = sorted(range(len(files)), key=lambda k: key[k])
     for a, b in itertools.pairwise(order):
         if key[a] == key[b]:
@@ -439,6 +408,14 @@ def _ordered(
                 f"{where}: {files[a].name} and {files[b].name} are the same frame by their names; expected one file a "
                 "frame; move one of them elsewhere"
             )
+    if told is None:  # one file
+        numbers = [slots[0][i].value for i in range(len(slots[0])) if slots[0][i].kind == TIME]
+        whole = (
+            len(numbers) == 1
+            and float(numbers[0]).is_integer()
+            and float(numbers[0]) <= LARGEST_NUMBER
+        )
+        return Arranged(files, [int(float(numbers[0]))] if whole else [0], None, whole)
     if hours is not None:
         for a, b in itertools.pairwise(order):
             if not hours[a] < hours[b]:

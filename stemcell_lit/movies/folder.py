@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,8 @@ class FolderReader:
         """Frame `index`, (height, width), values as `pictures.image_values` gives them."""
         file = self.files[index]
         if _file_type(file) == "tiff":
-            reader = self._tiff(file)
-            try:
+            with closing(self._tiff(file)) as reader:
                 return reader.read(0)
-            finally:
-                reader.close()
         return image_values(file, channel=self._channel, labels=self.labels)
 
     def where(self, index: int) -> str:

@@ -15,16 +15,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.folder import FolderReader
 from stemcell_lit.movies.pictures import image_values
+from stemcell_lit.movies.stored import one_sentence
 from stemcell_lit.movies.suffixes import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
 from stemcell_lit.movies.tiff import TiffReader
 from stemcell_lit.movies.units import Units, lengths
@@ -39,17 +40,11 @@ SCALING_PERCENTILES = (0.1, 99.9)
 
 @dataclass(frozen=True)
 class Movie:
-    """One movie of a file or folder, which may hold several stage positions.
+    """One movie of a file or folder, which may hold several stage positions."""
 
-    Attributes:
-        path: the file, or the folder of frames.
-        name: what it is called in groups and tables.
-        position: which of several stage positions; None: there is one.
-    """
-
-    path: Path
-    name: str
-    position: str | None = None
+    path: Path  # the file, or the folder of frames
+    name: str  # what it is called in groups and tables
+    position: str | None = None  # which of several stage positions; None: there is one
 
 
 def movies_at(
@@ -60,23 +55,12 @@ def movies_at(
     position: str | None = None,
     labels: bool = False,
 ) -> list[Movie]:
-    """The movies of one file or folder of frames: one, or one for each of its stage positions.
-
-    Args:
-        path: what `open_frames` reads.
-        channel: as for `open_frames`.
-        plane: the same.
-        position: the same.
-        labels: the same.
-    """
+    """The movies of what `open_frames` reads with the same arguments: one, or one for each of its stage positions."""
     path = Path(path)
-    reader = _reader(path, channel, plane, position, labels, first=True)
-    try:
+    with closing(_reader(path, channel, plane, position, labels, first=True)) as reader:
         if position is not None or len(reader.positions) == 1:
             return [Movie(path, bare_name(path), position)]
         return [Movie(path, f"{bare_name(path)}_{p}", p) for p in reader.positions]
-    finally:
-        reader.close()
 
 
 def open_frames(
@@ -133,11 +117,6 @@ def open_frames(
 def read_picture(file: Path, *, channel: str | None = None, plane: int | None = None) -> np.ndarray:
     """One picture, gray, (height, width), of the type that is stored.
 
-    Args:
-        file: TIFF, PNG, JPEG or BMP.
-        channel: which of several channels; None: there is one.
-        plane: which of several focal planes; None: there is one.
-
     Raises:
         UserError: it cannot be read, or holds more than one picture.
     """
@@ -146,8 +125,7 @@ def read_picture(file: Path, *, channel: str | None = None, plane: int | None = 
         values = image_values(file, channel=channel)
         _check_finite(values, str(file))
         return values
-    reader = _reader(file, channel, plane, None, False)
-    try:
+    with closing(_reader(file, channel, plane, None, False)) as reader:
         if reader.shape[0] != 1:
             raise UserError(
                 f"{file}: found {reader.shape[0]} pictures, expected one; "
@@ -156,16 +134,10 @@ def read_picture(file: Path, *, channel: str | None = None, plane: int | None = 
                 else f"{file}: found {reader.shape[0]} pictures, expected one; save each as a file of its own"
             )
         return _read_checked(reader, 0)
-    finally:
-        reader.close()
 
 
 def pair(frames: Frames, maps: Frames) -> list[int]:
     """The map of each frame, by number or name, never by its place in a list.
-
-    Args:
-        frames: a movie.
-        maps: label images of its frames.
 
     Returns:
         The position in `maps` of each frame's map.
@@ -342,15 +314,6 @@ class Frames:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        count, height, width = self.shape
-        size = "unknown um/px" if self.um_per_px is None else f"{self.um_per_px:g} um/px"
-        time = "unknown" if self.hours_per_frame is None else f"{self.hours_per_frame:g}"
-        return printable(
-            f"Frames({self.path}, {count} frames of {height} x {width} px, {self.dtype}, {size}, "
-            f"{time} h/frame)"
-        )
-
     def raw(self, index: int) -> np.ndarray:
         """Frame `index` as stored, gray, (height, width).
 
@@ -455,16 +418,8 @@ class _Reader(Protocol):
 
 def _read_checked(reader: _Reader, index: int) -> np.ndarray:
     where = reader.where(index)
-    try:
+    with one_sentence(where):
         frame = reader.read(index)
-    except UserError:
-        raise
-    except Exception as error:  # every decoder has errors of its own
-        raise UserError(
-            f"{where}: cannot be decoded "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); the file "
-            "is truncated or damaged: copy it again from its origin"
-        ) from error
     _check_finite(frame, where)
     return frame
 

@@ -34,7 +34,6 @@ from stemcell_lit.movies.stored import (
     too_large,
 )
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 MAX_SAMPLES = 2**30
 _COLOURS = ("red", "green", "blue")
@@ -43,19 +42,12 @@ _AS_LABELS = "export the labels themselves as 8- or 16-bit gray, not a picture o
 
 @dataclass(frozen=True)
 class Layout:
-    """What a picture will give, known from its header alone.
+    """What a picture will give, known from its header alone."""
 
-    Attributes:
-        shape: (height, width).
-        dtype: of the values, in native byte order.
-        colour: whether its colours will be mixed to gray by luma.
-        notices: what its owner should know, one sentence each.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype
-    colour: bool
-    notices: tuple[str, ...] = ()
+    shape: tuple[int, int]  # (height, width)
+    dtype: np.dtype  # of the values, in native byte order
+    colour: bool  # whether its colours will be mixed to gray by luma
+    notices: tuple[str, ...] = ()  # what its owner should know, one sentence each
 
 
 def page_layout(
@@ -110,12 +102,9 @@ def page_values(
 
 
 def image_layout(file: Path, *, channel: str | None = None, labels: bool = False) -> Layout:
-    """What a PNG, JPEG or BMP file will give, from its header.
+    """What a PNG, JPEG or BMP file will give, from its header; `channel` and `labels` as in `page_layout`.
 
-    Args:
-        file: one picture; its content says the format, whatever its suffix.
-        channel: as in `page_layout`.
-        labels: as in `page_layout`.
+    Its content says the format, whatever its suffix.
 
     Raises:
         UserError: not there, not readable, of another format, or without a single meaning.
@@ -126,14 +115,6 @@ def image_layout(file: Path, *, channel: str | None = None, labels: bool = False
 
 def image_values(file: Path, *, channel: str | None = None, labels: bool = False) -> np.ndarray:
     """The values of a PNG, JPEG or BMP file: as `page_values` would give for the same picture.
-
-    Args:
-        file: one picture; its content says the format, whatever its suffix.
-        channel: as in `page_layout`.
-        labels: as in `page_layout`.
-
-    Returns:
-        (height, width), of the layout's type.
 
     Raises:
         UserError: as `image_layout`, and for a damaged file and pixels that are coloured by a table

@@ -87,28 +87,20 @@ _PHOTOMETRICS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """What is in a file, in terms that all formats share.
-
-    Attributes:
-        kind: gray, white (zero is white), table (indices into `table`) or colour (red, green, blue).
-        bits: of a sample; values lie in 0 to 2^bits - 1 if they are unsigned.
-        extras: for each sample after gray or blue whether it is alpha.
-        table: the colours of the indices, (entries, 3) of uint8 or uint16.
-        opaque: for each entry of the table whether it is opaque; None: all are.
-        planes: colour is stored plane by plane.
-        lossy: its compression may change numbers.
-    """
+    """What is in a file, in terms that all formats share."""
 
     where: str
     shape: tuple[int, int]
     dtype: np.dtype
-    bits: int
+    bits: int  # of a sample; values lie in 0 to 2^bits - 1 if they are unsigned
+    # gray, white (zero is white), table (indices into `table`) or colour (red, green, blue)
     kind: str
-    extras: tuple[bool, ...] = ()
-    table: np.ndarray | None = None
+    extras: tuple[bool, ...] = ()  # for each sample after gray or blue whether it is alpha
+    table: np.ndarray | None = None  # the colours of the indices, (entries, 3) of uint8 or uint16
+    # for each entry of the table whether it is opaque; None: all are
     opaque: np.ndarray | None = None
-    planes: bool = False
-    lossy: bool = False
+    planes: bool = False  # colour is stored plane by plane
+    lossy: bool = False  # its compression may change numbers
 
     @property
     def samples(self) -> int:

@@ -9,34 +9,9 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # Pictures and films that are not read, and are told when they lie among those that are
 _OTHER_SUFFIXES = (
-    *(
-        ".gif",
-        ".webp",
-        ".avi",
-        ".mp4",
-        ".mov",
-        ".mkv",
-        ".jp2",
-        ".dcm",
-        ".svs",
-        ".zarr",
-        ".h5",
-        ".hdf5",
-    ),
-    *(
-        ".nd2",
-        ".czi",
-        ".lif",
-        ".vsi",
-        ".oib",
-        ".oif",
-        ".lsm",
-        ".stk",
-        ".ims",
-        ".npy",
-        ".heic",
-        ".dng",
-    ),
+    *(".gif", ".webp", ".avi", ".mp4", ".mov", ".mkv", ".jp2", ".dcm", ".svs", ".zarr", ".h5"),
+    *(".hdf5", ".nd2", ".czi", ".lif", ".vsi", ".oib", ".oif", ".lsm", ".stk", ".ims", ".npy"),
+    *(".heic", ".dng"),
 )
 # What lies beside a movie under its name: class maps, colony numbers
 MAPS = ("_classes", "_colonies")

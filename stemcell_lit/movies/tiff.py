@@ -36,17 +36,11 @@ _TIMES = "TIQ"  # Q and I: a plain sequence of pages, without a name for what it
 
 @dataclass(frozen=True)
 class Part:
-    """Where the frames of one movie lie in a file.
+    """Where the frames of one movie lie in a file."""
 
-    Attributes:
-        image: which series of pages.
-        pages: the page of each frame in its series.
-        position: the name of its stage position; empty where the file tells none.
-    """
-
-    image: list[int]
-    pages: list[int]
-    position: str
+    image: list[int]  # which series of pages
+    pages: list[int]  # the page of each frame in its series
+    position: str  # the name of its stage position; empty where the file tells none
 
 
 class TiffReader:
@@ -231,18 +225,16 @@ class TiffReader:
         stacked = [(a, n) for a, n in axes if n > 1]
         found = " x ".join(f"{n} {_AXES.get(a, a)}" for a, n in stacked)
         for axis, n in axes:
-            if axis == "C" and n > MOST_CHANNELS and not times and wanted_channel is None:
-                self.notices.append(f"its {n} channels were taken as time points")
+            many = axis == "C" and n > MOST_CHANNELS and wanted_channel is None
+            plain = axis == "Z" and n > 1 and plane is None and _plain_slices(tiff)
+            if not times and (many or plain):
+                self.notices.append(f"its {n} {_AXES[axis]} were taken as time points")
                 times.append(axis)
                 used.append(slice(None))
             elif axis == "C" and n > 1:
                 self._used["C"] = self._pick_channel(n, channels, found)
                 used.append(self._used["C"])
                 self._channel = None  # told, so not a sample of colour
-            elif axis == "Z" and n > 1 and plane is None and not times and _plain_slices(tiff):
-                self.notices.append(f"its {n} planes were taken as time points")
-                times.append(axis)
-                used.append(slice(None))
             elif axis == "Z" and n > 1:
                 if plane is None or not 0 <= plane < n:
                     said = f"plane={plane}: " if plane is not None else ""
@@ -275,12 +267,9 @@ class TiffReader:
 
     def _pick_channel(self, count: int, names: list[str], found: str) -> int:
         wanted = self._channel
-        if wanted is not None:
-            same = [i for i, n in enumerate(names) if n.casefold() == wanted.casefold()]
-            if not same and wanted.isdecimal() and int(wanted) < count:
-                same = [int(wanted)]
-            if len(same) == 1:
-                return same[0]
+        at = None if wanted is None else _place(wanted, names, count)
+        if at is not None:
+            return at
         choice = ", ".join(names) if names else f"0 to {count - 1}"
         said = f"channel={wanted}: " if wanted is not None else ""
         raise UserError(
@@ -295,15 +284,13 @@ class TiffReader:
                 f"{self.path}: found {len(names)} stage positions ({', '.join(names[:12])}); expected one movie; "
                 f"give position={names[0]}"
             )
-        same = [p for p in parts if p.position.casefold() == position.casefold()]
-        if not same and position.isdecimal() and int(position) < len(parts):
-            same = [parts[int(position)]]
-        if len(same) != 1 or not any(names):
+        at = _place(position, names, len(parts))
+        if at is None or not any(names):
             known = ", ".join(names[:12]) if any(names) else "no positions"
             raise UserError(
                 f"{self.path}: position={position}: found {known}; give one of these, or none"
             )
-        return same[0]
+        return parts[at]
 
     def _broken_chain(self, tiff: tifffile.TiffFile) -> list[str]:
         """Follows the chain of page descriptions; a truncated file breaks it, at times in silence.
@@ -346,6 +333,14 @@ class TiffReader:
         if end > size:
             return [f"{size} bytes found, at least {end} expected"]
         return []
+
+
+def _place(wanted: str, names: list[str], count: int) -> int | None:
+    """Which of several things is meant, by its name or by its number from 0; None if none is."""
+    same = [i for i, name in enumerate(names) if name.casefold() == wanted.casefold()]
+    if not same and wanted.isdecimal() and int(wanted) < count:
+        same = [int(wanted)]
+    return same[0] if len(same) == 1 else None
 
 
 def _ome_names(tiff: tifffile.TiffFile) -> tuple[list[str], list[str]]:

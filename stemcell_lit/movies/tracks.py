@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage as ndi
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import _centres, label_colonies
+
+MIN_OVERLAP = 0.1  # share of the smaller of two colonies that they must have in common
 
 TABLE_COLUMNS = {
     "frame": np.int64,
@@ -18,13 +19,8 @@ TABLE_COLUMNS = {
     "label": np.int64,  # in `label_colonies` of that frame's mask
     "area_px": np.int64,
     "area_um2": np.float64,  # NaN where the pixel size is unknown
-    "time_h": np.float64,  # NaN where the frame interval is unknown
     "y": np.float64,  # centre of mass, px
     "x": np.float64,
-    "top": np.int64,  # bounding box, px; bottom and right excluded
-    "left": np.int64,
-    "bottom": np.int64,
-    "right": np.int64,
     "cut": np.bool_,  # touches the border of the frame: its true area is larger
 }
 
@@ -39,15 +35,10 @@ EVENT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Tracks:
-    """Colonies over time.
+    """Colonies over time."""
 
-    Attributes:
-        table: a row per colony and frame, columns as in `TABLE_COLUMNS`.
-        events: a row per merge or split, columns as in `EVENT_COLUMNS`.
-    """
-
-    table: pd.DataFrame
-    events: pd.DataFrame
+    table: pd.DataFrame  # a row per colony and frame, columns as in `TABLE_COLUMNS`
+    events: pd.DataFrame  # a row per merge or split, columns as in `EVENT_COLUMNS`
     _ids: list[np.ndarray] = field(repr=False)
 
     def paint(self, labels: np.ndarray, frame: int) -> np.ndarray:
@@ -56,45 +47,28 @@ class Tracks:
         return painted
 
 
-def track(
-    masks: Iterable[np.ndarray],
-    *,
-    um_per_px: float | None = None,
-    hours_per_frame: float | None = None,
-    min_overlap: float = 0.1,
-    max_gap: int = 1,
-) -> Tracks:
+def track(masks: Iterable[np.ndarray], *, um_per_px: float | None = None) -> Tracks:
     """Links colonies over frames by overlap.
 
-    Two colonies of consecutive frames are linked if they share at least `min_overlap` of the
+    Two colonies of consecutive frames are linked if they share at least `MIN_OVERLAP` of the
     smaller one. Of all links the largest overlaps continue a track, each colony in at most one;
     what is left tells merges (a colony of the frame before ends in one that is another's
     continuation) and splits (a new colony lies where a track that goes on was). A colony that
-    vanishes without merging is looked for at its last place for `max_gap` more frames.
+    vanishes without merging is looked for at its last place for one more frame.
 
     Args:
         masks: per frame, bool (height, width), or integers numbering its colonies. Only two frames
             are held at a time, so that a generator over a large movie works.
         um_per_px: size of a pixel in micrometres, for areas.
-        hours_per_frame: time between frames, for times.
-        min_overlap: share of the smaller colony, above 0, to 1.
-        max_gap: frames.
-
-    Returns:
-        Tracks.
 
     Raises:
-        UserError: the masks differ in shape, or a setting is out of range.
+        UserError: the masks differ in shape.
     """
-    if not 0 < min_overlap <= 1:
-        raise UserError(f"min_overlap={min_overlap}: expected a share above 0, to 1")
-    if max_gap < 0:
-        raise UserError(f"max_gap={max_gap}: expected 0 or more frames")
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in TABLE_COLUMNS}
+    rows: list[dict[str, np.ndarray]] = []
     events: list[tuple[int, str, int, int]] = []
     ids: list[np.ndarray] = []
     before: np.ndarray | None = None  # numbers of the tracks at their last places
-    missing: dict[int, int] = {}  # track -> frames since it was seen
+    missing: set[int] = set()  # tracks that the last frame did not show
     created = 0
     for number, mask in enumerate(masks):
         labels = label_colonies(mask) if mask.dtype == bool else mask.astype(np.int32, copy=False)
@@ -107,7 +81,7 @@ def track(
         owner = np.zeros(len(area), np.int32)  # label -> track
         found: list[tuple[int, int]] = []  # (track, label), the largest overlap first
         if before is not None:
-            found = _links(before, labels, area, min_overlap)
+            found = _links(before, labels, area)
         continued: set[int] = set()
         for old, label in found:
             if old not in continued and owner[label] == 0:
@@ -129,23 +103,22 @@ def track(
                 events.append((number, "merge", old, int(owner[label])))
                 ended.add(old)
         ids.append(owner)
-        _append(rows, number, labels, area, owner, um_per_px, hours_per_frame)
+        rows.append(_rows(number, labels, area, owner, um_per_px))
         now = owner[labels]
         if before is not None:
-            alive = set(np.unique(before).tolist()) - {0} - continued - ended
-            missing = {t: missing.get(t, 0) + 1 for t in alive if missing.get(t, 0) < max_gap}
+            missing = set(np.unique(before).tolist()) - {0} - continued - ended - missing
             if missing:
                 ghost = np.isin(before, list(missing)) & (now == 0)
                 now[ghost] = before[ghost]
         before = now
-    table = pd.DataFrame({n: _column(rows[n], t) for n, t in TABLE_COLUMNS.items()})
+    table = pd.DataFrame(
+        {n: np.concatenate([[], *(r[n] for r in rows)]).astype(t) for n, t in TABLE_COLUMNS.items()}
+    )
     log = pd.DataFrame(events, columns=list(EVENT_COLUMNS)).astype(EVENT_COLUMNS)
     return Tracks(table, log, ids)
 
 
-def _links(
-    before: np.ndarray, labels: np.ndarray, area: np.ndarray, min_overlap: float
-) -> list[tuple[int, int]]:
+def _links(before: np.ndarray, labels: np.ndarray, area: np.ndarray) -> list[tuple[int, int]]:
     """(track, label) pairs that share enough, by falling overlap, ties by age of the track."""
     both = (before > 0) & (labels > 0)
     width = np.int64(len(area))
@@ -154,53 +127,31 @@ def _links(
     )
     old, new = keys // width, keys % width
     sizes = np.bincount(before.ravel())
-    enough = shared >= min_overlap * np.minimum(sizes[old], area[new])
+    enough = shared >= MIN_OVERLAP * np.minimum(sizes[old], area[new])
     old, new, shared = old[enough], new[enough], shared[enough]
     order = np.lexsort((new, old, -shared))
     return list(zip(old[order].tolist(), new[order].tolist(), strict=True))
 
 
-def _append(
-    rows: dict[str, list[np.ndarray]],
+def _rows(
     number: int,
     labels: np.ndarray,
     area: np.ndarray,
     owner: np.ndarray,
     um_per_px: float | None,
-    hours_per_frame: float | None,
-) -> None:
+) -> dict[str, np.ndarray]:
+    """The columns of the table for one frame."""
     present = np.flatnonzero(area)
     present = present[present > 0]
-    count = len(present)
-    boxes = ndi.find_objects(labels)
-    box = np.array(
-        [
-            (s[0].start, s[1].start, s[0].stop, s[1].stop)
-            for s in (boxes[i - 1] for i in present)
-            if s is not None
-        ],
-        np.int64,
-    ).reshape(count, 4)
     y, x = _centres(labels, area)[:, present]
-    height, width = labels.shape
-    values: dict[str, np.ndarray] = {
-        "frame": np.full(count, number),
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    return {
+        "frame": np.full(len(present), number),
         "track": owner[present],
         "label": present,
         "area_px": area[present],
         "area_um2": area[present] * (np.nan if um_per_px is None else um_per_px**2),
-        "time_h": np.full(count, np.nan if hours_per_frame is None else number * hours_per_frame),
         "y": y,
         "x": x,
-        "top": box[:, 0],
-        "left": box[:, 1],
-        "bottom": box[:, 2],
-        "right": box[:, 3],
-        "cut": (box[:, :2].min(1, initial=1) == 0) | (box[:, 2] == height) | (box[:, 3] == width),
+        "cut": np.isin(present, border),
     }
-    for name, value in values.items():
-        rows[name].append(value)
-
-
-def _column(parts: list[np.ndarray], kind: type) -> np.ndarray:
-    return (np.concatenate(parts) if parts else np.empty(0)).astype(kind)

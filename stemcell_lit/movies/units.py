@@ -21,19 +21,10 @@ MIN_PLAUSIBLE_UM = 0.005
 SAME = 0.01  # sizes that differ by less are one
 
 _TO_UM = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "nm": 1e-3,
-    "pm": 1e-6,
+    **{"m": 1e6, "cm": 1e4, "mm": 1e3, "nm": 1e-3, "pm": 1e-6},
+    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     "a": 1e-4,  # Angstrom, written with its ring in files
-    "inch": 25_400.0,
-    "in": 25_400.0,
+    **dict.fromkeys(("inch", "in"), 25_400.0),
 }
 _TO_HOURS = {
     **dict.fromkeys(("d", "day", "days"), 24.0),
@@ -47,19 +38,13 @@ _TO_HOURS = {
 
 @dataclass
 class Units:
-    """What a file tells of its pixels and times.
+    """What a file tells of its pixels and times."""
 
-    Attributes:
-        um_per_px: micrometres; None where unknown.
-        hours_per_frame: from one frame to the next; None where unknown.
-        hours: the time of each frame, where the file tells it frame by frame.
-        notices: what it tells that is not used, and why.
-    """
-
-    um_per_px: float | None = None
-    hours_per_frame: float | None = None
+    um_per_px: float | None = None  # micrometres; None where unknown
+    hours_per_frame: float | None = None  # from one frame to the next; None where unknown
+    # the time of each frame, where the file tells it frame by frame
     hours: list[float] | None = None
-    notices: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)  # what it tells that is not used, and why
 
 
 def lengths(shape: tuple[int, ...]) -> str:
@@ -70,12 +55,7 @@ def lengths(shape: tuple[int, ...]) -> str:
 def tiff_units(tiff: tifffile.TiffFile, image: int, frames: int, channel: int, plane: int) -> Units:
     """Pixel size and times of one movie in a TIFF file.
 
-    Args:
-        tiff: the open file.
-        image: which of the images of an OME-TIFF.
-        frames: how many frames the movie has.
-        channel: which channel's times are wanted, of those that OME-XML names.
-        plane: the same of focal planes.
+    `channel` and `plane`: whose times are wanted, of those that OME-XML names.
     """
     units = Units()
     sizes: list[tuple[str, float | None, float | None]] = []  # source, along x, along y
@@ -87,7 +67,7 @@ def tiff_units(tiff: tifffile.TiffFile, image: int, frames: int, channel: int, p
     if tiff.is_imagej and tiff.imagej_metadata:
         meta = tiff.imagej_metadata
         unit = _unit(meta.get("unit", ""))
-        x, y = (_convert(_inverse(_resolution(page, c)), unit, _TO_UM) for c in "XY")
+        x, y = (_convert(_pixel(page, c), unit, _TO_UM) for c in "XY")
         if unit not in ("", "pixel", "pixels"):
             sizes.append(("ImageJ", x, y))
         if units.hours_per_frame is None:
@@ -96,7 +76,7 @@ def tiff_units(tiff: tifffile.TiffFile, image: int, frames: int, channel: int, p
         tag = page.tags.get("ResolutionUnit")
         size = {2: 25_400.0, 3: 10_000.0}.get(int(tag.value) if tag is not None else 1)
         if size is not None:
-            x, y = ((size * i if (i := _inverse(_resolution(page, c))) else None) for c in "XY")
+            x, y = ((size * i if (i := _pixel(page, c)) else None) for c in "XY")
             plausible = x is not None and x <= MAX_PLAUSIBLE_UM
             if (
                 plausible or not sizes
@@ -227,17 +207,13 @@ def _positive(value: object) -> float | None:
     return number if number is not None and number > 0 else None
 
 
-def _inverse(value: float | None) -> float | None:
-    return None if value is None else 1 / value
-
-
 def _convert(value: object, unit: object, table: dict[str, float]) -> float | None:
     number, factor = _positive(value), table.get(_unit(unit))
     return None if number is None or factor is None else number * factor
 
 
-def _resolution(page: Any, axis: str) -> float | None:
-    """Pixels per unit along an axis, from the tag."""
+def _pixel(page: Any, axis: str) -> float | None:
+    """Units per pixel along an axis, from the tag of its resolution."""
     tag = page.tags.get(f"{axis}Resolution")
     if tag is None:
         return None
@@ -245,4 +221,5 @@ def _resolution(page: Any, axis: str) -> float | None:
         numerator, denominator = tag.value
     except (TypeError, ValueError):
         return None
-    return _positive(numerator / denominator) if denominator else None
+    pixels = _positive(numerator / denominator) if denominator else None
+    return None if pixels is None else 1 / pixels

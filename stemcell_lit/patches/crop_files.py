@@ -24,9 +24,7 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 class CropFiles:
     """Files named relative to a folder, as tables name them, whatever system wrote these.
 
-    Args:
-        base: the folder; nothing outside it is read.
-        table: names the table in messages.
+    Nothing outside `base` is read; `table` is named in messages.
     """
 
     def __init__(self, base: Path, table: Path):
@@ -62,15 +60,18 @@ class CropFiles:
         self._check(found, here)
         return found
 
-    def say_renamed(self) -> None:
-        """Tells once which files are called otherwise on disk."""
+    def find_all(self, rows: pd.DataFrame) -> list[str]:
+        """The file of each row of the table, from its `path` and `line`; those called otherwise on disk are told."""
+        both = zip(rows["path"], rows["line"], strict=True)
+        found = [self.find(name, int(line)) for name, line in both]
         if self._renamed:
-            name, found = self._renamed[0]
+            name, other = self._renamed[0]
             warnings.warn(
                 f"{self._table}: {len(self._renamed)} paths are written otherwise on disk, such as {name!r}, which is "
-                f"{found!r}",
+                f"{other!r}",
                 stacklevel=2,
             )
+        return found
 
     def _other_spelling(self, name: str, found: str, here: str, line: int) -> str:
         parts = os.path.normpath(name.replace("\\", "/")).split("/")

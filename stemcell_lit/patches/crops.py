@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import DisjointSet
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import percentile_scaling, read_picture, sample_pixels, to_8_bit
@@ -19,27 +20,20 @@ from stemcell_lit.patches.crop_files import CropFiles, folder_rows
 from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
+from stemcell_lit.settings.command_keys import ImportCommand
 
 # the first one present keeps related crops on one side of a split
 GROUP_COLUMNS = ("group", "track", "movie")
 SAMPLED_CROPS = 256  # spread over the data set, they fix the intensity scale of 16 bit and float
 
 
-def import_crops(
-    source: str | Path,
-    store: str | Path,
-    *,
-    table: str | Path | None = None,
-    group: str | None = None,
-    size: int | None = None,
-    um_per_px: float | None = None,
-    hours_per_frame: float | None = None,
-    classes: Sequence[str] | None = None,
-    patch_um_per_px: float | None = None,
-    channel: str | None = None,
-    plane: int | None = None,
-) -> PatchStore:
+def import_crops(config: ImportCommand) -> PatchStore:
     """Imports labelled crops. The label or folder `unsure` is left out, and counted.
+
+    The source is a folder. A table, `patches.csv` in it where none is named, has columns `path` (relative to the CSV)
+    and `label`, perhaps `group`, `track`, `movie`, `frame`, `time_h`, `x`, `y`. Without one the sub-folders are the
+    classes, and theirs are groups. Crops are resampled to `extraction.um_per_px`, then cut to `size` around their
+    centre, where these are given; without `size` all must agree.
 
     A track is a track of its movie or group, since trackers number from 1 in each: where a name of a track occurs in
     several, tracks are called MOVIE/TRACK, GROUP/TRACK or, where the table has both, GROUP/MOVIE/TRACK. So with
@@ -48,35 +42,20 @@ def import_crops(
     Equal rows count once. Different files of equal pixels share a group, and so do the groups they were in; crops of
     one gray value throughout tell nothing and are not compared.
 
-    Args:
-        source: the folder. Without a table its sub-folders are the classes, and theirs are groups.
-        store: the PatchStore to make.
-        table: CSV with columns `path` (relative to the CSV) and `label`, perhaps `group`, `track`, `movie`, `frame`,
-            `time_h`, `x`, `y`. None: `patches.csv` in the source where there is one.
-        group: the column whose crops must stay on one side of a split. None: the first of group, track, movie.
-        size: height and width in pixels of the stored patches: larger crops are cut around their centre. None: all
-            crops must agree.
-        um_per_px: size of a pixel in micrometres.
-        hours_per_frame: turns `frame` into hours where the table has no `time_h`.
-        classes: the classes and their order. None: alphabetical.
-        patch_um_per_px: size of a pixel of the patches: crops are resampled to it before they are cut. None: as is.
-        channel: which channel of files that hold several.
-        plane: which focal plane of files that hold several, from 0.
-
     Raises:
         UserError: nothing to import, an unreadable image, crops of several sizes or types, a table that contradicts
             itself or can be read in more than one way.
     """
-    source = Path(source)
+    source, group, wanted_um = Path(config.source), config.group, config.extraction.um_per_px
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; expected a folder of labelled crops")
-    if patch_um_per_px is not None and um_per_px is None:
+    if wanted_um is not None and config.um_per_px is None:
         raise UserError(
-            f"extraction.um_per_px={patch_um_per_px}: crops do not tell the size of their pixels; give um_per_px, too"
+            f"extraction.um_per_px={wanted_um}: crops do not tell the size of their pixels; give um_per_px, too"
         )
-    found = Path(table) if table is not None else table_in(source)
+    found = Path(config.table) if config.table is not None else table_in(source)
     if found is not None:
-        rows, base = _from_table(found, group, hours_per_frame), found.parent
+        rows, base = _from_table(found, group, config.hours_per_frame), found.parent
     else:
         rows, base = folder_rows(source), source
         if group is not None and group not in rows:
@@ -84,14 +63,15 @@ def import_crops(
                 f"group={group}: {source} has no table with that column; expected a patches.csv, or leave it out"
             )
     group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
-    names, rows, unsure = checked_labels(rows, classes, found or source)
+    names, rows, unsure = checked_labels(rows, config.classes, found or source)
     if len(unsure):
         warnings.warn(
             f"{found or source}: {len(unsure)} crops are labelled unsure and left out", stacklevel=2
         )
     paths = rows["path"].tolist()
-    reader = CropReader(base, paths, channel, plane)
-    pixels = _read_all(reader, base, paths, size, scale_between(um_per_px, patch_um_per_px))
+    reader = CropReader(base, paths, config.channel, config.plane)
+    scale = scale_between(config.um_per_px, wanted_um)
+    pixels = _read_all(reader, base, paths, config.size, scale)
 
     manifest = pd.DataFrame({"label": rows["label"], "source": rows["path"]})
     if group is None:
@@ -110,18 +90,18 @@ def import_crops(
         "table": found.name if found else None,
         "split_by": group
         or "crop (no group, track or movie is known: related crops may leak between splits)",
-        "hours_per_frame": hours_per_frame,
+        "hours_per_frame": config.hours_per_frame,
         "unsure": len(unsure),
         "scaling": list(reader.scaling),
-        "channel": channel,
-        "plane": plane,
+        "channel": config.channel,
+        "plane": config.plane,
     }
     return PatchStore.write(
-        store,
+        config.store,
         pixels,
         manifest,
         classes=names,
-        um_per_px=um_per_px if patch_um_per_px is None else patch_um_per_px,
+        um_per_px=config.um_per_px if wanted_um is None else wanted_um,
         unsure=unsure[["label"]].assign(source=unsure["path"]),
         made_by=made_by,
         inputs=[source, found],
@@ -147,11 +127,7 @@ def _from_table(path: Path, group: str | None, hours_per_frame: float | None) ->
     needed = ["path", "label", *([group] if group else [])]
     table = read_table(path, needed, [*GROUP_COLUMNS, "frame", "time_h", "x", "y"])
     rows = table.rows[[c for c in table.rows if c not in ("frame", "time_h", "x", "y")]].copy()
-    files = CropFiles(path.parent, path)
-    rows["path"] = [
-        files.find(name, int(line)) for name, line in zip(rows["path"], rows["line"], strict=True)
-    ]
-    files.say_renamed()
+    rows["path"] = CropFiles(path.parent, path).find_all(rows)
     for column in ("x", "y"):
         if column in table.rows:
             rows[column] = table.numbers(column)
@@ -184,11 +160,7 @@ class CropReader:
     Attributes:
         scaling: the stored intensities that become 0 and 255.
 
-    Args:
-        base: the folder that the paths start from.
-        paths: all crops of the data set.
-        channel: which of several channels.
-        plane: which of several focal planes.
+    `paths` are all crops of the data set, below `base`.
 
     Raises:
         UserError: a crop that is looked at cannot be read, or is of another type than the first.
@@ -260,7 +232,7 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
     groups = manifest["group"].tolist()
     files, labels = manifest["source"].tolist(), manifest["label"].tolist()
     first: dict[bytes, int] = {}
-    parent: dict[str, str] = {}
+    sets = DisjointSet(groups)
     pairs: list[tuple[int, int]] = []
     blank = 0
     for i, crop in enumerate(pixels):
@@ -270,7 +242,7 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
         other = first.setdefault(hashlib.sha256(crop.tobytes()).digest(), i)
         if other != i:
             pairs.append((other, i))
-            _unite(parent, groups[other], groups[i])
+            sets.merge(groups[other], groups[i])
     if blank:
         warnings.warn(
             f"{where}: {blank} crops are of one gray value throughout; look whether they show anything",
@@ -279,12 +251,10 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
     if not pairs:
         return groups
     a, b = pairs[0]
-    joined = len({*parent})
+    joined = [of_one for of_one in sets.subsets() if len(of_one) > 1]
     said = f"{len(pairs)} crops have the pixels of another file, such as {files[b]} those of {files[a]}"
     if joined:
-        said += (
-            f"; {joined} groups are joined by that into {len({_head(parent, g) for g in parent})}"
-        )
+        said += f"; {sum(map(len, joined))} groups are joined by that into {len(joined)}"
     warnings.warn(f"{where}: {said}", stacklevel=3)
     if against := next(((a, b) for a, b in pairs if labels[a] != labels[b]), None):
         a, b = against
@@ -294,21 +264,8 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
             f"{labels[b]!r}; remove the wrong ones",
             stacklevel=3,
         )
-    return [_head(parent, g) for g in groups]
-
-
-def _head(parent: dict[str, str], name: str) -> str:
-    while (up := parent.get(name, name)) != name:
-        name = up
-    return name
-
-
-def _unite(parent: dict[str, str], a: str, b: str) -> None:
-    """Makes two groups one; its name is the one that sorts first."""
-    if a != b:
-        a, b = sorted((_head(parent, a), _head(parent, b)), key=natural_key)
-        parent.setdefault(a, a)
-        parent[b] = a
+    names = {group: min(of_one, key=natural_key) for of_one in joined for group in of_one}
+    return [names.get(group, group) for group in groups]
 
 
 def _centre(crop: np.ndarray, size: int, file: Path) -> np.ndarray:

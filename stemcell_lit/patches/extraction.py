@@ -18,13 +18,12 @@ from stemcell_lit.movies.frames import Frames, Movie, open_frames, pair
 from stemcell_lit.movies.resample import resample, resample_labels, scale_between, scaled_shape
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated
-from stemcell_lit.patches.labels import UNSURE
-from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
+from stemcell_lit.patches.labels import UNSURE, checked_classes
+from stemcell_lit.patches.store import PatchStore, ViewCutter, check_scales
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ExtractionConfig
 
 TRIES = 400  # random positions a frame; far more than patches fit in, so the frame is covered
-BLOCKS = 10  # columns of a frame on one side of a split; a field of view has no better groups
 DEBRIS = "debris"
 
 
@@ -168,7 +167,7 @@ def say_views_cross_columns(extraction: ExtractionConfig) -> None:
 def check_extraction(extraction: ExtractionConfig) -> None:
     """Refuses settings out of bounds, and scales that do not fit together."""
     check(extraction, "extraction.")
-    checked_scales(extraction.scales, extraction.patch_size)
+    check_scales(extraction.scales, extraction.patch_size)
 
 
 def patch_scale(frames: Frames, wanted: float | None) -> tuple[float, float | None]:
@@ -212,10 +211,7 @@ def _named(source: Path, classes: Sequence[str] | None) -> list[str]:
             f"{source}: classes= is missing; name the values 1, 2, ... of its class maps in order, such as "
             "classes=[debris,dense]"
         )
-    names = [str(name) for name in classes]
-    if len(set(names)) != len(names) or UNSURE in names:
-        raise UserError(f"classes={names}: expected each class once, and none called {UNSURE}")
-    return names
+    return checked_classes(classes)
 
 
 # --- which places ---------------------------------------------------------------------------------------------------

@@ -40,8 +40,6 @@ def import_patches(config: ImportCommand) -> PatchStore:
             f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
         )
     check_target(config.store, "store", inputs=[source, table])
-    given = {"um_per_px": config.um_per_px, "hours_per_frame": config.hours_per_frame}
-    select = Select(config.channel, config.plane, config.position)
     csv = table is not None and table.suffix.lower() in TABLES
     if (table is not None and not csv) or (table is None and has_maps(source)):
         return extract(
@@ -50,9 +48,10 @@ def import_patches(config: ImportCommand) -> PatchStore:
             config.extraction,
             table=table,
             classes=config.classes,
+            um_per_px=config.um_per_px,
+            hours_per_frame=config.hours_per_frame,
             blocks=config.blocks,
-            select=select,
-            **given,
+            select=Select(config.channel, config.plane, config.position),
         )
     if source.is_file() or (table is not None and is_tiles(table)):
         table = table or source.with_name("tiles.csv")
@@ -61,17 +60,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
                 f"{source}: has no labels; expected {bare_name(source)}_classes.tif (class maps) or {table.name} "
                 "beside it, or table= naming either; to label it by hand: stemcell-lit annotate"
             )
-        return import_tiles(
-            source,
-            table,
-            config.store,
-            blocks=config.blocks,
-            classes=config.classes,
-            extraction=config.extraction,
-            colonies=config.colonies,
-            select=select,
-            **given,
-        )
+        return import_tiles(config, table)
     if config.position is not None:
         raise UserError(
             f"position={config.position}: crops have no stage positions; expected a movie; leave it out"
@@ -81,15 +70,4 @@ def import_patches(config: ImportCommand) -> PatchStore:
             f"extraction.scales={config.extraction.scales}: crops know nothing of what lies around them; expected "
             "movies with class maps or tiles"
         )
-    return import_crops(
-        source,
-        config.store,
-        table=table,
-        group=config.group,
-        size=config.size,
-        patch_um_per_px=config.extraction.um_per_px,
-        classes=config.classes,
-        channel=config.channel,
-        plane=config.plane,
-        **given,
-    )
+    return import_crops(config)

@@ -38,20 +38,14 @@ class Select:
 
 @dataclass(frozen=True)
 class LabelledMovie:
-    """A movie and its maps.
+    """A movie and its maps."""
 
-    Attributes:
-        movie: what `open_frames` reads; its name is its group.
-        classes: the same, label images of 0 and the classes from 1 in order.
-        colonies: the same, numbers of colonies over time from 1; None: found in the class maps.
-        um_per_px, hours_per_frame: None: what the file says.
-    """
-
-    movie: Movie
-    classes: Movie
+    movie: Movie  # what `open_frames` reads; its name is its group
+    classes: Movie  # the same, label images of 0 and the classes from 1 in order
+    # the same, numbers of colonies over time from 1; None: found in the class maps
     colonies: Movie | None = None
-    um_per_px: float | None = None
-    hours_per_frame: float | None = None
+    um_per_px: float | None = None  # None: what the file says
+    hours_per_frame: float | None = None  # None: what the file says
 
 
 def find_movies(
@@ -67,13 +61,6 @@ def find_movies(
     beside it; where a table is given, in it: it is the maps of the one movie, or a folder that holds `NAME_classes` or
     `NAME` for each movie. `NAME_colonies` beside the movie numbers its colonies, if it is there. Movies may lie in
     folders of their own. Those without maps are left out, with a notice.
-
-    Args:
-        source: a movie, or a folder of them.
-        table: see above.
-        um_per_px: of the movies; None: what they say.
-        hours_per_frame: the same.
-        select: which channel, plane and position.
 
     Raises:
         UserError: there are no movies with maps.
@@ -125,12 +112,7 @@ def find_movies(
 
 
 def movies_in(source: Path, select: Select | None = None) -> list[Movie]:
-    """The movies of a source: itself, or those in it; each stage position is one.
-
-    Args:
-        source: a file, a folder of frames, or a folder of movies, which may lie in folders of their own.
-        select: which channel, plane and position.
-    """
+    """The movies of a source: itself, or those in its folders; each stage position is one."""
     select = select or Select()
     return [m for name, path in _places_of(Path(source)) for m in _expand(name, path, select)]
 
@@ -159,8 +141,6 @@ def has_maps(source: Path) -> bool:
     """Whether class maps lie beside a movie or the movies of a folder."""
     if (source / "manifest.json").is_file():
         return True
-    if not source.exists():
-        return False
     listing: Listing = {}
     return any(_beside(path, "_classes", [path.parent], listing) for _, path in _places_of(source))
 

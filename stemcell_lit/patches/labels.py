@@ -63,12 +63,7 @@ def look(name: str, separators: bool = False) -> str:
 
 
 def check_looks(names: Iterable[tuple[str, str]], where: str, separators: bool = False) -> None:
-    """Refuses names that differ but look alike.
-
-    Args:
-        names: (name, where it stands).
-        where: begins the message.
-        separators: as for `look`.
+    """Refuses names, each with the place where it stands, that differ but look alike.
 
     Raises:
         UserError: two do.

@@ -252,18 +252,6 @@ class PatchStore:
         _check_rows(path / "manifest.parquet", manifest, info["classes"], again)
         return pixels, manifest, info
 
-    def verify(self) -> None:
-        """Reads everything and compares it with the content hash.
-
-        Raises:
-            UserError: the content has changed since it was written.
-        """
-        found = _content_hash(self.pixels, self.manifest, self.classes)
-        if found != self.content_hash:
-            raise UserError(
-                f"{self.path}: content hash {found[:12]}, expected {self.content_hash[:12]}; make the store again"
-            )
-
 
 class ViewCutter:
     """Concentric views of places in a frame, each reduced to the size of a patch.
@@ -301,12 +289,8 @@ class ViewCutter:
         return parts[0] if len(parts) == 1 else np.stack(parts, 1)
 
 
-def checked_scales(scales: Sequence[int], size: int) -> list[int]:
-    """Scales of views, from 1 up.
-
-    Raises:
-        UserError: they are not, or the views of an odd size have no common centre.
-    """
+def check_scales(scales: Sequence[int], size: int) -> None:
+    """Refuses scales of views that do not rise from 1, or for whose odd size they have no common centre."""
     found = list(scales)
     if not found or found[0] != 1 or any(b <= a for a, b in pairwise(found)):
         raise UserError(
@@ -316,7 +300,6 @@ def checked_scales(scales: Sequence[int], size: int) -> list[int]:
         raise UserError(
             f"extraction.scales={found}: views of {size} px have no common centre; expected an even size"
         )
-    return found
 
 
 def reduce_pixels(pixels: np.ndarray, size: int | None) -> np.ndarray:

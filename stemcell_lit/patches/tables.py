@@ -54,17 +54,12 @@ _MISSING = {"na", "n/a", "nan", "null", "none", "inf", "infinity"}
 
 @dataclass(frozen=True)
 class Table:
-    """A table in memory.
+    """A table in memory."""
 
-    Attributes:
-        path: its file.
-        rows: text; the wanted columns that are there, cleaned, and `line`, where each row stands in the file.
-        delimiter: between its fields.
-    """
-
-    path: Path
+    path: Path  # its file
+    # text; the wanted columns that are there, cleaned, and `line`, where each row stands in the file
     rows: pd.DataFrame
-    delimiter: str = ","
+    delimiter: str = ","  # between its fields
 
     def whole(self, column: str, least: int = 0) -> np.ndarray:
         """int64 (rows,): a column of whole numbers; `3.0` is 3.

@@ -15,7 +15,6 @@ from stemcell_lit.movies.frames import Frames, Movie, open_frames
 from stemcell_lit.movies.resample import resample, scaled_shape
 from stemcell_lit.movies.suffixes import bare_name
 from stemcell_lit.patches.extraction import (
-    BLOCKS,
     check_extraction,
     one_size,
     patch_scale,
@@ -23,9 +22,10 @@ from stemcell_lit.patches.extraction import (
 )
 from stemcell_lit.patches.labelled import Select, movies_in
 from stemcell_lit.patches.labels import checked_labels
-from stemcell_lit.patches.store import PatchStore, ViewCutter, checked_scales
+from stemcell_lit.patches.store import PatchStore, ViewCutter, check_scales
 from stemcell_lit.patches.tables import column_names, read_table
-from stemcell_lit.settings.group_keys import ColoniesConfig, ExtractionConfig
+from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.group_keys import ColoniesConfig
 
 COLUMNS = ("frame", "y", "x", "size", "label")
 
@@ -38,46 +38,26 @@ def is_tiles(table: Path) -> bool:
     return set(COLUMNS) <= set(names) and "path" not in names
 
 
-def import_tiles(
-    movie: str | Path,
-    table: str | Path,
-    store: str | Path,
-    *,
-    um_per_px: float | None = None,
-    hours_per_frame: float | None = None,
-    blocks: int = BLOCKS,
-    classes: Sequence[str] | None = None,
-    extraction: ExtractionConfig | None = None,
-    colonies: ColoniesConfig | None = None,
-    select: Select | None = None,
-) -> PatchStore:
+def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
     """Cuts the tiles of a table out of a movie, or of several, frame by frame.
 
-    One field of view gives no independent groups. The nearest to it are blocks of columns: tiles of one block stay
-    on one side of a split over the whole time, so no place is both trained on and tested. Several movies are groups
-    themselves. A track is a place.
+    The source is a time-lapse that `open_frames` reads, or a folder of them, which the table tells apart. One field of
+    view gives no independent groups. The nearest to it are blocks of columns: tiles of one block stay on one side of a
+    split over the whole time, so no place is both trained on and tested. Several movies are groups themselves. A track
+    is a place. Of `extraction`, `um_per_px`, `scales` and `every` are used: tiles are resampled, get wider views, and
+    only those of each n-th frame are taken.
 
     Args:
-        movie: a time-lapse that `open_frames` reads, or a folder of them, which the table tells apart.
+        config: as the user gave it.
         table: CSV with `frame` (as the names of the files number it, else from 0), `y`, `x` (upper left corner, px),
-            `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground), `time_h`
-            (hours; before what the movie tells), `movie` (its name, or a file name with or without suffix). The label
-            `unsure` is left out, and counted.
-        store: the PatchStore to make.
-        um_per_px: size of a pixel in micrometres; None: the movie's own, where it says.
-        hours_per_frame: None: the movie's own.
-        blocks: how many groups of equally many columns of pixels.
-        classes: the classes and their order. None: alphabetical.
-        extraction: `um_per_px`, `scales` and `every` of it are used: tiles are resampled, get wider views, and only
-            those of each n-th frame are taken.
-        colonies: how the foreground is found where the table has no `coverage` and the pixel size is known; None: not.
-        select: which of several channels, planes and positions.
+            `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground, which is else measured
+            where the pixel size is known), `time_h` (hours; before what the movie tells), `movie` (its name, or a file
+            name with or without suffix). The label `unsure` is left out, and counted.
 
     Raises:
         UserError: a tile outside its frame, sizes that differ, or an unreadable movie or table.
     """
-    movie, table = Path(movie), Path(table)
-    extraction = extraction or ExtractionConfig()
+    movie, extraction, blocks = Path(config.source), config.extraction, config.blocks
     check_extraction(extraction)
     read = read_table(table, COLUMNS, ["coverage", "movie", "time_h"])
     rows = read.rows.copy()
@@ -102,8 +82,8 @@ def import_tiles(
             )
     place = [c for c in ("movie", "frame", "y", "x") if c in rows]
     rows = read.once(rows, place, "tile")
-    names, rows, unsure = checked_labels(rows, classes, table)
-    select = select or Select()
+    names, rows, unsure = checked_labels(rows, config.classes, table)
+    select = Select(config.channel, config.plane, config.position)
     movies = _movies(movie, rows, table, select)
     alone = len(set(movies.values())) == 1
     parts, pixels, left_out, described = [], [], [], []
@@ -117,8 +97,8 @@ def import_tiles(
         )
         with open_frames(
             known,
-            um_per_px=um_per_px,
-            hours_per_frame=hours_per_frame,
+            um_per_px=config.um_per_px,
+            hours_per_frame=config.hours_per_frame,
             channel=select.channel,
             plane=select.plane,
         ) as frames:
@@ -129,9 +109,9 @@ def import_tiles(
             used = frames.numbers[frames.each(extraction.every)]
             mine, doubtful = (part[part["frame"].isin(used)] for part in (mine, doubtful))
             size = round(int(sizes[0]) * scale)
-            checked_scales(extraction.scales, size)
+            check_scales(extraction.scales, size)
             mine = mine if alone else mine.sort_values("frame", kind="stable")
-            cut, inside = _cut(frames, mine, scale, size, extraction.scales, colonies)
+            cut, inside = _cut(frames, mine, scale, size, extraction.scales, config.colonies)
             pixels.append(cut)
             parts.append(_manifest(mine, frames, alone, blocks, inside))
             left_out.append(_manifest(doubtful, frames, alone, blocks, None))
@@ -155,7 +135,7 @@ def import_tiles(
         else f"block of columns ({blocks} over the width of the frame)",
     }
     return PatchStore.write(
-        store,
+        config.store,
         np.concatenate(pixels),
         pd.concat(parts, ignore_index=True),
         classes=names,
@@ -223,14 +203,14 @@ def _cut(
     scale: float,
     size: int,
     scales: Sequence[int],
-    colonies: ColoniesConfig | None,
+    colonies: ColoniesConfig,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels of the tiles, and their shares of foreground where these are wanted."""
     views = () if len(scales) == 1 else (len(scales),)
     pixels = np.empty((len(rows), *views, size, size), np.uint8)
-    wanted = colonies if "coverage" not in rows and frames.um_per_px is not None else None
-    inside = None if wanted is None else np.empty(len(rows))
-    classifier = classifier_of(wanted) if wanted is not None else None
+    inside, classifier = None, None
+    if "coverage" not in rows and frames.um_per_px is not None:
+        inside, classifier = np.empty(len(rows)), classifier_of(colonies)
     most = np.array(scaled_shape(frames.shape[1:], scale)) - size
     number = rows["frame"].to_numpy()
     corners = rows[["y", "x"]].to_numpy()
@@ -242,8 +222,8 @@ def _cut(
         # a corner between two pixels of the resampled frame goes to the nearer one
         top, left = np.minimum(np.rint(corners[mine] * scale).astype(int), most).T
         pixels[mine] = ViewCutter(resample(image, scale), size, scales).cut(top, left)
-        if wanted is not None and inside is not None:
-            mask = foreground(image, wanted, frames.um_per_px, classifier=classifier)
+        if inside is not None:
+            mask = foreground(image, colonies, frames.um_per_px, classifier=classifier)
             side = int(rows["size"].iloc[0])
             for i in mine:
                 y, x = corners[i]

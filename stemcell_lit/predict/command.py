@@ -89,11 +89,7 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
         warnings.warn(notice, stacklevel=2)
     known = _adjust(config, movie, mapper)
     found = Found()
-    tracks = track(
-        _work(config, movie, mapper, found, known),
-        um_per_px=movie_um,
-        hours_per_frame=movie.hours_between,
-    )
+    tracks = track(_work(config, movie, mapper, found, known), um_per_px=movie_um)
     record = {
         "format": FORMAT,
         "movie": frames.describe(),

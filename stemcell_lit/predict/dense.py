@@ -33,10 +33,7 @@ HEAD_LAYERS = (nn.Flatten, nn.Dropout, nn.Linear, nn.ReLU)  # they do the same t
 class DenseStage:
     """A stage's network on whole frames, all windows sharing their features.
 
-    Args:
-        stage: trained; left as it is.
-        size: height and width of a window, px.
-        stride: px between windows, see `usable_stride`.
+    `size` of a window and `stride` between windows are in px, see `usable_stride`.
 
     Raises:
         UserError: the network is not one whose windows can share features.

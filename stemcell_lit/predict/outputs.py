@@ -92,16 +92,7 @@ def write_outputs(
     tracks: Tracks,
     record: Mapping[str, Any],
 ) -> None:
-    """Writes class maps, colonies, shares, overlay and predict.json.
-
-    Args:
-        folder: empty.
-        found: of each frame.
-        movie: its frames.
-        mapper: that made the maps.
-        tracks: of the colonies.
-        record: content of predict.json.
-    """
+    """Writes class maps, colonies, shares, overlay and predict.json."""
     import matplotlib
 
     model = mapper.model

@@ -38,72 +38,41 @@ BEFORE_H, AFTER_H = 0.4, 0.3  # how long a mother is round before, and both afte
 
 @dataclass(frozen=True)
 class Condition:
-    """Culture and imaging of one movie: why movies differ.
+    """Culture and imaging of one movie: why movies differ."""
 
-    Attributes:
-        colonies: how many.
-        radius_um: mean radius of a colony at time 0.
-        doubling_h: time in which a colony doubles its area.
-        pitch: factor on the distance between cells.
-        shift_h: how much later than usual everything happens.
-        debris: factor on the amount of debris.
-        gain: factor on the phase, that is, on the contrast.
-        level: gray level of the empty ground at the centre of the field.
-        vignetting: share of light lost in the corners.
-        light_centre: where it is brightest, (y, x) in half fields off the middle.
-        drift: share by which the light changes over the movie.
-        focus_um: mean distance from focus.
-        focus_drift_um: amplitude of the slow change of focus.
-        electrons: photo-electrons a gray level.
-    """
-
-    colonies: int
-    radius_um: float
-    doubling_h: float
-    pitch: float
-    shift_h: float
-    debris: float
-    gain: float
-    level: float
-    vignetting: float
-    light_centre: tuple[float, float]
-    drift: float
-    focus_um: float
-    focus_drift_um: float
-    electrons: float
+    colonies: int  # how many
+    radius_um: float  # mean radius of a colony at time 0
+    doubling_h: float  # time in which a colony doubles its area
+    pitch: float  # factor on the distance between cells
+    shift_h: float  # how much later than usual everything happens
+    debris: float  # factor on the amount of debris
+    gain: float  # factor on the phase, that is, on the contrast
+    level: float  # gray level of the empty ground at the centre of the field
+    vignetting: float  # share of light lost in the corners
+    light_centre: tuple[float, float]  # where it is brightest, (y, x) in half fields off the middle
+    drift: float  # share by which the light changes over the movie
+    focus_um: float  # mean distance from focus
+    focus_drift_um: float  # amplitude of the slow change of focus
+    electrons: float  # photo-electrons a gray level
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells at one time, (cells,) each unless given.
+    """Cells at one time, (cells,) each unless given."""
 
-    Attributes:
-        id: position among the movie's cells, the same one in every frame.
-        at: (cells, 2) um.
-        state: 0 dense to 2 differentiated.
-        pitch: mean distance to the next cell, um.
-        age: hours since its birth, as far as the colony's growth tells.
-        dividing: whether it is rounded up.
-        character: (8, cells), standard normal.
-    """
-
-    id: np.ndarray
-    at: np.ndarray
-    state: np.ndarray
-    pitch: np.ndarray
-    age: np.ndarray
-    dividing: np.ndarray
-    character: np.ndarray
+    id: np.ndarray  # position among the movie's cells, the same one in every frame
+    at: np.ndarray  # (cells, 2) um
+    state: np.ndarray  # 0 dense to 2 differentiated
+    pitch: np.ndarray  # mean distance to the next cell, um
+    age: np.ndarray  # hours since its birth, as far as the colony's growth tells
+    dividing: np.ndarray  # whether it is rounded up
+    character: np.ndarray  # (8, cells), standard normal
 
 
 class Culture:
     """The culture of one movie: what stays fixed over time, and what is there at an hour.
 
     Positions are in um from the top left corner, (y, x), unless they are named px. `shape` is (size, size).
-
-    Args:
-        config: of the simulation.
-        rng: of what stays fixed.
     """
 
     def __init__(self, config: SimulationConfig, rng: np.random.Generator):

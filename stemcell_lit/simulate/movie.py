@@ -31,12 +31,7 @@ DEBRIS, DENSE, SPREAD, DIFFERENTIATED = 1, 2, 3, 4  # values in a class map
 
 
 class Movie:
-    """One movie: its culture and looks are fixed, and `frame` is a function of them and of the time.
-
-    Args:
-        config: of the simulation.
-        index: of the movie, 0 to movies - 1.
-    """
+    """One movie: its culture and looks are fixed, and `frame` is a function of them and of the time."""
 
     def __init__(self, config: SimulationConfig, index: int):
         self.config, self.index = config, index
@@ -45,14 +40,7 @@ class Movie:
         self.renderer = Renderer(self.culture, index, rng)
 
     def frame(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One frame.
-
-        Args:
-            number: 0 to frames - 1.
-
-        Returns:
-            uint8 image, uint8 class map and uint16 colony map, (size, size) each.
-        """
+        """Image (uint8), class map (uint8) and colony map (uint16) of a frame, (size, size) each; they count from 0."""
         hour = number * self.config.hours / self.config.frames
         rng = np.random.default_rng([self.config.seed, self.index, 1, number])
         inward, look = self.culture.extent(hour)

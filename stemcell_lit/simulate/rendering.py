@@ -14,13 +14,7 @@ NEIGHBOURS = 7  # cells that may own a pixel; with fewer, long cells are cut off
 
 
 class Renderer:
-    """The looks of one culture: textures that stay its own, and the microscope.
-
-    Args:
-        culture: what is rendered.
-        index: of its movie.
-        rng: of the textures.
-    """
+    """The looks of one culture: textures that stay its own, and the microscope."""
 
     def __init__(self, culture: Culture, index: int, rng: np.random.Generator):
         self.culture, self.index = culture, index

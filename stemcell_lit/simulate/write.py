@@ -27,16 +27,13 @@ from stemcell_lit.simulate.movie import CLASSES, Movie
 FORMAT = 1
 
 
-def simulate(config: SimulationConfig, out: Path, progress: bool = True) -> None:
+def simulate(config: SimulationConfig, out: Path) -> None:
     """Writes simulated movies, their class maps and a manifest; the folder is whole or absent.
 
     The same config gives the same bytes, however many processes make them (`threads` is the number of
     processes; it is not part of what is simulated).
 
-    Args:
-        config: how many movies, how large, how long, and the seed.
-        out: folder to make; movies that this program made there are replaced.
-        progress: whether to show a bar with frames/s and the time left.
+    Movies that this program made there are replaced.
 
     Raises:
         UserError: a number in the config cannot be simulated, or something of the user's is in the way.
@@ -54,7 +51,7 @@ def simulate(config: SimulationConfig, out: Path, progress: bool = True) -> None
             TextColumn("frames, {task.fields[rate]:.1f} frames/s"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, disable=not progress) as bar:
+        with Progress(*columns) as bar:
             task = bar.add_task("", total=config.movies * config.frames, rate=0.0)
             start = time.monotonic()
 

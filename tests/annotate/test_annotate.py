@@ -25,10 +25,10 @@ from stemcell_lit.annotate.session import Session
 from stemcell_lit.annotate.sources import open_session
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import read_picture
-from stemcell_lit.patches.crops import import_crops
 from stemcell_lit.settings.command_keys import AnnotateCommand
 from stemcell_lit.settings.group_keys import ColoniesConfig, ContrastConfig
 from tests.conftest import make_store
+from tests.patches.commands import import_crops
 
 CLASSES = ["debris", "dense", "spread", "differentiated"]
 TOKEN = "t0ken"

@@ -14,9 +14,8 @@ import tifffile
 from PIL import Image
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.patches.crops import import_crops
-from stemcell_lit.patches.tiles import import_tiles
 from tests.movies.picture_files import RAMP, luma, paletted, png
+from tests.patches.commands import import_crops, import_tiles
 
 SIDE = 16
 RNG = np.random.default_rng(1)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.patches.crops import import_crops
+from tests.patches.commands import import_crops
 
 
 def crop(path, value=0, size=(8, 8), mode="L"):

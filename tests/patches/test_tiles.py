@@ -4,7 +4,8 @@ import pytest
 import tifffile
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.patches.tiles import import_tiles, is_tiles
+from stemcell_lit.patches.tiles import is_tiles
+from tests.patches.commands import import_tiles
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ TINY = SimulationConfig(movies=2, frames=6, size=224, um_per_px=2.0, threads=1, 
 @pytest.fixture(scope="module")
 def movies(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulate") / "movies"
-    simulate(TINY, folder, progress=False)
+    simulate(TINY, folder)
     return folder
 
 
@@ -37,15 +37,15 @@ def _read(folder, movie, kind=""):
 
 def test_same_config_gives_same_bytes_whatever_the_number_of_processes(tmp_path):
     config = dataclasses.replace(TINY, size=64, frames=2)
-    simulate(config, tmp_path / "one", progress=False)
-    simulate(dataclasses.replace(config, threads=2), tmp_path / "two", progress=False)
+    simulate(config, tmp_path / "one")
+    simulate(dataclasses.replace(config, threads=2), tmp_path / "two")
     assert _hashes(tmp_path / "one") == _hashes(tmp_path / "two")
 
 
 def test_another_seed_gives_other_movies(tmp_path):
     config = dataclasses.replace(TINY, size=64, frames=1, movies=1)
-    simulate(config, tmp_path / "a", progress=False)
-    simulate(dataclasses.replace(config, seed=4), tmp_path / "b", progress=False)
+    simulate(config, tmp_path / "a")
+    simulate(dataclasses.replace(config, seed=4), tmp_path / "b")
     assert (_read(tmp_path / "a", 0) != _read(tmp_path / "b", 0)).mean() > 0.5
 
 
@@ -107,7 +107,7 @@ def test_colonies_grow(movies):
 
 def test_neighbouring_frames_are_more_alike_than_distant_ones_and_other_movies(tmp_path):
     config = dataclasses.replace(TINY, frames=12, hours=24.0, size=160)  # a frame every 2 h
-    simulate(config, tmp_path / "movies", progress=False)
+    simulate(config, tmp_path / "movies")
     a, b = (_read(tmp_path / "movies", i).astype(float) for i in range(2))
 
     def alike(x, y):
@@ -164,7 +164,7 @@ def test_a_cell_is_born_beside_a_dividing_one(growing):
 
 def test_movies_differ_in_culture_and_in_imaging(tmp_path):
     config = dataclasses.replace(TINY, movies=4, frames=2, size=160)
-    simulate(config, tmp_path / "movies", progress=False)
+    simulate(config, tmp_path / "movies")
     manifest = json.loads((tmp_path / "movies" / "manifest.json").read_text())
     conditions = [movie["condition"] for movie in manifest["movies"]]
     for key in ("doubling_h", "pitch", "shift_h", "gain", "level", "focus_um", "electrons"):
@@ -180,7 +180,7 @@ def test_movies_differ_in_culture_and_in_imaging(tmp_path):
 def test_entropies_of_the_classes_are_near_the_published_ones(tmp_path):
     # Coarse, on 28 frames; benchmarks/simulation.py holds 0.10 on whole sets.
     config = SimulationConfig(movies=7, frames=4, hours=112.0, threads=1, seed=20)
-    simulate(config, tmp_path / "movies", progress=False)
+    simulate(config, tmp_path / "movies")
     store = extract(tmp_path / "movies", tmp_path / "store", ExtractionConfig())
     found = entropy_shares(store.pixels, store.labels, store.classes)
     for name, target in ENTROPY_SHARES.items():
@@ -204,7 +204,7 @@ def test_empty_ground_is_even_and_debris_outshines_it(movies):
 )
 def test_a_number_out_of_range_is_a_sentence_naming_it(tmp_path, key, value):
     with pytest.raises(UserError, match=rf"simulation\.{key}={value}: expected"):
-        simulate(dataclasses.replace(TINY, **{key: value}), tmp_path / "out", progress=False)
+        simulate(dataclasses.replace(TINY, **{key: value}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -214,5 +214,5 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr("stemcell_lit.simulate.write._write_stack", fail)
     with pytest.raises(OSError, match="disk full"):
-        simulate(TINY, tmp_path / "out", progress=False)
+        simulate(TINY, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
