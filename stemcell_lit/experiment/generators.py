@@ -216,7 +216,7 @@ def _show(
     quality: QualityConfig,
     folder: Path,
 ) -> None:
-    reference.encoder.save(folder / ENCODER)  # type: ignore[attr-defined]
+    reference.encoder.save(folder / ENCODER)
     generator_quality.show_generator(generator, reference, quality, folder)
 
 

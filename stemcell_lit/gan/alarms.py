@@ -17,10 +17,6 @@ class GANDiverged(UserError):
 class Alarms:
     """Looks at a training's losses and at the diversity of what it makes.
 
-    Args:
-        gan: the settings, complete.
-        classes: names, in the order of the labels.
-
     Attributes:
         low_checks: for each class how many validations in a row found it collapsed.
     """
@@ -30,12 +26,7 @@ class Alarms:
         self.low_checks = [0] * len(classes)
 
     def check_losses(self, images: int, loss_g: Tensor, loss_d: Tensor) -> None:
-        """Looks at the last losses.
-
-        Args:
-            images: seen so far.
-            loss_g: the generator's.
-            loss_d: the critic's.
+        """Looks at the last losses, after so many images.
 
         Raises:
             GANDiverged: one of them is not a finite number.

@@ -66,13 +66,7 @@ class Averaged:
 
     The network and the conditions are parts of the module that trains, which moves and saves them.
 
-    Args:
-        network: the copy of the generator that is averaged into, in evaluation mode.
-        conditions: what it is told.
-        gan: the settings, complete.
-        classes: names, in the order of the labels.
-        image_size: px.
-        seed: of the training.
+    `network` is the copy of the generator that is averaged into, in evaluation mode.
 
     Attributes:
         inputs: how many numbers make an image.
@@ -100,13 +94,7 @@ class Averaged:
 
     @torch.no_grad()
     def follow(self, generator: nn.Module, images: int, seen: int) -> None:
-        """Moves the averaged weights towards the current ones, as `ema_decay` says.
-
-        Args:
-            generator: the one in training.
-            images: images of the last batch, over all devices.
-            seen: images seen, that batch among them.
-        """
+        """Moves the averaged weights towards the current ones; `images` and `seen` as for `ema_decay`."""
         decay = ema_decay(images, seen, self.gan["ema_halflife_images"], self.gan["ema_rampup"])
         torch._foreach_lerp_(
             list(self.network.parameters()), list(generator.parameters()), weight=1 - decay

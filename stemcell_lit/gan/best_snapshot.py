@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,9 @@ class QualityWatch(pl.Callback):
                 if file != known:
                     file.unlink()
         self.checks.append(check)
-        if not check["memorised"] and (self.best is None or self._better(check, self.best)):
+        best = self.best  # less is better; without values, the last one is
+        better = best is None or best["value"] is None or check["value"] < best["value"]
+        if better and not check["memorised"]:
             self.best = check
             file = self._file(check["images"])
             trainer.save_checkpoint(file, weights_only=True)
@@ -191,11 +193,6 @@ class QualityWatch(pl.Callback):
             "memorisation_class": worst,
             "memorised": least < config.memorised_below,
         }
-
-    def _better(self, check: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
-        if check["value"] is None or best["value"] is None:
-            return check["value"] is not None or best["value"] is None
-        return bool(check["value"] < best["value"])
 
     def _check_memorisation(self) -> None:
         checks = self.config.memorised_checks
@@ -232,11 +229,7 @@ def samples(
 ) -> list[np.ndarray]:
     """Fixed samples of the averaged generator: uint8 (per_class, side, side) for each class.
 
-    Args:
-        module: a generator.
-        per_class: patches of each class.
-        classes: names, among the module's.
-        stream: another number, other latents.
+    `classes` are names among the module's; another `stream`, other latents.
     """
     place = {name: i for i, name in enumerate(module.classes)}
     return [

@@ -15,16 +15,11 @@ class Conditions(nn.Module):
 
     Args:
         shares: for each class the shares of its modes among its training patches; each sums to 1.
-
-    Attributes:
-        class_of: (conditions,) int64, the class of each.
-        first: (classes,) int64, where a class's modes begin.
-        edges: (classes, most modes - 1), the sums of its modes' shares, the last left out.
     """
 
-    class_of: Tensor
-    first: Tensor
-    edges: Tensor
+    class_of: Tensor  # (conditions,) int64, the class of each
+    first: Tensor  # (classes,) int64, where a class's modes begin
+    edges: Tensor  # (classes, most modes - 1), the sums of its modes' shares, the last left out
 
     def __init__(self, shares: Sequence[Sequence[float]]):
         super().__init__()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.field_types import check
@@ -32,26 +33,15 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes a `GANConfig` given as a mapping, and checks it.
-
-    Returns:
-        Plain values only, so that a checkpoint which holds them loads under `weights_only=True`.
+    """Completes a `GANConfig` given as a mapping, and checks it; what it returns loads under `weights_only=True`.
 
     Raises:
         UserError: a key or a value that is not legal.
     """
-    defaults = asdict(GANConfig())
-    unknown = sorted(set(gan) - set(defaults))
+    legal = {f.name for f in fields(GANConfig)}
+    unknown = sorted(set(gan) - legal)
     if unknown:
-        raise UserError(f"gan: unknown keys {unknown}, expected some of {sorted(defaults)}")
-    plain: dict[str, Any] = {}
-    for key, default in defaults.items():
-        value = gan.get(key, default)
-        kind = type(default)
-        if kind is list:  # of channels where the default is empty
-            item = type(default[0]) if default else int
-            plain[key] = [item(v) for v in value]
-        else:
-            plain[key] = kind(value)
-    check(GANConfig(**plain), "gan.")
-    return plain
+        raise UserError(f"gan: unknown keys {unknown}, expected some of {sorted(legal)}")
+    typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GANConfig), dict(gan)))
+    check(typed, "gan.")
+    return asdict(typed)

@@ -106,11 +106,7 @@ def kid(real: np.ndarray, generated: np.ndarray) -> float:
 
     Binkowski et al. 2018, arXiv:1801.01401, over all features instead of subsets of them. Its mean
     is 0 for two samples of one distribution, however small they are, so single values may lie below
-    0.
-
-    Args:
-        real: (n, d), at least 2 rows.
-        generated: (m, d), at least 2 rows.
+    0. The features are (n, d) and (m, d), at least 2 rows each.
     """
     x, y = real.astype(np.float64), generated.astype(np.float64)
     (n, d), m = x.shape, len(y)
@@ -129,11 +125,7 @@ def frechet(real: np.ndarray, generated: np.ndarray) -> float:
     """Squared Frechet distance between Gaussians fitted to two sets of features.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500). Biased upwards on small sets:
-    compare at equal sizes only.
-
-    Args:
-        real: (n, d), at least 2 rows.
-        generated: (m, d), at least 2 rows.
+    compare at equal sizes only. The features are (n, d) and (m, d), at least 2 rows each.
     """
     x, y = real.astype(np.float64), generated.astype(np.float64)
     a, b = np.atleast_2d(np.cov(x.T)), np.atleast_2d(np.cov(y.T))

@@ -153,17 +153,9 @@ class Encoder:
         stage: Mapping[str, Any] | None = None,
         accelerator: str = "cpu",
     ) -> Encoder:
-        """Trains one with every class equally often.
+        """Trains one on training patches alone, every class equally often; arguments as of `train_classifier`.
 
-        Args:
-            pixels: uint8 (n, side, side), training patches alone.
-            labels: (n,) int64, positions in `classes`.
-            classes: class names.
-            images: budget.
-            name: of the encoder.
-            seed: see `train_classifier`.
-            stage: a `StageConfig` as a mapping; None: its defaults.
-            accelerator: see `train_classifier`.
+        `images` is the budget in place of the stage's; `stage` None: the defaults of `StageConfig`.
         """
         settings = {**(stage or asdict(StageConfig())), "images": images}
         module = train_classifier(
@@ -171,14 +163,8 @@ class Encoder:
         )
         encoder = cls(module, name, torch.zeros(()), 1.0, {})
         random = np.random.default_rng(seed)
-        kept = np.sort(
-            np.concatenate(
-                [
-                    random.permutation(np.flatnonzero(labels == i))[:_MOST]
-                    for i in range(len(classes))
-                ]
-            )
-        )
+        of_class = (np.flatnonzero(labels == i) for i in range(len(classes)))
+        kept = np.sort(np.concatenate([random.permutation(rows)[:_MOST] for rows in of_class]))
         features = encoder.features(pixels[kept])
         encoder._shift = torch.from_numpy(features.mean(0))
         encoder._scale = float(1 / max(float(np.sqrt(features.var(0).mean())), 1e-6))

@@ -45,12 +45,8 @@ def widths(channels: Sequence[int], count: int) -> list[int]:
 class UpsampleConv(nn.Conv2d):
     """A 3x3 convolution behind nearest upsampling by two, see `upsample_conv`."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = True):
-        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, h, w) -> (batch, out, 2h, 2w)."""
-        return upsample_conv(x, self.weight, self.bias)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return upsample_conv(input, weight, bias)
 
 
 class DownsampleConv(nn.Conv2d):
@@ -91,7 +87,8 @@ class NormBlock(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs, affine=False)
         self.modulate = Modulation(condition, inputs)
-        self.up = UpsampleConv(inputs, outputs, bias=False)  # the next batch norm removes a bias
+        # the next batch norm removes a bias
+        self.up = UpsampleConv(inputs, outputs, 3, padding=1, bias=False)
         self.noise = _Noise(outputs)
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:

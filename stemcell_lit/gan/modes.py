@@ -19,14 +19,10 @@ from threadpoolctl import threadpool_limits
 
 @dataclass(frozen=True)
 class Modes:
-    """Clusters of each class's training patches.
+    """Clusters of each class's training patches."""
 
-    Attributes:
-        centres: for each class (modes, d), in the encoder's features.
-        shares: for each class the share of its training patches in each mode; sums to 1.
-    """
-
-    centres: list[np.ndarray]
+    centres: list[np.ndarray]  # for each class (modes, d), in the encoder's features
+    # for each class the share of its training patches in each mode; sums to 1
     shares: list[list[float]]
 
     @classmethod

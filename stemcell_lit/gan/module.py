@@ -242,7 +242,7 @@ class GANModule(pl.LightningModule):
         if not gan["burn_in"]:
             return
         progress = self.images_seen / (gan["burn_in"] * gan["images"])
-        factor = objectives.scheduled(1.0, gan["lr_end"], progress)
+        factor = objectives.scheduled(gan["lr_end"], progress)
         for optimizer, key in zip(optimizers, ("lr", "critic_lr"), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = gan[key] * factor

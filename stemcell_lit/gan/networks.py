@@ -200,17 +200,9 @@ class Critic(nn.Module):
 def build_pair(
     gan: Mapping[str, Any], classes: int, image_size: int
 ) -> tuple[nn.Module, nn.Module]:
-    """The networks that the settings ask for.
+    """Generator and critic for the settings, a `GANConfig` as a mapping, a number of classes and a size in px.
 
     WGAN-GP's penalty is of each patch alone, so a critic under it has no batch norm, as published.
-
-    Args:
-        gan: a `GANConfig` as a mapping.
-        classes: number of classes.
-        image_size: px.
-
-    Returns:
-        Generator and critic.
     """
     network, separate = gan["network"], gan["condition"] == "separate"
     sized = SIZES[gan["size"]][network]

@@ -104,17 +104,9 @@ def interpolated_penalty(
         return penalty
 
 
-def scheduled(start: float, end: float, progress: float) -> float:
-    """From `start` to `end` by half a cosine (R3GAN, arXiv:2501.05441), then `end`.
-
-    Args:
-        start: at progress 0.
-        end: at progress 1 and beyond.
-        progress: share of the burn-in that is over.
-    """
-    if start == end:
-        return start
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def scheduled(end: float, progress: float) -> float:
+    """From 1 to `end` by half a cosine (R3GAN, arXiv:2501.05441), then `end`; `progress` 1 ends the burn-in."""
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -28,15 +28,11 @@ Accept = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Filter:
-    """What decides which patches of a class are kept.
+    """What decides which patches of a class are kept."""
 
-    Attributes:
-        name: one of `FILTERS`, or another's own.
-        fit: (first patches drawn uint8 (n, h, w), class name) -> a function of patches
-            uint8 (m, h, w) that returns (m,) bool, True to keep.
-    """
-
-    name: str
+    name: str  # one of `FILTERS`, or another's own
+    # (first patches drawn uint8 (n, h, w), class name) -> a function of patches uint8 (m, h, w) that returns (m,)
+    # bool, True to keep
     fit: Callable[[np.ndarray, str], Accept]
 
 
@@ -44,11 +40,6 @@ def make_filters(select: SelectConfig, encoder: Encoder | None, seed: int = 0) -
     """The filters of a configuration, in its order.
 
     All they know of real patches is what the encoder keeps: those of the training groups.
-
-    Args:
-        select: names and thresholds.
-        encoder: of the generator's training patches; needed by every filter.
-        seed: of the draws that match a histogram.
 
     Raises:
         UserError: an unknown filter, a threshold out of range, or no encoder.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from scipy.stats import wasserstein_distance
@@ -12,39 +11,21 @@ from scipy.stats import wasserstein_distance
 from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.evaluate.entropy import _intersection, entropy
 from stemcell_lit.gan.distances import frechet, kid, nearest, precision_recall, reduced, turned
-
-
-class Features(Protocol):
-    """What judges: see `gan/encoder.Encoder`."""
-
-    name: str
-
-    def features(self, pixels: np.ndarray) -> np.ndarray:
-        """Float32 (n, d) of uint8 patches (n, side, side)."""
-        ...
+from stemcell_lit.gan.encoder import Encoder
 
 
 @dataclass
 class Reference:
-    """Real patches that generated ones are compared with: of training groups alone.
+    """Real patches that generated ones are compared with: of training groups alone."""
 
-    Attributes:
-        classes: class names in their fixed order.
-        train: uint8 (n, side, side), what the generator saw.
-        train_label: (n,) int64.
-        held_out: uint8 (m, side, side), of groups that the generator did not see (and no test
-            patch).
-        held_label: (m,) int64.
-        encoder: trained on `train`.
-        turns: in which the generator saw `train`, see `turned`: a copy may lie in any of them.
-    """
-
-    classes: list[str]
-    train: np.ndarray
-    train_label: np.ndarray
+    classes: list[str]  # class names in their fixed order
+    train: np.ndarray  # uint8 (n, side, side), what the generator saw
+    train_label: np.ndarray  # (n,) int64
+    # uint8 (m, side, side), of groups that the generator did not see (and no test patch)
     held_out: np.ndarray
-    held_label: np.ndarray
-    encoder: Features
+    held_label: np.ndarray  # (m,) int64
+    encoder: Encoder  # trained on `train`
+    # in which the generator saw `train`, see `turned`: a copy may lie in any of them
     turns: str = "square"
     _cache: dict[str, list[np.ndarray]] = field(default_factory=dict, repr=False)
 
@@ -54,7 +35,7 @@ class Reference:
         classes: Sequence[str],
         train: tuple[np.ndarray, np.ndarray],
         held_out: tuple[np.ndarray, np.ndarray],
-        encoder: Features,
+        encoder: Encoder,
         most: int,
         seed: int = 0,
         turns: str = "square",

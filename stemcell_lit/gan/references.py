@@ -54,11 +54,7 @@ class DCGenerator(nn.Module):
 
 
 class PerClass(nn.Module):
-    """A network for each class, behind the interface of one for all: an image goes to its own.
-
-    Args:
-        networks: generators or critics, in the order of the classes.
-    """
+    """A network for each class, in their order, behind the interface of one for all: an image goes to its own."""
 
     def __init__(self, networks: Sequence[nn.Module]):
         super().__init__()

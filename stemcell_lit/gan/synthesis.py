@@ -14,14 +14,13 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.patch_filters import Accept, Filter
-from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.patches.store import PatchStore
 
 _PILOT = 256  # patches of a class that a filter is fitted on, or as many as are wanted
 
 
 def synthesize(
-    source: GANModule | str | Path,
+    source: GANModule,
     per_class: Mapping[str, int],
     store: str | Path,
     *,
@@ -45,7 +44,7 @@ def synthesize(
     (`all`) and for each filter the share kept of what came to it.
 
     Args:
-        source: a module, or the checkpoint of one.
+        source: the generator.
         per_class: class name -> patches wanted; classes left out get none.
         store: the folder to make.
         seed: of the latents.
@@ -61,8 +60,6 @@ def synthesize(
     Raises:
         UserError: an unknown class, nothing wanted, or no patch at all passed the filters.
     """
-    if isinstance(source, str | Path):
-        source = load_generator(source)
     unknown = sorted(set(per_class) - set(source.classes))
     if unknown:
         raise UserError(f"{store}: the generator knows {source.classes}, not {unknown}")
@@ -142,10 +139,8 @@ def _draw(
         return np.concatenate(parts)
 
     made = draw(min(limit, max(wanted, _PILOT)) if filters else wanted)
-    came, passed = (
-        dict.fromkeys((f.name for f in filters), 0),
-        dict.fromkeys((f.name for f in filters), 0),
-    )
+    came = dict.fromkeys((f.name for f in filters), 0)
+    passed = dict(came)
 
     def keep(one: Filter, accept: Accept, patches: np.ndarray) -> np.ndarray:
         if not len(patches):

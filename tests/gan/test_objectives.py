@@ -197,6 +197,6 @@ def test_interpolated_penalty_of_a_known_function():
 
 
 def test_schedule_is_half_a_cosine_then_flat():
-    found = [objectives.scheduled(2.0, 1.0, p) for p in (0, 0.25, 0.5, 1, 3)]
-    assert found == pytest.approx([2, 1.5 + 0.5 * math.sqrt(0.5), 1.5, 1, 1])
-    assert objectives.scheduled(0.3, 0.3, 0.123) == 0.3
+    found = [objectives.scheduled(0.5, p) for p in (0, 0.25, 0.5, 1, 3)]
+    assert found == pytest.approx([1, 0.75 + 0.25 * math.sqrt(0.5), 0.75, 0.5, 0.5])
+    assert objectives.scheduled(1.0, 0.123) == 1.0
