@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -43,11 +44,9 @@ class StemcellLocalConf:
     accelerator: str = "auto"  # auto | cpu | gpu
     fail_fast: bool = False  # the first failure ends the sweep
     done: str | None = None  # function of a job's config, by dotted name: its result is there
-    plan: str | None = (
-        None  # likewise, of all jobs' configs: refuses what cannot work before any starts
-    )
+    # likewise, of all jobs' configs: refuses what cannot work before any starts
+    plan: str | None = None
     returned: str | None = None  # likewise: what its job returned; None: as it says itself
-    command: list[str] | None = None  # runs one job, without overrides; None: the running program
 
 
 @dataclass
@@ -57,9 +56,8 @@ class StemcellSlurmConf:
     _target_: str = "hydra_plugins.stemcell_lit_launcher.StemcellSlurmLauncher"
     task: str = "stemcell_lit.commands.run_trial"  # function of a job's overrides, by dotted name
     done: str | None = None  # function of a job's config, by dotted name: its result is there
-    plan: str | None = (
-        None  # likewise, of all jobs' configs: refuses what cannot work before any starts
-    )
+    # likewise, of all jobs' configs: refuses what cannot work before any starts
+    plan: str | None = None
     returned: str | None = None  # function of a finished job's config: what a sweeper hears of it
     fail_fast: bool = False  # the first failure cancels the sweep
     accelerator: str = "auto"  # cpu: no GPUs are asked for
@@ -94,7 +92,47 @@ class JobsFailed(CompactHydraException, errors.JobsFailed):
     """Jobs of a sweep failed. Hydra prints the message alone and ends with exit status 1."""
 
 
-class StemcellLocalLauncher(Launcher):
+class _OwnLauncher(Launcher):
+    """What both launchers do: plan a batch of jobs, run them, say how they ended."""
+
+    here = True  # jobs run on this machine
+
+    def __init__(self, done: str | None, plan: str | None, returned: str | None):
+        self.done, self.plan, self.returned = done, plan, returned
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Takes what Hydra knows; the task function stays unused, the jobs have their own."""
+        self.context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Runs a batch of jobs and waits for all of them."""
+        from stemcell_lit.errors import UserError
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        trials = [_Trial(self, list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
+        _name(trials)
+        try:
+            if self.plan:  # refuses what cannot work before any starts
+                get_method(self.plan)([trial.config for trial in trials], here=self.here)
+            outcomes = self.run(trials, str(self.config.hydra.job.name))
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
+        except UserError as error:  # a sentence and status 2, as without a sweep
+            print(f"stemcell-lit run: {printable_lines(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        return _results(trials, outcomes)
+
+    @abstractmethod
+    def run(self, trials: "Sequence[_Trial]", title: str) -> Sequence[Any]:
+        """Runs them; an outcome for each."""
+
+
+class StemcellLocalLauncher(_OwnLauncher):
     """Runs the jobs of a sweep through `launch.run_jobs`."""
 
     def __init__(
@@ -103,129 +141,61 @@ class StemcellLocalLauncher(Launcher):
         devices: int,
         accelerator: str,
         fail_fast: bool,
-        done: str | None,
-        plan: str | None,
-        returned: str | None,
-        command: Sequence[str] | None,
+        **functions: str | None,
     ):
+        super().__init__(**functions)
         self.slots, self.devices, self.accelerator = slots, devices, accelerator
-        self.fail_fast, self.done, self.returned, self.plan = fail_fast, done, returned, plan
-        self.command = list(command) if command else None
+        self.fail_fast = fail_fast
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Takes what Hydra knows; the task function stays unused, the processes have their own."""
-        self.context, self.config = hydra_context, config
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Runs a batch of jobs and waits for all of them."""
-        from stemcell_lit.errors import UserError
+    def run(self, trials: "Sequence[_Trial]", title: str) -> Sequence[Any]:
+        """Each a process of its own on this machine's devices."""
         from stemcell_lit.launch.pool import run_jobs
         from stemcell_lit.launch.slots import default_slots
 
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        try:
-            slots = default_slots(self.accelerator, self.devices, self.slots)
-        except UserError as error:
-            _refuse(error)
-        done = get_method(self.done) if self.done else None
-        trials = _trials(self, job_overrides, initial_job_idx, done)
-        _plan(self.plan, trials)
-        try:
-            outcomes = run_jobs(
-                [trial.job() for trial in trials],
-                slots=slots,
-                devices_per_job=self.devices,
-                fail_fast=self.fail_fast,
-                title=str(self.config.hydra.job.name),
-            )
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None  # said already; 130: as shells report Ctrl-C
-        except UserError as error:
-            _refuse(error)
-        return _results(trials, outcomes)
+        return run_jobs(
+            [trial.job() for trial in trials],
+            slots=default_slots(self.accelerator, self.devices, self.slots),
+            devices_per_job=self.devices,
+            fail_fast=self.fail_fast,
+            title=title,
+        )
 
 
-class StemcellSlurmLauncher(Launcher):
+class StemcellSlurmLauncher(_OwnLauncher):
     """Runs the jobs of a sweep through `cluster.run_on_slurm`."""
 
+    here = False
+
     def __init__(self, **settings: Any):
-        plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
-        self.settings: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
-        self.returned = self.settings.pop("returned", None)
-        self.plan = self.settings.pop("plan", None)
+        plain: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+        super().__init__(*(plain.pop(name) for name in ("done", "plan", "returned")))
+        self.settings: dict[str, Any] = plain
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Takes what Hydra knows; the tasks call the function named `task`."""
-        self.context, self.config = hydra_context, config
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Submits a batch of jobs and waits for all of them."""
-        from stemcell_lit.errors import UserError
+    def run(self, trials: "Sequence[_Trial]", title: str) -> Sequence[Any]:
+        """One array of Slurm."""
         from stemcell_lit.launch.slurm import run_on_slurm
 
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         given = dict(self.settings)
-        done = get_method(given.pop("done")) if given.get("done") else None
-        given.pop("done", None)
         task, folder = given.pop("task"), Path(given.pop("submitit_folder")).absolute()
         fail_fast, timeouts = given.pop("fail_fast"), given.pop("max_num_timeout")
         if given.pop("accelerator") == "cpu":
             given["gpus_per_node"] = None
         memory = given.pop("mem_gb")
         given["mem"] = f"{int(1024 * memory)}MB" if memory else None
-        given["time"], given["ntasks_per_node"] = (
-            given.pop("timeout_min"),
-            given.pop("tasks_per_node"),
+        given["time"] = given.pop("timeout_min")
+        given["ntasks_per_node"] = given.pop("tasks_per_node")
+        return run_on_slurm(
+            [trial.plain_job() for trial in trials],
+            function=task,
+            folder=folder,
+            parameters={
+                "job_name": re.sub(r"\W+", "_", title),
+                **{k: v for k, v in given.items() if v not in (None, [], {})},
+            },
+            max_num_timeout=timeouts,
+            fail_fast=fail_fast,
+            title=title,
         )
-        trials = _trials(self, job_overrides, initial_job_idx, done)
-        _plan(self.plan, trials, here=False)
-        title = str(self.config.hydra.job.name)
-        try:
-            outcomes = run_on_slurm(
-                [trial.plain_job() for trial in trials],
-                function=task,
-                folder=folder,
-                parameters={
-                    "job_name": re.sub(r"\W+", "_", title),
-                    **{k: v for k, v in given.items() if v not in (None, [], {})},
-                },
-                max_num_timeout=timeouts,
-                fail_fast=fail_fast,
-                title=title,
-            )
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
-        except UserError as error:
-            _refuse(error)
-        return _results(trials, outcomes)
-
-
-def _refuse(error: Exception) -> None:
-    """What the user gave cannot be used: a sentence and status 2, as without a sweep."""
-    print(f"stemcell-lit run: {printable_lines(error)}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _plan(function: str | None, trials: "Sequence[_Trial]", **where: bool) -> None:
-    """Has all jobs planned by the function of this dotted name; ends where they cannot work."""
-    from stemcell_lit.errors import UserError
-
-    if function is None:
-        return
-    try:
-        get_method(function)([trial.config for trial in trials], **where)
-    except UserError as error:
-        _refuse(error)
 
 
 def _results(trials: "Sequence[_Trial]", outcomes: Sequence[Any]) -> Sequence[JobReturn]:
@@ -243,7 +213,7 @@ def _results(trials: "Sequence[_Trial]", outcomes: Sequence[Any]) -> Sequence[Jo
 class _Trial:
     """One job of a sweep, seen from Hydra's side."""
 
-    def __init__(self, launcher: Any, overrides: list[str], number: int, done: Any):
+    def __init__(self, launcher: Any, overrides: list[str], number: int):
         self.launcher, self.overrides, self.number = launcher, overrides, number
         config = launcher.context.config_loader.load_sweep_config(launcher.config, overrides)
         with open_dict(config):
@@ -256,6 +226,7 @@ class _Trial:
             del config["hydra"]
         self.config = config
         self.name = ""
+        done = launcher.done and get_method(launcher.done)
         self.done = (lambda: done(self.config)) if done else None
 
     def plain_job(self) -> Any:
@@ -270,7 +241,7 @@ class _Trial:
 
         launcher = self.launcher
         argv = [
-            *(launcher.command or _running_program()),
+            *_running_program(),
             *self.overrides,
             # What the user said of Hydra itself; the mode below has the last word.
             *launcher.config.hydra.overrides.hydra,
@@ -320,15 +291,6 @@ class ReturnValue(Callback):
         part.replace(file)
 
 
-def _trials(
-    launcher: Any, job_overrides: Sequence[Sequence[str]], first: int, done: Any
-) -> list[_Trial]:
-    """The jobs of a batch, each with a name of its own."""
-    trials = [_Trial(launcher, list(o), first + i, done) for i, o in enumerate(job_overrides)]
-    _name(trials)
-    return trials
-
-
 def _folder_name(overrides: Sequence[str]) -> str:
     """Of a job, by its content; short settings can be read in it."""
     words = [re.sub(r"[^\w.=,+-]+", "_", o) for o in overrides if len(o) <= 32 and "/" not in o]
@@ -351,17 +313,11 @@ def _name(trials: Sequence[_Trial]) -> None:
 
 
 def _running_program() -> list[str]:
-    """What was typed before the first override: program, its command, and which config it reads."""
+    """What was typed before the first override: program and command."""
     typed = sys.orig_argv[1:]  # sys.argv may have lost the command on its way to Hydra
     end = 0
     while typed[end].startswith("-") and typed[end] not in ("-m", "-c"):
         end += 2 if typed[end] in ("-X", "-W") else 1
     end += 2 if typed[end] in ("-m", "-c") else 1
     words = list(takewhile(lambda w: not w.startswith("-") and "=" not in w, typed[end:]))
-    rest = typed[end + len(words) :]
-    config = []
-    for i, word in enumerate(rest):
-        option, equals, _ = word.partition("=")
-        if option in ("--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd"):
-            config += [word] if equals else rest[i : i + 2]
-    return [sys.executable, *typed[:end], *words, *config]
+    return [sys.executable, *typed[:end], *words]

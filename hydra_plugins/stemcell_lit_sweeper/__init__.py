@@ -88,9 +88,8 @@ class StemcellOptunaSweeper(Sweeper):
         self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        self.launcher.plan = (
-            None  # settings that cannot work are a failed trial, not the search's end
-        )
+        # settings that cannot work are a failed trial, not the search's end
+        self.launcher.plan = None
 
     def sweep(self, arguments: list[str]) -> None:
         """Searches over the arguments with several values; the others hold for every trial."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -21,47 +21,32 @@ TAIL_LINES = 12  # of a failed job's log in the summary: the end of a traceback 
 
 @dataclass
 class Job:
-    """A program to run.
+    """A program to run."""
 
-    Attributes:
-        name: what the table and the summary call it; unique among the jobs of a call.
-        argv: program and arguments.
-        out: folder of its log, made if absent; None: the log is kept only until the call returns.
-        done: says whether its result is there already. Asked before the start, to skip it, and
-            after an exit with status 0, which without a result is a failure.
-        after: names of jobs that must have ended before, in whatever way. An artifact that both
-            need is locked by its store anyway; this keeps a slot from idling at the lock.
-    """
-
-    name: str
-    argv: Sequence[str]
+    name: str  # what the table and the summary call it; unique among the jobs of a call
+    argv: Sequence[str]  # program and arguments
+    # folder of its log, made if absent; None: the log is kept only until the call returns
     out: Path | None = None
+    # says whether its result is there already. Asked before the start, to skip it, and after an exit with status 0,
+    # which without a result is a failure
     done: Callable[[], bool] | None = None
+    # names of jobs that must have ended before, in whatever way. An artifact that both need is locked by its store
+    # anyway; this keeps a slot from idling at the lock
     after: Sequence[str] = ()
 
 
 @dataclass
 class JobOutcome:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        name: that of the job.
-        status: done | skipped (its result was there) | failed | stopped (never started, or ended
-            by `fail_fast`).
-        returncode: exit status, negative for a signal; None if it never ran.
-        seconds: how long it ran.
-        log: file with its output; None if it never ran or had no folder.
-        tail: the last lines of its output, if it failed.
-        why: how it failed, where its exit status does not say.
-    """
-
-    name: str
+    name: str  # that of the job
+    # done | skipped (its result was there) | failed | stopped (never started, or ended by `fail_fast`)
     status: str
-    returncode: int | None = None
-    seconds: float = 0.0
-    log: Path | None = None
-    tail: str = ""
-    why: str = ""
+    returncode: int | None = None  # exit status, negative for a signal; None if it never ran
+    seconds: float = 0.0  # how long it ran
+    log: Path | None = None  # file with its output; None if it never ran or had no folder
+    tail: str = ""  # the last lines of its output, if it failed
+    why: str = ""  # how it failed, where its exit status does not say
 
     @property
     def ok(self) -> bool:
@@ -143,14 +128,7 @@ def check_order(jobs: Sequence[Job]) -> None:
     unknown = set().union(*after.values()) - set(names) if after else set()
     if unknown:
         raise ValueError(f"jobs wait for {sorted(unknown)}, which are not among them")
-    ready = deque(name for name, before in after.items() if not before)
-    left = {name: set(before) for name, before in after.items() if before}
-    while ready:
-        name = ready.popleft()
-        for other in [o for o, before in left.items() if name in before]:
-            left[other].discard(name)
-            if not left[other]:
-                del left[other]
-                ready.append(other)
-    if left:
-        raise ValueError(f"jobs wait for each other: {sorted(left)}")
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as error:
+        raise ValueError(f"jobs wait for each other: {error.args[1]}") from error

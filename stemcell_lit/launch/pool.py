@@ -42,9 +42,8 @@ from stemcell_lit.launch.slots import clean_environment, default_slots, free_por
 from stemcell_lit.launch.view import JobsView
 from stemcell_lit.launch.warm import WarmProcess, can_start_warm
 
-GRACE_S = (
-    15.0  # from SIGTERM to SIGKILL: a checkpoint of these small networks takes a second or two
-)
+# from SIGTERM to SIGKILL: a checkpoint of these small networks takes a second or two
+GRACE_S = 15.0
 
 
 POLL_S = 0.1  # between two looks at the processes; nothing beside jobs of seconds to hours
@@ -75,7 +74,6 @@ def run_jobs(
     fail_fast: bool = False,
     title: str = "",
     console: Console | None = None,
-    grace_s: float = GRACE_S,
 ) -> list[JobOutcome]:
     """Runs jobs side by side, each in its own process(es), until all have ended.
 
@@ -92,7 +90,6 @@ def run_jobs(
         fail_fast: the first failure ends all.
         title: what the table is called.
         console: where progress goes; None: standard error.
-        grace_s: seconds from SIGTERM to SIGKILL.
 
     Returns:
         An outcome for each job, in the order of `jobs`.
@@ -125,9 +122,7 @@ def run_jobs(
                         break
                     slot = free.pop(0)
                     queue.remove(job)
-                    running[slot] = _Running(
-                        job, places[slot], devices_per_job, Path(scratch), grace_s
-                    )
+                    running[slot] = _Running(job, places[slot], devices_per_job, Path(scratch))
                 for slot, process in list(running.items()):
                     outcome = process.poll()
                     if outcome is not None:
@@ -140,7 +135,7 @@ def run_jobs(
                 view.refresh()
                 time.sleep(POLL_S if running else 0)
         finally:
-            stopped = _stop(list(running.values()), grace_s, received)
+            stopped = _stop(list(running.values()), received)
             running.clear()
     outcomes.update({o.name: o for o in stopped})
     result = [outcomes.get(job.name, JobOutcome(job.name, "stopped")) for job in jobs]
@@ -155,10 +150,8 @@ def run_jobs(
 class _Running:
     """The processes of one job, a session and process group each."""
 
-    def __init__(
-        self, job: Job, place: Mapping[str, str], ranks: int, scratch: Path, grace_s: float
-    ):
-        self.job, self.grace_s = job, grace_s
+    def __init__(self, job: Job, place: Mapping[str, str], ranks: int, scratch: Path):
+        self.job = job
         self.started = time.monotonic()
         self._ending: float | None = None  # since when its processes are asked to end
         self._code = 0  # of the rank that failed first
@@ -208,7 +201,7 @@ class _Running:
                 self._code, self._failed_rank = code, rank
                 if self._ending is None:
                     self.terminate()  # the other ranks would wait for it in vain
-        if self._ending is not None and time.monotonic() - self._ending > self.grace_s:
+        if self._ending is not None and time.monotonic() - self._ending > GRACE_S:
             self.kill()
         if any(code is None for code in codes):
             return None
@@ -280,11 +273,11 @@ def _start(argv: Sequence[str], env: Mapping[str, str], log: IO[bytes]) -> subpr
     )
 
 
-def _stop(running: list[_Running], grace_s: float, received: list[int]) -> list[JobOutcome]:
+def _stop(running: list[_Running], received: list[int]) -> list[JobOutcome]:
     """Ends all processes; a second signal of the user shortens the grace."""
     for process in running:
         process.terminate()
-    end = time.monotonic() + grace_s
+    end = time.monotonic() + GRACE_S
     outcomes: dict[str, JobOutcome] = {}
     while len(outcomes) < len(running):
         if time.monotonic() > end or len(received) > 1:

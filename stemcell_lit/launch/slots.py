@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 from stemcell_lit.errors import UserError
 
 # What would make a job believe that it is a rank of its parent's group. Lightning takes any
 # SLURM_NTASKS for a cluster of its own, and a seed set by the parent would go before the job's.
 FOREIGN = (
-    "RANK",
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PL_GLOBAL_SEED",
-    "PL_SEED_WORKERS",
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
 )
 
 
@@ -95,5 +86,4 @@ def free_port() -> int:
     """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: Any = probe.getsockname()[1]
-    return int(port)
+        return int(probe.getsockname()[1])

@@ -39,15 +39,10 @@ RESULT_S = 20.0  # a network file system may show a result that much after the j
 
 @dataclass
 class SlurmTask:
-    """What every task of a job runs; pickled by submitit, and run again after a requeue.
+    """What every task of a job runs; pickled by submitit, and run again after a requeue."""
 
-    Attributes:
-        function: of a list of overrides, by dotted name.
-        overrides: of this job.
-    """
-
-    function: str
-    overrides: list[str]
+    function: str  # of a list of overrides, by dotted name
+    overrides: list[str]  # of this job
 
     def __call__(self) -> Any:
         """Runs the job, on each rank."""
@@ -78,15 +73,8 @@ def run_on_slurm(
 
     On Ctrl-C they stay with Slurm; the same call goes on waiting for them.
 
-    Args:
-        jobs: whose `argv` are the overrides of one trial.
-        function: what a job calls with them, by dotted name.
-        folder: of submitit's files, seen by all nodes; `%j` becomes the job's number.
-        parameters: of submitit's Slurm executor.
-        max_num_timeout: attempts that may end at the time limit.
-        fail_fast: the first failure cancels all.
-        title: what the table is called.
-        console: where progress goes; None: standard error.
+    The `argv` of jobs are the overrides of one trial, with which `function` is called, by dotted name. The `folder` of
+    submitit's files is seen by all nodes; `%j` in it becomes the job's number.
 
     Returns:
         An outcome for each job, in the order of `jobs`.

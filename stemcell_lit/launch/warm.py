@@ -64,10 +64,7 @@ class WarmProcess:
     Looks like `subprocess.Popen` to who waits for it. It ends with the process that called this, in
     whatever way that ended.
 
-    Args:
-        argv: `PROGRAM` or the console script of the same environment, and its arguments.
-        env: its whole environment.
-        log: file to which its output is appended.
+    `argv` begins with `PROGRAM` or the console script of the same environment; output is appended to `log`.
     """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path):

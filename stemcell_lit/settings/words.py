@@ -23,10 +23,7 @@ from stemcell_lit.settings.quoting import command_word, override, unescaped
 def read(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:
     """A user's words as overrides in Hydra's grammar. What is in it already stays as it is.
 
-    Args:
-        command: whose keys are legal.
-        words: as the shell hands them over.
-        several: whether a key may have several values (`-m`).
+    `several`: whether a key may have several values (`-m`).
 
     Raises:
         UserError: a word that is no setting of this command, with the right spelling.
@@ -278,7 +275,7 @@ def _check_group(group: str, value: Any, shown: str) -> None:
 
 # what of Hydra's settings names code
 _CODE = re.compile(
-    r"hydra\.(launcher\.(done|plan|returned|task|command)|callbacks|job_logging|hydra_logging)\b"
+    r"hydra\.(launcher\.(done|plan|returned|task)|callbacks|job_logging|hydra_logging)\b"
     r"|(^|\.)_(target|args|partial|recursive|convert)_$"
 )
 _OURS = "hydra.callbacks.stemcell_return._target_=hydra_plugins.stemcell_lit_launcher.ReturnValue"

@@ -442,7 +442,7 @@ def launcher(tmp_path: Path, stubborn: bool) -> tuple[subprocess.Popen, list[int
         "from stemcell_lit.launch.jobs import Job; from stemcell_lit.launch.pool import run_jobs\n"
         f"bodies = {bodies!r} + ['']\n"
         "jobs = [Job(str(i), [sys.executable, '-S', '-c', b]) for i, b in enumerate(bodies)]\n"
-        "run_jobs(jobs, slots=2, grace_s=1)\n"
+        "from stemcell_lit.launch import pool\npool.GRACE_S = 1\nrun_jobs(jobs, slots=2)\n"
     )
     process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
     return process, [int(pid) for f in files for pid in read_soon(Path(f)).split()]
