@@ -16,6 +16,7 @@ from typing import Any
 from stemcell_lit.base.files import check_files, write_whole
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import tracking
+from stemcell_lit.experiment.results import collect, flatten
 from stemcell_lit.settings.group_keys import LoggerConfig
 from stemcell_lit.settings.keys import role_of
 from stemcell_lit.settings.roles import Role
@@ -27,18 +28,12 @@ METHOD = "method.name"  # the key of a run's config that bars and curves are gro
 def dashboard(out: str | Path, logger: LoggerConfig) -> Path:
     """Writes the workspace over a folder's results as dashboard.json; online, also saves it to W&B.
 
-    Args:
-        out: folder of results.
-        logger: mode, project, entity.
-
     Returns:
         The file: entity, project, name and spec, as W&B takes it.
 
     Raises:
         UserError: no results, or the extra `dashboard` is not installed.
     """
-    from stemcell_lit.experiment.results import collect
-
     out = Path(out)
     check_files(out, [FILE])
     made = workspace([trial.info for trial in collect(out)], logger, out.resolve().name)
@@ -60,15 +55,9 @@ def dashboard(out: str | Path, logger: LoggerConfig) -> Path:
 
 
 def workspace(infos: Sequence[Mapping[str, Any]], logger: LoggerConfig, group: str) -> Any:
-    """The workspace over some trials: methods, classes, confusion, settings, training, mistakes.
+    """The workspace, not saved, over contents of result.json: methods, classes, confusion, settings, training.
 
-    Args:
-        infos: contents of result.json, of trials with the same classes.
-        logger: project and entity.
-        group: W&B group of the trials' runs; only these are shown.
-
-    Returns:
-        A `wandb_workspaces.workspaces.Workspace`, not saved.
+    Only runs of the W&B group are shown.
 
     Raises:
         UserError: the extra `dashboard` is not installed.
@@ -213,7 +202,7 @@ def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     What a method's name says already is none, nor is where and on which fold and seed a trial ran.
     """
-    flat = [dict(_flat(config)) for config in configs]
+    flat = [flatten(config) for config in configs]
     keys = sorted(key for key in set().union(*flat) if role_of(key) is Role.RESULT)
     found = []
     for key in keys:
@@ -223,11 +212,3 @@ def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         if any(len(v) > 1 for v in values.values()):
             found.append(key)
     return found
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

@@ -18,11 +18,7 @@ from stemcell_lit.experiment.results import Results
 
 
 def generator_section(results: Results) -> dict[str, Any] | None:
-    """What the report's section on generators shows; None where none was used. The page escapes it.
-
-    Args:
-        results: reads generator_quality of each trial and the grids of one fold.
-    """
+    """What the report's section on generators shows; None where none was used. The page escapes it."""
     used: dict[str, tuple[int, dict[str, Any]]] = {}  # a generator serves many trials
     for trial in results.trials:
         if trial.info.get("generator") and trial.info.get("generator_quality"):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.base.drawing import GREY, LINE_COLOURS, blank_figure, mosaic
+from stemcell_lit.base.drawing import GREY, LINE_COLOURS, blank_figure, mosaic, panels
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.entropy import entropy, entropy_intersection
 from stemcell_lit.experiment.results import Result, Results
@@ -60,6 +60,16 @@ class PatchPictures:
         inside[trial.predictions["patch"].to_numpy()] = False
         return np.flatnonzero(inside)
 
+    def _sides(
+        self, train: np.ndarray, store: PatchStore, fake: PatchStore
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Rows of training and of generated patches of each class that has both."""
+        labels, made = (s.manifest["label"].to_numpy() for s in (store, fake))
+        for name in self.results.classes:
+            real, mine = train[labels[train] == name], np.flatnonzero(made == name)
+            if len(real) and len(mine):
+                yield name, real, mine
+
     def samples(self) -> Figure | None:
         """Per class: real training patches, generated ones, and what in training is nearest."""
         if self._store is None or self._generator is None:
@@ -73,16 +83,11 @@ class PatchPictures:
             return None
         random = np.random.default_rng(self.seed)
         train = self._training(trial, store)
-        labels = store.manifest["label"].to_numpy()
-        panels: dict[str, np.ndarray] = {}
+        real_rows: dict[str, np.ndarray] = {}
         rows: dict[str, np.ndarray] = {}
-        for name in self.results.classes:
-            mine = np.flatnonzero(fake.manifest["label"].to_numpy() == name)
-            real = train[labels[train] == name]
-            if len(mine) == 0 or len(real) == 0:
-                continue
+        for name, real, mine in self._sides(train, store, fake):
             rows[name] = random.permutation(mine)[:shown]
-            panels[name] = random.permutation(real)[:shown]
+            real_rows[name] = random.permutation(real)[:shown]
         if not rows:
             return self._real_only()
         queries = np.concatenate([fake.pixels[rows[name]] for name in rows])
@@ -95,13 +100,11 @@ class PatchPictures:
             "generated": float(np.median(distance)),
             "held_out": float(np.median(floor)),
         }
-        columns = 2 if len(rows) > 1 else 1
-        lines = math.ceil(len(rows) / columns)
-        figure, axes = blank_figure(5.2 * columns, 1.75 * lines, lines, columns)
+        figure, axes = panels(5.2, 1.75, len(rows), 2)
         start = 0
         for axis, name in zip(axes.flat, rows, strict=False):
             stop = start + len(rows[name])
-            real = reduce_pixels(store.pixels[np.sort(panels[name])], size)
+            real = reduce_pixels(store.pixels[np.sort(real_rows[name])], size)
             found = reduce_pixels(store.pixels[near[start:stop]], size)
             mosaic(axis, [real, queries[start:stop], found], shown)
             axis.set_yticks(
@@ -109,8 +112,6 @@ class PatchPictures:
             )
             axis.set_title(name, loc="left")
             start = stop
-        for axis in axes.flat[len(rows) :]:
-            axis.remove()
         return figure
 
     def _real_only(self) -> Figure | None:
@@ -136,19 +137,13 @@ class PatchPictures:
         if store.size % size:
             return None
         random = np.random.default_rng(self.seed)
-        train, labels = self._training(trial, store), store.manifest["label"].to_numpy()
         sides = {}
-        for name in self.results.classes:
-            mine = np.flatnonzero(fake.manifest["label"].to_numpy() == name)
-            real = train[labels[train] == name]
-            if len(mine) and len(real):
-                pick = [np.sort(random.permutation(part)[:most]) for part in (real, mine)]
-                sides[name] = (reduce_pixels(store.pixels[pick[0]], size), fake.pixels[pick[1]])
+        for name, *parts in self._sides(self._training(trial, store), store, fake):
+            pick = [np.sort(random.permutation(part)[:most]) for part in parts]
+            sides[name] = (reduce_pixels(store.pixels[pick[0]], size), fake.pixels[pick[1]])
         if not sides:
             return None
-        columns = min(4, len(sides))
-        lines = math.ceil(len(sides) / columns)
-        figure, axes = blank_figure(2.7 * columns, 2.1 * lines, lines, columns)
+        figure, axes = panels(2.7, 2.1, len(sides), 4)
         for axis, (name, (real, generated)) in zip(axes.flat, sides.items(), strict=False):
             bits = [entropy(real), entropy(generated)]
             edges = np.linspace(min(map(np.min, bits)), max(map(np.max, bits)) + 1e-6, 26)
@@ -160,8 +155,6 @@ class PatchPictures:
             axis.set_title(f"{name}: overlap {overlap:.2f}")
             axis.set_xlabel("entropy, bits")
             axis.set_yticks([])
-        for axis in axes.flat[len(sides) :]:
-            axis.remove()
         handles = axes.flat[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=2)
         return figure
@@ -180,9 +173,7 @@ class PatchPictures:
         calls["score"] = calls["sum"] / len(self.results.seeds)
         calls = calls.sort_values(["score", "patch"], ascending=[False, True])
         calls = calls.drop_duplicates("patch").head(shown)
-        columns = min(8, len(calls))
-        lines = math.ceil(len(calls) / columns)
-        figure, axes = blank_figure(1.55 * columns, 2.25 * lines, lines, columns)
+        figure, axes = panels(1.55, 2.25, len(calls), 8)
         for axis, call in zip(axes.flat, calls.to_dict("records"), strict=False):
             fact = store.manifest.iloc[int(call["patch"])]
             axis.imshow(store.finest[int(call["patch"])], cmap="gray", vmin=0, vmax=255)
@@ -195,8 +186,6 @@ class PatchPictures:
             )
             axis.set_xlabel(f"{str(fact['group'])[-18:]}{when}", fontsize=6.5, loc="left")
             axis.set(xticks=[], yticks=[])
-        for axis in axes.flat[len(calls) :]:
-            axis.remove()
         self.facts["hardest"] = {
             "method": method,
             "wrong": len(wrong),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
+from stemcell_lit.base.drawing import STYLE, blank_figure, colours, panels, png
 from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.evaluate.metrics import calibration_error, reliability
 from stemcell_lit.evaluate.results_table import points, verdict_of
@@ -105,9 +105,15 @@ class Pictures:
             for j in range(1, len(classes)):
                 axis.axhline(j - 0.5, color="#eee", lw=0.8)
             axis.set_title(f"{TITLES[metric]}, points against {self.results.baseline}")
-        handles = [axes.flat[0].plot([], [], "o", color=self.colour[m], label=m)[0] for m in others]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(others)))
+        self._legend(figure, axes, others, "o")
         return figure
+
+    def _legend(
+        self, figure: Figure, axes: np.ndarray, methods: Sequence[str], style: str = "-"
+    ) -> None:
+        first = axes.flat[0]
+        handles = [first.plot([], [], style, color=self.colour[m], label=m)[0] for m in methods]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(methods)))
 
     def _row(self, method: str, metric: str, name: str = "") -> Row:
         return self.rows[method, metric, name]
@@ -132,13 +138,11 @@ class Pictures:
         side = max(2.8, 0.5 * len(classes) + 1.1)
         rows = math.ceil(len(methods) / max(1, min(4, int(11 // side))))
         columns = math.ceil(len(methods) / rows)  # four methods stand two by two, not three and one
-        figure, axes = blank_figure(side * columns, (side + 0.2) * rows, rows, columns, sharey=True)
+        figure, axes = panels(side, side + 0.2, len(methods), columns, sharey=True)
         for axis, method in zip(axes.flat, methods, strict=False):
             self._matrix(axis, self.counts[method].sum((0, 1)), classes, method)
         for axis in axes[:, 0]:
             axis.set_ylabel("true")
-        for axis in axes.flat[len(methods) :]:
-            axis.remove()
         return figure
 
     def stages(self) -> Figure | None:
@@ -155,13 +159,9 @@ class Pictures:
             return None  # one stage is what the matrix of the whole shows
         self.facts["stages"] = method
         side = max(2.8, 0.5 * max(len(names) for names, _ in found.values()) + 1.1)
-        columns = min(len(found), max(1, int(11 // side)))
-        rows = math.ceil(len(found) / columns)
-        figure, axes = blank_figure(side * columns, (side + 0.2) * rows, rows, columns)
+        figure, axes = panels(side, side + 0.2, len(found), max(1, int(11 // side)))
         for axis, (node, (names, matrix)) in zip(axes.flat, found.items(), strict=False):
             self._matrix(axis, matrix, names, f"stage {node}")
-        for axis in axes.flat[len(found) :]:
-            axis.remove()
         return figure
 
     def precision_recall(self, most: int = 5) -> Figure:
@@ -170,9 +170,8 @@ class Pictures:
 
         results = self.results
         methods = [results.baseline, *results.methods[1:][-most:]]
-        columns = min(4, len(results.classes))
-        rows = math.ceil(len(results.classes) / columns)
-        figure, axes = blank_figure(2.7 * columns, 2.5 * rows, rows, columns)
+        figure, axes = panels(2.7, 2.5, len(results.classes), 4)
+        columns = axes.shape[1]
         area: dict[str, dict[str, float]] = {m: {} for m in methods}
         for method in methods:
             tested = results.tested(method)
@@ -192,10 +191,7 @@ class Pictures:
             axis.set(xlim=(0, 1.02), ylim=(0, 1.02), title=name)
             axis.set_xlabel("recall (TPR)" if i >= len(results.classes) - columns else "")
             axis.set_ylabel("precision" if i % columns == 0 else "")
-        for axis in axes.flat[len(results.classes) :]:
-            axis.remove()
-        handles = [axes.flat[0].plot([], [], color=self.colour[m], label=m)[0] for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(methods)))
+        self._legend(figure, axes, methods)
         self.facts["average_precision"] = area
         return figure
 
@@ -228,8 +224,7 @@ class Pictures:
                     axis.set_xlabel("thousand images")
             row[0].set_ylabel("training loss" if key == "loss" else "validation macro F1")
         used = [m for m in self.results.methods if m in set(data["method"])]
-        handles = [axes.flat[0].plot([], [], color=self.colour[m], label=m)[0] for m in used]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(used)))
+        self._legend(figure, axes, used)
         return figure
 
     @staticmethod

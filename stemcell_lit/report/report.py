@@ -28,11 +28,8 @@ def make_report(
 ) -> Path:
     """Writes table.csv, table.md, parts.csv, figures/ and report.html into the folder of results.
 
-    Args:
-        out: the folder of results.
-        baseline: the method that the others are compared with.
-        resamples: of the bootstrap, and most swaps of the permutation test.
-        seed: of both, and of the choice of shown patches.
+    `resamples` are those of the bootstrap, and most swaps of the permutation test; `seed` is that of both, and of the
+    choice of shown patches.
 
     Returns:
         report.html, which holds its pictures and needs no network.

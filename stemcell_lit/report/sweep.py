@@ -46,19 +46,12 @@ FORMAT = 1  # of sweep.json
 
 @dataclass(frozen=True)
 class Table:
-    """One folder of results.
+    """One folder of results."""
 
-    Attributes:
-        out: the folder.
-        name: inside the sweep, empty where there is none.
-        value: of the sweep's key.
-        overrides: that its trials get beside the method's.
-    """
-
-    out: Path
-    name: str = ""
-    value: Any = None
-    overrides: Sequence[str] = ()
+    out: Path  # the folder
+    name: str = ""  # inside the sweep, empty where there is none
+    value: Any = None  # of the sweep's key
+    overrides: Sequence[str] = ()  # that its trials get beside the method's
 
 
 def tables_of(out: Path, sweep: SweepConfig) -> list[Table]:

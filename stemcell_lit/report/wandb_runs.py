@@ -8,28 +8,20 @@ import warnings
 from pathlib import Path
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.results import Results, collect
 from stemcell_lit.experiment.tracking import log_result, staging, wandb_run
 from stemcell_lit.settings.group_keys import LoggerConfig
 
 
 def rebuild(out: str | Path, logger: LoggerConfig) -> int:
-    """Makes the run of every finished trial again, from result.json and predictions.parquet alone.
+    """Makes the run of every finished trial again, from result.json and predictions.parquet alone; how many.
 
     A run that was there under the same id is replaced, so a second call changes nothing. Pictures need the patch
     store and the artifacts; where these have moved, the runs lack them and a warning says so.
 
-    Args:
-        out: folder of results.
-        logger: offline or online, project, group.
-
-    Returns:
-        How many.
-
     Raises:
         UserError: no results, broken ones, or `logger=disabled`.
     """
-    from stemcell_lit.experiment.results import Results, collect
-
     if logger.wandb == "disabled":
         raise UserError(
             "logger=disabled: there is nothing to rebuild; give logger=offline or online"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from stemcell_lit.base.files import check_files, check_target
@@ -19,7 +18,7 @@ from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
 from stemcell_lit.settings.command_keys import JudgeCommand, RunCommand
 from stemcell_lit.settings.quoting import override
-from stemcell_lit.studies.judge_entries import Entry, _base, _done, entries_of, real_accuracy
+from stemcell_lit.studies.judge_entries import Entry, _base, entries_of, real_accuracy
 from stemcell_lit.studies.judge_table import write
 
 
@@ -28,10 +27,7 @@ def judge(
 ) -> int:
     """Trains what is not there yet, measures everything, writes table.md, table.csv, judge.json and grids/.
 
-    Args:
-        config: resolved settings.
-        overrides: the same as the user gave them.
-        typed_run: composes a list of overrides into a `RunCommand`.
+    `typed_run` composes a list of overrides, as the user gave them, into a `RunCommand`.
 
     Returns:
         0, or 1 where jobs failed: then there is no table, and the same command again makes what is missing.
@@ -87,7 +83,7 @@ def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) 
                 name=name,
                 argv=[sys.executable, "-m", "stemcell_lit", "judge", *argv],
                 out=Path(config.out) / "logs" / name,
-                done=partial(_done, e),
+                done=lambda e=e: e.done,  # type: ignore[misc]
                 after=[] if first == name else [first],
             )
         )

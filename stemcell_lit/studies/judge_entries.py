@@ -59,25 +59,16 @@ class Entry(Recipe):
 
     Its folder holds quality.json, accuracy.json (confusion matrices on validation and on test patches), facts.json
     and grids/.
-
-    Attributes:
-        name: `tiny`, or with a selection `tiny+confidence`.
-        gan: name in conf/gan.
-        select: name in conf/select.
-        fold: of the split.
-        trial: its settings and data.
-        seeds: of the accuracy's classifier.
-        per_class: generated patches that it learns.
     """
 
     kind: ClassVar[str] = "judged"
-    name: str
-    gan: str
-    select: str
-    fold: int
-    trial: Trial
-    seeds: tuple[int, ...]
-    per_class: int
+    name: str  # `tiny`, or with a selection `tiny+confidence`
+    gan: str  # name in conf/gan
+    select: str  # name in conf/select
+    fold: int  # of the split
+    trial: Trial  # its settings and data
+    seeds: tuple[int, ...]  # of the accuracy's classifier
+    per_class: int  # generated patches that it learns
 
     def key(self) -> dict[str, Any]:
         """Everything that determines what is judged."""
@@ -132,16 +123,11 @@ class Entry(Recipe):
 
 @dataclass(frozen=True)
 class RealAccuracy(Recipe):
-    """The same classifier's confusion matrices after training on the real training patches, in accuracy.json.
-
-    Attributes:
-        entry: whose fold and settings.
-        sampler: of `SAMPLERS`.
-    """
+    """The same classifier's confusion matrices after training on the real training patches, in accuracy.json."""
 
     kind: ClassVar[str] = "judged-real"
-    entry: Entry
-    sampler: str
+    entry: Entry  # whose fold and settings
+    sampler: str  # of `SAMPLERS`
 
     def key(self) -> dict[str, Any]:
         """What an entry's accuracy is determined by, but for its generator."""
@@ -209,10 +195,6 @@ def _base(overrides: Sequence[str]) -> list[str]:
     own = own_keys("judge")
     pairs = zip(overrides, split(overrides), strict=True)
     return [word for word, (key, _) in pairs if key not in own]
-
-
-def _done(entry: Entry) -> bool:
-    return entry.done
 
 
 def real_accuracy(entry: Entry) -> dict[str, Confusions]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from stemcell_lit.experiment.generator_quality import METRICS, find, read_qualit
 from stemcell_lit.experiment.training import versions
 from stemcell_lit.settings.command_keys import JudgeCommand
 from stemcell_lit.studies.judge_entries import FORMAT, PARTS, REAL, Confusions, Entry, _read
+
+NUMBERS = ("value", "std", "floor", "floor_std")
 
 
 def accuracy(
@@ -69,8 +72,8 @@ def table_of(
     }
     for name in REAL:
         for part, label in PARTS.items():
-            for score, (value, std) in real[name][part].items():
-                rows.append(_row(name, label, score, value, std))
+            for (kind, c), scores in real[name][part].items():
+                rows.append(_row(name, label, f"accuracy/{kind}", c, scores))
     for name in names:
         mine = [(e, f) for e, f in zip(entries, folders, strict=True) if e.name == name]
         qualities = [read_quality(f)["quality"] for _, f in mine]
@@ -79,48 +82,25 @@ def table_of(
                 found = [q[c] for q in (find(q, metric) or {} for q in qualities) if c in q]
                 if not found:
                     continue
-                means = [
-                    _mean([q[k] for q in found]) for k in ("value", "std", "floor", "floor_std")
-                ]
+                means = [_mean([q[k] for q in found]) for k in NUMBERS]
                 known = {MetricName.parse(k) for q in qualities for k in q}
                 on = sorted(n.encoder for n in known if n.metric == metric)  # an encoder a fold
-                rows.append(
-                    {
-                        "gan": name,
-                        "part": PARTS["val"],
-                        "metric": str(MetricName(metric, "+".join(on))),
-                        "class": c,
-                        **dict(zip(("value", "std", "floor", "floor_std"), means, strict=True)),
-                    }
-                )
+                named = str(MetricName(metric, "+".join(on)))
+                rows.append(_row(name, PARTS["val"], named, c, means))
         found_c = [_read(f / "accuracy.json", ACCURACY) for _, f in mine]
         for part, label in PARTS.items():
-            for score, (value, std) in accuracy(found_c, part, classes).items():
+            for score, scores in accuracy(found_c, part, classes).items():
+                kind, c = score
                 floor = real[REAL[0]][part][score]
-                rows.append(_row(name, label, score, value, std, *floor))
+                rows.append(_row(name, label, f"accuracy/{kind}", c, (*scores, *floor)))
     return pd.DataFrame(rows)
 
 
 def _row(
-    gan: str,
-    part: str,
-    score: tuple[str, str],
-    value: float,
-    std: float,
-    floor: float | None = None,
-    floor_std: float | None = None,
+    gan: str, part: str, metric: str, c: str, numbers: Sequence[float | None]
 ) -> dict[str, Any]:
-    kind, c = score
-    return {
-        "gan": gan,
-        "part": part,
-        "metric": f"accuracy/{kind}",
-        "class": c,
-        "value": value,
-        "std": std,
-        "floor": floor,
-        "floor_std": floor_std,
-    }
+    about = {"gan": gan, "part": part, "metric": metric, "class": c}
+    return about | dict(zip_longest(NUMBERS, numbers))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +68,8 @@ def _is_own(key: str, own: set[str]) -> bool:
 def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) -> int:
     """Makes every trial that is not there yet, then the table and report.html.
 
-    Args:
-        config: resolved settings.
-        overrides: the same as the user gave them; each job gets them with its own method, fold and seed.
-        typed_run: composes a list of overrides into a `RunCommand`.
+    `typed_run` composes a list of overrides into a `RunCommand`; each job gets the user's, with its own method, fold
+    and seed.
 
     Returns:
         0, or 1 where jobs failed: then there is no report, and the same command again makes what is missing.
@@ -132,7 +129,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
                             name=name,
                             argv=[sys.executable, "-m", "stemcell_lit", "run", *argv],
                             out=Path(config.out) / "logs" / name,
-                            done=partial(_finished, trial),
+                            done=lambda trial=trial: trial.finished,  # type: ignore[misc]
                         )
                     )
         _check_results(table.out, of_table, config.baseline)
@@ -213,10 +210,6 @@ def _free(out: Path) -> Path:
     while (place := out.with_name(f"{out.name}-{number}")).exists():
         number += 1
     return place
-
-
-def _finished(trial: Trial) -> bool:
-    return trial.finished
 
 
 def _generators_first(jobs: list[Job], trials: list[Trial]) -> list[Job]:
