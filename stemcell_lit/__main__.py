@@ -62,12 +62,13 @@ def _main(words: list[str]) -> int:
             print("\n".join(help_lines(name)))
         return 0
     several = [o for o in overrides if o in ("-m", "--multirun")]
-    if several and command.settings is not None:
-        from stemcell_lit.commands import sweep
+    from stemcell_lit import commands  # what it imports takes time, and `--help` needs none of it
 
-        sweep(name, [o for o in overrides if o not in several])
+    if several and command.settings is not None:
+        commands.sweep(name, [o for o in overrides if o not in several])
         return 0
-    return command(overrides)
+    status: int | None = getattr(commands, f"do_{name}")(overrides)
+    return status or 0
 
 
 def _explain(error: Exception, words: list[str]) -> int:

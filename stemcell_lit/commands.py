@@ -10,6 +10,7 @@ from typing import Any
 
 from stemcell_lit.base.endings import DEBUG, refused, unforeseen
 from stemcell_lit.base.terminal import printable
+from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.command_table import SETTINGS
@@ -40,8 +41,6 @@ def sweep(command: str, words: list[str]) -> None:
     import hydra
     from hydra.errors import HydraException
 
-    from stemcell_lit.base.yamls import check_chosen
-
     if command != "run":
         raise UserError(f"-m goes with `run`, not with `{command}`")
     register()
@@ -58,9 +57,8 @@ def sweep(command: str, words: list[str]) -> None:
         return validation_f1(folder)  # what a sweeper that searches maximises
 
     before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # errors come here, instead of being printed with their tracebacks
-    )
+    # errors come here, instead of being printed with their tracebacks
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         job()
     except JobsFailed:

@@ -3,11 +3,11 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from pkgutil import resolve_name
 
 import pytest
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit import commands
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings import command_keys
 from stemcell_lit.settings.command_keys import typed
@@ -36,7 +36,7 @@ def test_help_lists_every_command_with_a_sentence_and_an_example(capsys):
 
 
 def test_every_command_has_an_action_and_all_but_artifacts_have_settings():
-    assert all(callable(resolve_name(command.action)) for command in COMMANDS.values())
+    assert all(callable(getattr(commands, f"do_{name}")) for name in COMMANDS)
     assert [name for name, command in COMMANDS.items() if command.settings is None] == ["artifacts"]
 
 

@@ -61,9 +61,8 @@ class ImportCommand:
     size: int | None = number(None, least=1, most=8192)
     um_per_px: float | None = number(None, above=0)  # of the source; None: what its files say
     hours_per_frame: float | None = number(None, above=0)
-    channel: str | None = (
-        None  # which channel of files that hold several: its name, or its number from 0
-    )
+    # which channel of files that hold several: its name, or its number from 0
+    channel: str | None = None
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
     position: str | None = None  # one stage position, by its name or number in the files; None: all
@@ -88,9 +87,8 @@ class AnnotateCommand:
     foreground: float = number(0.5, above=0, most=1)  # least share of a patch inside colonies
     um_per_px: float | None = number(None, above=0)  # None: what the file says
     hours_per_frame: float | None = number(None, above=0)
-    channel: str | None = (
-        None  # which channel of files that hold several: its name, or its number from 0
-    )
+    # which channel of files that hold several: its name, or its number from 0
+    channel: str | None = None
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
     position: str | None = None  # one stage position, by its name or number in the files; None: all
@@ -223,9 +221,8 @@ class ReportCommand:
     baseline: str = "flat"
     resamples: int = number(2000, least=1)
     seed: int = random_seed()
-    wandb: bool = (
-        False  # make the W&B run of every trial again, and the dashboard; --wandb does the same
-    )
+    # make the W&B run of every trial again, and the dashboard; --wandb does the same
+    wandb: bool = False
     logger: LoggerConfig = field(default_factory=LoggerConfig)  # offline | online
 
 
@@ -240,9 +237,8 @@ class PredictCommand:
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
     um_per_px: float | None = number(None, above=0)  # of the movie; None: what the file says
     hours_per_frame: float | None = number(None, above=0)
-    channel: str | None = (
-        None  # which channel of files that hold several: its name, or its number from 0
-    )
+    # which channel of files that hold several: its name, or its number from 0
+    channel: str | None = None
     # which focal plane of files that hold several, from 0
     plane: int | None = number(None, least=0)
     position: str | None = None  # of several stage positions, by its name or number in the file

@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from stemcell_lit.base.yamls import read_yaml
+from stemcell_lit.base.yamls import check_chosen, read_yaml
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.group_keys import MethodConfig
+from stemcell_lit.settings.words import read
 
 
 def methods() -> dict[str, MethodConfig]:
@@ -51,18 +52,11 @@ def register() -> None:
 def compose(command: str, words: Sequence[str]) -> Any:
     """The composed configuration of a command.
 
-    Args:
-        command: its name.
-        words: as on the command line, such as `split.fold=1` or `out=r/epoch=3`.
-
     Raises:
         UserError: an unknown key, a value of the wrong type, an unknown choice.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-
-    from stemcell_lit.base.yamls import check_chosen
-    from stemcell_lit.settings.words import read
 
     register()
     overrides = read(command, words)

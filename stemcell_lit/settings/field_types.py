@@ -20,29 +20,18 @@ SEED = (
 
 @dataclass(frozen=True)
 class Bound:
-    """What a value, or each item of a list, must be.
+    """What a value, or each item of a list, must be."""
 
-    Attributes:
-        least: smallest legal number.
-        above: number that a legal one is larger than.
-        most: largest legal number.
-        below: number that a legal one is smaller than.
-        choices: legal texts.
-        items: legal numbers of items of a list, fewest and most.
-        unique: whether the items of a list must differ.
-        pattern: regular expression; texts of this form are legal beside the choices.
-        told: the choices in words, where they are too many to list.
-    """
-
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    items: tuple[int, int | None] = (0, None)
-    unique: bool = False
+    least: float | None = None  # smallest legal number
+    above: float | None = None  # number that a legal one is larger than
+    most: float | None = None  # largest legal number
+    below: float | None = None  # number that a legal one is smaller than
+    choices: tuple[str, ...] = ()  # legal texts
+    items: tuple[int, int | None] = (0, None)  # legal numbers of items of a list, fewest and most
+    unique: bool = False  # whether the items of a list must differ
+    # regular expression; texts of this form are legal beside the choices
     pattern: str = ""
-    told: str = ""
+    told: str = ""  # the choices in words, where they are too many to list
 
     def __str__(self) -> str:
         """In words, such as `above 0, to 1`; empty where anything goes."""
@@ -105,14 +94,13 @@ def numbers(
     default: list[Any],
     *,
     least: float | None = None,
-    above: float | None = None,
     below: float | None = None,
     most: float | None = None,
     items: tuple[int, int | None] = (0, None),
     unique: bool = False,
 ) -> Any:
     """A field that holds a list of numbers, each between bounds."""
-    return _field(default, Bound(least, above, most, below, items=items, unique=unique))
+    return _field(default, Bound(least, None, most, below, items=items, unique=unique))
 
 
 def share(default: float | None) -> Any:
@@ -120,9 +108,9 @@ def share(default: float | None) -> Any:
     return number(default, least=0, most=1)
 
 
-def random_seed(default: int = 0) -> Any:
-    """A field that holds the seed of random numbers."""
-    return number(default, least=0, most=SEED)
+def random_seed() -> Any:
+    """A field that holds the seed of random numbers, 0 where none is given."""
+    return number(0, least=0, most=SEED)
 
 
 def choice(default: str, *others: str) -> Any:
@@ -147,9 +135,9 @@ def choices(default: list[str], *legal: str) -> Any:
     return _field(default, Bound(choices=legal))
 
 
-def names(default: list[str], *, least: int = 1) -> Any:
-    """A field that holds a list of names, each once."""
-    return _field(default, Bound(items=(least, None), unique=True))
+def names(default: list[str]) -> Any:
+    """A field that holds a list of names, at least one, each once."""
+    return _field(default, Bound(items=(1, None), unique=True))
 
 
 def bound_of(of: Any) -> Bound:
@@ -159,11 +147,7 @@ def bound_of(of: Any) -> Bound:
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Checks every value of a settings dataclass against its bound.
-
-    Args:
-        config: an instance of a class of `stemcell_lit.settings.group_keys`.
-        prefix: of its keys, such as `stage.`.
+    """Checks every value of a settings dataclass against its bound; `prefix`, such as `stage.`, begins its keys.
 
     Raises:
         UserError: names the key, what was found and what was expected.

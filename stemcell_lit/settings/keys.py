@@ -19,23 +19,14 @@ from stemcell_lit.settings.roles import Role, declared_role
 
 @dataclass(frozen=True)
 class Key:
-    """A setting.
+    """A setting."""
 
-    Attributes:
-        name: such as `stage.lr`.
-        kind: its type without `None`.
-        optional: whether it may be null.
-        required: whether it must be given.
-        bound: of its value or items.
-        owner: the dataclass that declares it.
-    """
-
-    name: str
-    kind: Any
-    optional: bool
-    required: bool
-    bound: Bound
-    owner: type
+    name: str  # such as `stage.lr`
+    kind: Any  # its type without `None`
+    optional: bool  # whether it may be null
+    required: bool  # whether it must be given
+    bound: Bound  # of its value or items
+    owner: type  # the dataclass that declares it
 
     @property
     def text(self) -> bool:
@@ -56,11 +47,6 @@ class Key:
     def mapping(self) -> bool:
         """Names with values."""
         return typing.get_origin(self.kind) is dict
-
-    @property
-    def number(self) -> bool:
-        """One number."""
-        return self.kind in (int, float)
 
     @property
     def expected(self) -> str:

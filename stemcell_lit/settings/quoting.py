@@ -19,9 +19,7 @@ _RESERVED = {"null", "true", "false", "nan", "inf"}
 def override(key: str, value: Any) -> str:
     """A setting as Hydra's command line takes it; it reads back as the same value.
 
-    Args:
-        key: such as `data.store`.
-        value: None, a number, a truth value, a text, a path, or lists and mappings of them.
+    `value` is None, a number, a truth value, a text, a path, or lists and mappings of them.
 
     Raises:
         UserError: a mapping with keys that Hydra's grammar cannot express.
@@ -66,12 +64,7 @@ def _quoted(text: str) -> str:
 
 
 def command_line(command: str, settings: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
-    """A command to be pasted into a shell, whatever its values hold.
-
-    Args:
-        command: such as `import`.
-        settings: values by key, in order.
-    """
+    """A command to be pasted into a shell, whatever its values hold."""
     pairs = settings.items() if isinstance(settings, Mapping) else settings
     keys = keys_of(command)
     words = []
