@@ -109,7 +109,7 @@ def _fill(member: nn.Module, head: nn.Linear, state: Mapping[str, torch.Tensor],
         raise UserError(f"{what}: has no {missing[0]}, expected one of shape {shape}; {_REMEDY}")
     stem = next((n for n, v in own.items() if n in wanted and v.ndim == 4), None)
     with torch.no_grad():
-        for name in wanted & set(given):
+        for name in (n for n in own if n in wanted and n in given):
             value = given[name]
             if name == stem:
                 value = _folded(value, own[name].shape[1])

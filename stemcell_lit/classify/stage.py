@@ -296,19 +296,22 @@ class StageModule(pl.LightningModule):
         self._loss_sum, self._loss_n = checkpoint["loss_state"]
 
     @torch.inference_mode()
-    def probabilities(self, pixels: np.ndarray, batch_size: int = 512) -> np.ndarray:
+    def probabilities(
+        self, pixels: np.ndarray, batch_size: int = 512, *, turns: bool | None = None
+    ) -> np.ndarray:
         """Softmax probabilities of patches, with `turns` the mean over the eight symmetries of the square.
 
         Args:
             pixels: uint8 (patches, [scales,] size, size), already at the trained size.
             batch_size: patches at once.
+            turns: None: as `stage.turns` says.
 
         Returns:
             float32 (patches, groups).
         """
         training = self.training
         self.eval()
-        sides = range(8 if self.stage["turns"] else 1)
+        sides = range(8 if (self.stage["turns"] if turns is None else turns) else 1)
         parts = []
         for start in range(0, len(pixels), batch_size):
             chunk = np.array(pixels[start : start + batch_size])

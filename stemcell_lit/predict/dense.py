@@ -45,6 +45,7 @@ class DenseStage:
             raise UserError(f"{reason}; give exact=true")
         body, head = _halves(copy.deepcopy(stage.network).eval())
         self.size, self.stride, self.groups = size, stride, len(stage.groups)
+        self.turns = bool(stage.stage["turns"])
         self.pool = total_pool(stage)
         # Without padding nothing behind a window's border plays a part, and sharing is exact
         self.exact = not any(_padded(body))
@@ -68,10 +69,19 @@ class DenseStage:
         Returns:
             float32 (rows, columns, groups), 0 where left out.
         """
-        return self._passes(image, wanted, raw=False)
+        if not self.turns:
+            return self._passes(image, wanted, raw=False)
+        # The whole frame is turned in place of its windows, cut so that their places stay theirs
+        rows, columns = ((n - 1) * self.stride + self.size for n in wanted.shape)
+        image = image[:rows, :columns]
+        total = np.zeros((*wanted.shape, self.groups), np.float32)
+        for side in range(8):
+            p = self._passes(_turn(image, side), _turn(wanted, side), raw=False)
+            total += _turn_back(p, side)
+        return total / 8
 
     def raw(self, image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Logits and pooled features of the wanted windows, (windows, groups + features)."""
+        """Logits and pooled features of the wanted windows as they lie, (windows, groups + features)."""
         values: np.ndarray = self._passes(image, wanted, raw=True)[wanted]
         return values
 
@@ -84,7 +94,7 @@ class DenseStage:
 
         Args:
             raw: (windows, groups + features), from `raw`.
-            cut: (windows, groups) probabilities of the same windows cut out.
+            cut: (windows, groups) probabilities of the same windows cut out, without turns.
         """
         if len(raw) < ADJUST_LEAST:
             return
@@ -158,10 +168,27 @@ class DenseStage:
                 yield tile, torch.cat(parts, 1)
 
 
+def _turn(values: np.ndarray, side: int) -> np.ndarray:
+    """One of the eight symmetries of the first two axes, as `data.augment.turn_square`."""
+    if side & 4:
+        values = values.swapaxes(0, 1)
+    if side & 2:
+        values = values[::-1]
+    return np.ascontiguousarray(values[:, ::-1] if side & 1 else values)
+
+
+def _turn_back(values: np.ndarray, side: int) -> np.ndarray:
+    if side & 1:
+        values = values[:, ::-1]
+    if side & 2:
+        values = values[::-1]
+    return values.swapaxes(0, 1) if side & 4 else values
+
+
 def why_not(stage: StageModule) -> str:
     """Why the windows of a stage cannot share features, in words; empty where they can."""
-    if stage.stage["members"] > 1 or stage.stage["turns"]:
-        return "stage.members or stage.turns: windows of averaged answers cannot share features"
+    if stage.stage["members"] > 1:
+        return "stage.members: windows of averaged answers cannot share features"
     body, head = _halves(stage.network)
     simple = all(isinstance(layer, HEAD_LAYERS) for layer in head)
     if len(set(_padded(body))) != 1 or not all(_shareable(la) for la in body) or not simple:

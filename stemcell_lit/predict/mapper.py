@@ -133,7 +133,10 @@ class Mapper:
             for name, dense in self._dense.items():
                 if wanted.any() and name not in silent and not dense.exact:
                     stage = self.model.stages[name]
-                    cut = _cut_out(stage, image, self.size, self.stride, self.model.scales, wanted)
+                    scales = self.model.scales
+                    cut = _cut_out(
+                        stage, image, self.size, self.stride, scales, wanted, turns=False
+                    )
                     found[name].append((dense.raw(image, wanted), cut))
         for name, pairs in found.items():
             if pairs:
@@ -217,12 +220,13 @@ def _cut_out(
     stride: int,
     scales: Sequence[int],
     wanted: np.ndarray,
+    **how: bool,
 ) -> np.ndarray:
-    """Probabilities (wanted windows, groups), each window cut out and classified, in batches."""
+    """Probabilities (wanted windows, groups), each window cut out and classified, in batches; `how`: as they say."""
     views = ViewCutter(image, size, scales)
     top, left = (stride * i for i in np.nonzero(wanted))
     parts = [
-        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH)
+        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH, **how)
         for i in range(0, len(top), BATCH)
     ]
     return np.concatenate(parts)

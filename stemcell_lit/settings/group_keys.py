@@ -247,7 +247,7 @@ class StageConfig:
     # least share by which a cycle lowers the validation loss, for another one to follow
     gain: float = share(0.02)
     validate_every_images: int = number(12_000, least=1)
-    turns: bool = False  # average over the eight turns and flips of a patch when it is classified
+    turns: bool = True  # average over the eight turns and flips of a patch when it is classified
 
 
 @dataclass

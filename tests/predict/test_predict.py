@@ -34,9 +34,9 @@ CLASSES = ["dark", "bright"]
 NONE = ColoniesConfig(method="none")
 
 
-def make_stage(network="small", groups=("a", "b", "c"), width=4):
+def make_stage(network="small", groups=("a", "b", "c"), width=4, turns=False):
     """Random weights and, so that folding them is put to the test, random normalisation."""
-    settings = asdict(StageConfig(network=network, width=width))
+    settings = asdict(StageConfig(network=network, width=width, turns=turns))
     stage = StageModule(settings, "root", {g: [g] for g in groups}, [1] * len(groups), 32).eval()
     generator = torch.Generator().manual_seed(1)
     for layer in stage.network.modules():
@@ -165,15 +165,18 @@ def test_padding_behind_a_windows_border_is_the_only_difference(network, pool, m
         np.testing.assert_allclose(found[y // pool, x // pool], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("stride", [2, 4, 8, 12])
-def test_without_padding_shared_features_are_windows_cut_out(stride, monkeypatch):
+def test_without_padding_shared_features_are_windows_cut_out(stride, turns, monkeypatch):
     monkeypatch.setattr(dense, "TILE_PX", 40)  # several tiles
-    stage, image = make_stage("valid"), noise(101, 118)
+    stage, image = make_stage("valid", turns=turns), noise(101, 118)
     expected = cut(image, stage, stride)
     shared = DenseStage(stage, 32, stride)
     found = shared.probabilities(image, np.ones(expected.shape[:2], bool))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert expected.std((0, 1)).min() > 0.05  # not the same answer everywhere
+    turned = cut(image, make_stage("valid", turns=not turns), stride)
+    assert np.abs(turned - expected).max() > 0.01  # the mean over turns is another answer
+    assert expected.std((0, 1)).min() > 0.02  # not the same answer everywhere
 
 
 def test_a_network_without_padding_says_how_small_a_patch_may_be():
