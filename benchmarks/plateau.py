@@ -1,0 +1,133 @@
+"""How long a plain network must learn: validation scores over images seen and core-seconds, to a fixed end.
+
+    python benchmarks/plateau.py [--save] [--images 384000] [--seeds 0 1] simulated exp911=stores/exp911 ...
+
+Every argument is `simulated` or NAME=STORE. Trains `method=flat` of every fold through all its cycles, whatever
+validation says, and tells what the rule of `stage.gain` would have kept after how many images. Test patches are not
+looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from _common import report
+
+from stemcell_lit.classify.plateau import best, goes_on
+
+GAINS = (0.0, 0.01, 0.02, 0.05)
+
+
+def trained(store: str, out: str, fold: int, seed: int, images: int) -> list[dict[str, float]]:
+    """The cycles of one fold, each with the core-seconds of its training."""
+    from stemcell_lit.experiment import run, stages
+    from stemcell_lit.settings.command_keys import TrainCommand, typed
+    from stemcell_lit.settings.compose import compose
+
+    seconds: list[float] = []
+    fit = stages.fit
+
+    def timed(*rest: Any) -> Any:
+        start = time.process_time()
+        done = fit(*rest)
+        seconds.append(time.process_time() - start)
+        return done
+
+    stages.fit, stages.goes_on = timed, lambda *rest: True
+    words = [
+        "task=stage",
+        "hierarchy=flat",
+        "method=flat",
+        "trainer=cpu",
+        "logger=disabled",
+        f"stage.images={images}",
+    ]
+    words += [f"split.fold={fold}", f"seed={seed}", f"out={out}"]
+    words += [] if store == "simulated" else [f"data.store={store}"]
+    file = run.train(typed(compose("train", words), TrainCommand))
+    cycles = json.loads((file.parent / "stage.json").read_text())["cycles"]
+    return [{**c, "seconds": s} for c, s in zip(cycles, seconds, strict=True)]
+
+
+def folds_of(store: str, out: str) -> int:
+    """Number of folds, after the simulated movies were made where they are needed."""
+    from stemcell_lit.data.splits import fold_count
+    from stemcell_lit.experiment.trial import artifacts_of, open_store
+    from stemcell_lit.settings.command_keys import RunCommand
+
+    config = RunCommand(out=out)
+    config.data.store = None if store == "simulated" else store
+    return fold_count(open_store(config, artifacts_of(config)), config.split)
+
+
+def summary(runs: list[list[dict[str, float]]]) -> dict[str, Any]:
+    """Means over the runs at the end of each cycle, and what the rule would have taken."""
+    curve = [
+        {k: round(statistics.mean(c[k] for c in at), 4) for k in ("images", "loss", "tpr", "f1")}
+        | {
+            "seconds": round(
+                statistics.mean(sum(c["seconds"] for c in r[: i + 1]) for r in runs), 1
+            )
+        }
+        for i, at in enumerate(zip(*runs, strict=True))
+    ]
+    rule = []
+    for gain in GAINS:
+        kept, spent = [], []
+        for cycles in runs:
+            losses = [c["loss"] for c in cycles]
+            end = next(
+                (n for n in range(1, len(losses)) if not goes_on(losses[:n], gain)), len(losses)
+            )
+            kept.append(cycles[best(losses[:end])])
+            spent.append(sum(c["seconds"] for c in cycles[:end]))
+        told = {k: round(statistics.mean(c[k] for c in kept), 4) for k in ("loss", "tpr", "f1")}
+        told |= {"images": [int(c["images"]) for c in kept]}
+        rule.append({"gain": gain, **told, "seconds": round(statistics.mean(spent), 1)})
+    return {"runs": len(runs), "curve": curve, "rule": rule}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="+", help="simulated, or NAME=STORE")
+    parser.add_argument("--images", type=int, default=384_000, help="the end of all trainings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument("--save", action="store_true", help="keep the result in results/")
+    given = parser.parse_args()
+    found = {}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        ProcessPoolExecutor(given.jobs, get_context("spawn"), max_tasks_per_child=1) as pool,
+    ):
+        for word in given.data:
+            name, _, store = word.partition("=")
+            store = store or name
+            out = str(Path(scratch) / name)
+            folds = pool.submit(folds_of, store, out).result()
+            runs = [(store, out, f, s, given.images) for s in given.seeds for f in range(folds)]
+            found[name] = summary(
+                [job.result() for job in [pool.submit(trained, *r) for r in runs]]
+            )
+            print(json.dumps({name: found[name]}), flush=True)
+    default = {name: told["rule"][2] for name, told in found.items()}
+    report(
+        "plateau",
+        round(statistics.mean(told["seconds"] for told in default.values()), 1),
+        "core-seconds a fold with stage.gain=0.02",
+        "scores within one point of the best end of the curve",
+        save=given.save,
+        data=found,
+    )
+
+
+if __name__ == "__main__":
+    main()
