@@ -18,6 +18,8 @@ import torch
 
 from stemcell_lit.annotate.session import Session
 from stemcell_lit.base.artifacts import ArtifactStore
+from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.features import feature_names
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
@@ -31,7 +33,13 @@ from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.sweep import make_reports
 from stemcell_lit.settings.command_keys import GenerateCommand
-from stemcell_lit.settings.group_keys import GANConfig, HierarchyConfig, StageConfig, TemporalConfig
+from stemcell_lit.settings.group_keys import (
+    ClassicConfig,
+    GANConfig,
+    HierarchyConfig,
+    StageConfig,
+    TemporalConfig,
+)
 
 CLASSES = ["a", "b"]
 SCRIPT = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
@@ -45,6 +53,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "movies": ("movies/manifest.json", lambda d: simulated(d / "movies")),
     "model": ("model/model.json", lambda d: TrainedHierarchy.load(d / "model")),
     "stage": ("model/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "model")),
+    "classic": ("classic/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "classic")),
     "facts": ("generator/generator.json", lambda d: _generate(d)),
     "generator": ("generator/generator.ckpt", lambda d: _generate(d)),
     "quality": ("generator/quality.json", lambda d: read_quality(d / "generator")),
@@ -84,7 +93,8 @@ def make(folder: Path) -> None:
         made_by={"command": "test", "seen_groups": ["g"]},
         unsure=manifest[:1],
     )
-    _model(folder / "model")
+    _model(folder / "model", _stage())
+    _model(folder / "classic", _classic(rng))
     _generator(folder / "generator")
     _results(folder / "out", rng)
     _write(
@@ -128,12 +138,17 @@ def _stage() -> StageModule:
     return StageModule(plan, "root", {c: [c] for c in CLASSES}, [4, 4], 16)
 
 
-def _model(folder: Path) -> None:
+def _classic(rng: np.random.Generator) -> ClassicStage:
+    x, y = rng.normal(size=(12, len(feature_names()))), np.arange(12) % 2
+    return ClassicStage.fit(x, y, y, CLASSES, ClassicConfig(), node="root", image_size=16)
+
+
+def _model(folder: Path, stage: StageModule | ClassicStage) -> None:
     hierarchy = Hierarchy.build(CLASSES, HierarchyConfig(), TemporalConfig("prior"), flat=True)
     n = np.arange(8)
     hierarchy = hierarchy.fit(n % 2, n.astype(float), np.array([""] * 8), n)
     folder.mkdir()
-    TrainedHierarchy(hierarchy, {"root": _stage()}, 16, 1.0).save(folder)
+    TrainedHierarchy(hierarchy, {"root": stage}, 16, 1.0).save(folder)
 
 
 def _generator(folder: Path) -> None:
@@ -190,6 +205,7 @@ def result() -> dict[str, Any]:
         "store": "no/store",
         "metrics": {"macro/tpr": 1.0, "macro/f1": 1.0},
         "validation": {"macro/tpr": 1.0, "macro/f1": 1.0},
+        "importance": {"families": {"shape": {"drop": 0.1, "std": 0.01}}},
         "confusion": [[2, 0], [0, 2]],
         "tuning": {
             "by": "f1",

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from stemcell_lit.base.artifacts import key_hash
+from stemcell_lit.classify.features import FeatureTable
+from stemcell_lit.experiment.classic import StoreFeatures, TrainedClassic
 from stemcell_lit.experiment.encoders import TrainedEncoder
 from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.stages import TrainedStage
@@ -28,63 +30,63 @@ SIMULATION_SMOKE = "c1fcb923c7b72f9b"
 # settings -> hash of the trial, of its generator, of its encoder, of the first stage and of the last
 GOLDEN = {
     ("method=flat",): (
-        "65288c05300d64a0",
+        "776f61dad0773215",
         "73c6f5629e748154",
         "f1ea4ba2f44b5cf8",
         "54304c1ac579bb95",
         "c03aabe0c316161f",
     ),
     ("method=flat_gan",): (
-        "4d8103e16754c439",
+        "54a9c0f2cff96c7c",
         "73c6f5629e748154",
         "f1ea4ba2f44b5cf8",
         "54304c1ac579bb95",
         "f44452a2cc8e72c8",
     ),
     ("method=flat_gan", "gan=tiny_long", "generator_seed=3"): (
-        "31ba824d964ee787",
+        "d97de5cb55bbcdd7",
         "c8d062f577a51491",
         "f1ea4ba2f44b5cf8",
         "54304c1ac579bb95",
         "f44452a2cc8e72c8",
     ),
     ("method=hierarchy_gan", "seed=1", "split.fold=2", "tune=false"): (
-        "6582f08394438632",
+        "19fac0a0c622ab39",
         "5e4450ad8ad109fd",
         "fc019e6e30d27d4b",
         "768c55befeeb2d7a",
         "7c1ae509829b8118",
     ),
     ("method=temporal", "temporal.kind=prior", "stage.images=960"): (
-        "eae867614e32ac68",
+        "8108c7ced2739e87",
         "73c6f5629e748154",
         "f1ea4ba2f44b5cf8",
         "cdfb1749dfa279fe",
         "0e81ea2fb0b4e5e0",
     ),
     ("method=flat_sampler", "data.augment=strong", "data.patch_size=null"): (
-        "6f285ac8dcb5ab89",
+        "f5b9b5909d63f121",
         "0297b51ca3fc2a10",
         "38c1b033bd1bcd10",
         "604967e9f4a91980",
         "7d385cd439e7cfe8",
     ),
     ("method=time_only",): (
-        "3af696b7c4c3fbdf",
+        "921c1a6014049bce",
         "73c6f5629e748154",
         "f1ea4ba2f44b5cf8",
         "54304c1ac579bb95",
         "c03aabe0c316161f",
     ),
     ("profile=smoke", "method=flat_pseudo", "split.labelled_fraction=0.5"): (
-        "b0a7fcb96b443a3d",
+        "8c79d423c6956ea6",
         "43f3a1ffda19c4c9",
         "f4efa8c33f2c21ee",
         "178ae0fd1ae01521",
         "410cb654c757149e",
     ),
     ("stage=vgg", "method=flat_crt", "trainer.threads=2"): (
-        "47bfb7e347cfc074",
+        "0ecb3d07ccc9f027",
         "7e3914a2535b20fa",
         "8fd1aaa97d1387c9",
         "21705e66abbc524e",
@@ -142,3 +144,27 @@ def test_the_embedded_simulation_has_the_hash_that_it_always_had(store):
     assert key_hash(SimulatedStore(settings(store).data).key()) == SIMULATION
     smoke = settings(store, "profile=smoke")
     assert key_hash(SimulatedStore(smoke.data).key()) == SIMULATION_SMOKE
+
+
+# settings -> hash of the trial, of the features and of the stage on them
+CLASSIC = {
+    ("method=classic",): ("8e224777337917ae", "bc50fad983efa436", "bf1085f8051128e9"),
+    ("method=stacked", "classic=trees", "seed=1"): (
+        "2e7a72a40bb5adeb",
+        "bc50fad983efa436",
+        "8ef748cc74059a9d",
+    ),
+    ("method=classic_temporal", "classic.C=3", "classic.class_weight=balanced"): (
+        "d45e42e2290fee41",
+        "bc50fad983efa436",
+        "be198b5409937bee",
+    ),
+}
+
+
+@pytest.mark.parametrize("words", list(CLASSIC), ids=" ".join)
+def test_classical_stages_have_the_hashes_that_they_always_had(store, words):
+    trial = prepare(settings(store, *words))
+    features = key_hash(StoreFeatures(trial.store).key())
+    stage = key_hash(TrainedClassic(trial, trial.hierarchy.nodes[0], FeatureTable()).key())
+    assert (trial.hash, features, stage) == CLASSIC[words]

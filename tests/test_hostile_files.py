@@ -23,7 +23,7 @@ from tests import hostile
 from tests.hostile import DOORS, FILES, WRONG, places, removed, replaced, within
 
 JSON = [name for name, (file, _) in DOORS.items() if file.endswith(".json")]
-TENSORS = ["stage", "generator", "encoder"]
+TENSORS = ["stage", "classic", "generator", "encoder"]
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,12 @@ def _shape(content: dict) -> None:
 
 def _plan(content: dict) -> dict:
     settings_ = content["hyper_parameters"]
-    return settings_.get("gan") or settings_["stage"]
+    return settings_.get("gan") or settings_.get("stage") or settings_["classic"]
+
+
+def _network(content: dict, other: object) -> None:
+    plan = _plan(content)
+    plan["network" if "network" in plan else "model"] = other
 
 
 TENSOR_FAULTS = {
@@ -295,9 +300,9 @@ TENSOR_FAULTS = {
     "no settings": lambda c: c.pop("hyper_parameters"),
     "code": lambda c: c.update(x=_Bomb()),
     "settings are a list": lambda c: c.update(hyper_parameters=[]),
-    "a setting of another type": lambda c: _plan(c).update(network=3),
+    "a setting of another type": lambda c: _network(c, 3),
     "an unknown setting": lambda c: _plan(c).update(other=3),
-    "an unknown network": lambda c: _plan(c).update(network="other"),
+    "an unknown network": lambda c: _network(c, "other"),
     "weights are text": lambda c: c["state_dict"].update({next(iter(c["state_dict"])): "x"}),
     "huge image": lambda c: c["hyper_parameters"].update(image_size=10**9),
     "negative image": lambda c: c["hyper_parameters"].update(image_size=-1),

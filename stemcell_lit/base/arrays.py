@@ -25,14 +25,14 @@ MOST_TABLE = 8 << 30  # bytes of a table once it is unpacked
 _BROKEN = (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, MemoryError)
 
 
-def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
-    """A memory-mapped uint8 array of a .npy file.
+def map_array(file: Path, shape: Sequence[int], remedy: str, dtype: type = np.uint8) -> np.ndarray:
+    """A memory-mapped array of a .npy file, of this type.
 
     The file's size is compared with its header first: what lies behind the end of a short file would end the program
     (SIGBUS) when it is touched.
 
     Returns:
-        uint8, read-only, in C order.
+        Read-only, in C order.
 
     Raises:
         UserError: no regular file, no array, pickled objects, another shape or type, cut short or with bytes behind.
@@ -54,12 +54,12 @@ def map_array(file: Path, shape: Sequence[int], remedy: str) -> np.ndarray:
     ) as error:  # numpy hands the header to the reader of Python, which raises many kinds
         raise UserError(f"{file}: not a readable array ({told(error)}); {remedy}") from error
     expected = tuple(int(n) for n in shape)
-    if kind != np.dtype(np.uint8) or fortran or tuple(found) != expected:
+    if kind != np.dtype(dtype) or fortran or tuple(found) != expected:
         order = ", columns first" if fortran else ""
         raise UserError(
-            f"{file}: holds {kind} {list(found)}{order}, expected uint8 {list(expected)}; {remedy}"
+            f"{file}: holds {kind} {list(found)}{order}, expected {np.dtype(dtype)} {list(expected)}; {remedy}"
         )
-    wanted = begin + math.prod(expected)
+    wanted = begin + math.prod(expected) * kind.itemsize
     if size != wanted:
         raise UserError(
             f"{file}: has {size:,} bytes, expected {wanted:,} for {list(expected)}; {remedy}"

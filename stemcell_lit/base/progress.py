@@ -46,9 +46,16 @@ LINE_S = 15.0  # between two lines where the output is no terminal
 
 
 class Progress:
-    """One line on stderr now and then: frames done, frames/s, time left. Short work is silent."""
+    """One line on stderr now and then: frames done, frames/s, time left. Short work is silent.
 
-    def __init__(self, total: int):
+    Args:
+        total: to do.
+        title: of the work.
+        unit: what is done.
+    """
+
+    def __init__(self, total: int, title: str = "predict", unit: str = "frames"):
+        self.title, self.unit = title, unit
         self.total, self.start = total, time.monotonic()
         self.last, self.said = self.start, False
         self.terminal = sys.stderr.isatty()
@@ -62,9 +69,7 @@ class Progress:
         self.last, self.said = now, True
         rate = done / (now - self.start)
         left = (self.total - done) / rate / 60
-        line = (
-            f"predict: {done:,} of {self.total:,} frames, {rate:.2f} frames/s, {left:.1f} min left"
-        )
+        line = f"{self.title}: {done:,} of {self.total:,} {self.unit}, {rate:.2f} {self.unit}/s, {left:.1f} min left"
         print(
             f"\r\033[K{line}" if self.terminal else line,
             end="" if self.terminal else "\n",

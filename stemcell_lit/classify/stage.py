@@ -20,6 +20,7 @@ from stemcell_lit.classify import networks
 from stemcell_lit.data.augment import to_float, turn_square
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import stage_metrics
+from stemcell_lit.patches.store import reduce_pixels
 from stemcell_lit.settings.group_keys import StageConfig
 
 # Bounds of what a file may ask for: they are far above what anybody trains
@@ -108,6 +109,7 @@ class StageModule(pl.LightningModule):
         )
         self.stage, self.node = {**asdict(StageConfig()), **stage}, node
         self.groups = list(groups)
+        self.image_size, self.channels = image_size, channels
         name = self.stage["network"]
         self.network = networks.build(
             name,
@@ -302,13 +304,14 @@ class StageModule(pl.LightningModule):
         """Softmax probabilities of patches, with `turns` the mean over the eight symmetries of the square.
 
         Args:
-            pixels: uint8 (patches, [scales,] size, size), already at the trained size.
+            pixels: uint8 (patches, [scales,] size, size), reduced to the trained size.
             batch_size: patches at once.
             turns: None: as `stage.turns` says.
 
         Returns:
             float32 (patches, groups).
         """
+        pixels = reduce_pixels(pixels, self.image_size)
         training = self.training
         self.eval()
         sides = range(8 if (self.stage["turns"] if turns is None else turns) else 1)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,25 @@ import pytorch_lightning as pl
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
+from stemcell_lit.base.weights import read_tensors
+from stemcell_lit.classify import classic
+from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.features import FeatureTable
 from stemcell_lit.classify.hierarchy import Hierarchy, check_fitted
+from stemcell_lit.classify.stacked import Stacked, Stage
 from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import reduce_pixels
 
-FORMAT = 3
+FORMAT = 4
+_PART = form.record(
+    {
+        "file": form.beside,
+        "learner": form.exactly("network", "classic"),
+        "weight": form.number(0, 1),
+    },
+    more=False,
+)
 _MODEL = form.versioned(
     FORMAT,
     form.record(
@@ -27,7 +41,7 @@ _MODEL = form.versioned(
             "image_size": form.whole(1, 65_536),
             "um_per_px": form.UM_PER_PX,
             "scales": form.listing(form.whole(1, 1024), 1, 64, unique=True),
-            "stages": form.mapping(form.beside, most=10_000),
+            "stages": form.mapping(form.listing(_PART, 1, 16), most=10_000),
             "hierarchy": check_fitted,
         }
     ),
@@ -40,8 +54,8 @@ class TrainedHierarchy:
 
     Attributes:
         hierarchy: fitted.
-        stages: node name -> module; empty for the time-only classifier.
-        image_size: height and width in pixels that the stages want.
+        stages: node name -> what stands there; empty for the time-only classifier.
+        image_size: height and width in pixels that the stages want, of several the largest.
         um_per_px: of patches at `image_size`, None where unknown.
         scales: widths of the views of a patch, see `patches.store.ViewCutter`.
 
@@ -50,7 +64,7 @@ class TrainedHierarchy:
     """
 
     hierarchy: Hierarchy
-    stages: Mapping[str, StageModule]
+    stages: Mapping[str, Stage]
     image_size: int
     um_per_px: float | None = None
     scales: Sequence[int] = (1,)
@@ -92,12 +106,16 @@ class TrainedHierarchy:
         return self.hierarchy.constrain(p, times, tracks, frames)
 
     def save(self, folder: Path) -> None:
-        """Writes model.json and a weights file per stage into an existing folder."""
-        files = {}
+        """Writes model.json and a weights file per stage, or part of one, into an existing folder."""
+        files: dict[str, list[dict[str, Any]]] = {}
         for i, (name, stage) in enumerate(self.stages.items()):
-            files[name] = f"stage-{i}.ckpt"
-            save_weights(stage, folder / files[name])
-        about = {
+            files[name] = []
+            for part, weight, letter in zip(*_parts(stage), strict=False):
+                file = f"stage-{i}{letter}.ckpt"
+                learner = "classic" if isinstance(part, ClassicStage) else "network"
+                files[name].append({"file": file, "learner": learner, "weight": weight})
+                save_stage(part, folder / file)
+        told = {
             "format": FORMAT,
             "image_size": self.image_size,
             "um_per_px": self.um_per_px,
@@ -105,7 +123,7 @@ class TrainedHierarchy:
             "stages": files,
             "hierarchy": self.hierarchy.to_dict(),
         }
-        (folder / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, allow_module: str | None = None) -> TrainedHierarchy:
@@ -135,21 +153,65 @@ class TrainedHierarchy:
             raise UserError(
                 f"{file}: has stages {sorted(about['stages'])[:20]}, its tree has {sorted(nodes)[:20]}; {again}"
             )
+        table = FeatureTable()
         stages = {
-            name: load_stage(folder / part, allow_module) for name, part in about["stages"].items()
+            name: _stage(folder, parts, table, again, allow_module)
+            for name, parts in about["stages"].items()
         }
         size, scales = about["image_size"], about["scales"]
         for name, stage in stages.items():
-            found = (stage.hparams["image_size"], stage.hparams["channels"])
-            if found != (size, len(scales)):
+            if (stage.image_size, stage.channels) != (size, len(scales)):
                 raise UserError(
-                    f"{folder / about['stages'][name]}: a stage for {found[1]} views of {found[0]} px, {file.name} "
-                    f"says {len(scales)} of {size} px; {again}"
+                    f"{folder / about['stages'][name][0]['file']}: a stage for {stage.channels} views of "
+                    f"{stage.image_size} px, {file.name} says {len(scales)} of {size} px; {again}"
                 )
         try:
             return cls(hierarchy, stages, size, about["um_per_px"], scales)
         except ValueError as error:
             raise UserError(f"{file}: {error}; {again}") from error
+
+
+def _parts(stage: Stage) -> tuple[list[Stage], list[float], Sequence[str]]:
+    """What a stage is made of, the weight of each, and the letter in the name of its file."""
+    if isinstance(stage, Stacked):
+        return stage.parts, stage.weights, "abcdefghijklmnop"
+    return [stage], [1.0], [""]
+
+
+def _stage(
+    folder: Path,
+    parts: Sequence[Mapping[str, Any]],
+    table: FeatureTable,
+    remedy: str,
+    allow_module: str | None,
+) -> Stage:
+    """What stands in a node, of the files that model.json names."""
+    read = [
+        load_classic(folder / part["file"], table)
+        if part["learner"] == "classic"
+        else load_stage(folder / part["file"], allow_module)
+        for part in parts
+    ]
+    if len(read) == 1:
+        return read[0]
+    size = max(stage.image_size for stage in read)
+    for stage, part in zip(read, parts, strict=True):
+        alike = (stage.groups, stage.channels) == (read[0].groups, read[0].channels)
+        if not alike or size % stage.image_size:
+            raise UserError(
+                f"{folder / part['file']}: a stage for other groups or patches than those beside it; {remedy}"
+            )
+    return Stacked(read, [part["weight"] for part in parts])
+
+
+def save_stage(stage: Stage, file: Path) -> None:
+    """Writes plain settings and arrays of one stage, without optimisers."""
+    if isinstance(stage, ClassicStage):
+        save_whole(stage.content(), file)
+    elif isinstance(stage, StageModule):
+        save_weights(stage, file)
+    else:
+        raise TypeError(f"a {type(stage).__name__} has no file of its own")
 
 
 def save_weights(module: pl.LightningModule, file: Path) -> None:
@@ -165,3 +227,21 @@ def load_stage(file: Path, allow_module: str | None = None) -> StageModule:
         UserError: missing or unreadable, or a network of the user's own that is not allowed.
     """
     return read_stage(file, "run the trial again", allow_module=allow_module)[0]
+
+
+def load_classic(file: Path, table: FeatureTable | None = None) -> ClassicStage:
+    """A classical stage from what `save_stage` wrote.
+
+    Args:
+        file: its own.
+        table: of features that it shares with others.
+
+    Raises:
+        UserError: missing, unreadable, or of features that are no longer computed.
+    """
+    remedy = "run the trial again"
+    stage = ClassicStage.of_content(
+        read_tensors(file, classic.SAVED, "stage", remedy), file, remedy
+    )
+    stage.table = table or stage.table
+    return stage

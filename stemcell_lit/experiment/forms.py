@@ -102,6 +102,15 @@ RESULT = form.versioned(
             "store": form.text(),
             "metrics": _SCORES,
             "validation": form.maybe(_SCORES),
+            "importance": form.maybe(
+                form.record(
+                    {
+                        "families": form.mapping(
+                            form.record(dict.fromkeys(("drop", "std"), form.number()))
+                        )
+                    }
+                )
+            ),
             "confusion": _MATRIX,
             "stages": form.listing(
                 form.record(

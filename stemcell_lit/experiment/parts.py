@@ -16,11 +16,14 @@ _CALLED = {
     ("time", None): "time",
     ("tree", None): "the tree",
     (None, "hard"): "adding up, not hard routing",
+    ("classic", None): "classical features instead of a network",
+    ("stacked", None): "both averaged instead of a network",
+    ("stacked", "classic"): "both averaged instead of classical features",
 }
 # A part is asked about where no later one is: the tree on real patches, generated patches without hard routing.
-_STEP = {"tree": 0, "time": 0, "balanced": 1, "generated": 1, "hard": 2}
+_STEP = {"tree": 0, "time": 0, "classic": 0, "stacked": 0, "balanced": 1, "generated": 1, "hard": 2}
 _LAST = 3
-_ORDER = ("generated", "time", "tree", "hard")
+_ORDER = ("generated", "time", "tree", "hard", "classic", "stacked")
 _WHERE = {(): "one network", ("generated", "time", "tree"): "full method"}
 
 
@@ -64,8 +67,12 @@ def _step(part: str) -> int:
 
 def _where(part: str, common: set[str]) -> str:
     """What both methods have, in words."""
-    if part == "tree":
+    if part in ("tree", "classic", "stacked"):
         return "time" if "time" in common else "no time"
-    told = {"generated": "generated patches"}
+    told = {
+        "generated": "generated patches",
+        "classic": "classical features",
+        "stacked": "network and classical features",
+    }
     steps = sorted(common, key=lambda c: (_step(c), c != "tree", c))
     return _WHERE.get(tuple(sorted(common))) or ", ".join(told.get(c, c) for c in steps)

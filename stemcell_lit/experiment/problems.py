@@ -23,6 +23,7 @@ from stemcell_lit.experiment.trial import (
     artifacts_of,
     check_batches,
     check_pseudo,
+    check_real,
     needs_generator,
     open_store,
     with_settings,
@@ -157,12 +158,16 @@ class Planner:
         checks: list[tuple[str, Callable[[], Any]]] = [
             ("settings", lambda: check_batches(config)),
             ("settings", lambda: self._place(config)),
+            ("settings", lambda: check_real(config)),
             ("hierarchy", lambda: self._hierarchy(config, store)),
             ("size", lambda: reduce_pixels(store.pixels[:0], config.data.patch_size)),
         ]
         classes, channels = store.classes, len(store.scales)
-        key = f"stage {config.stage} {classes} {size} {channels}"
-        checks.append(("settings", lambda: self._once(key, lambda: _build_stage(config, store))))
+        if "network" in config.method.learners:
+            key = f"stage {config.stage} {classes} {size} {channels}"
+            checks.append(
+                ("settings", lambda: self._once(key, lambda: _build_stage(config, store)))
+            )
         if made:
             gan = f"gan {config.gan} {classes} {size}"
             checks.append(("size", lambda: self._once(gan, lambda: _build_gan(config, store))))
@@ -186,7 +191,7 @@ class Planner:
                 wrong_size |= kind == "size"
                 yield Problem(kind, str(error), method)
         if config.split.validation_share <= 0:
-            if config.tune and config.method.choices and config.method.network:
+            if config.tune and config.method.choices and config.method.learners:
                 yield Problem(
                     "tune", "tune=true chooses on validation patches, and there are none", method
                 )
@@ -236,7 +241,7 @@ class Planner:
         except UserError as error:
             yield Problem("times", str(error), method)
             return
-        if not (config.method.network or self.generator):
+        if not (config.method.learners or self.generator):
             return
         learned = np.isin(np.arange(len(store.classes)), train["labels"])
         for i in np.flatnonzero(~learned):
@@ -273,7 +278,7 @@ class Planner:
 
 def _choices(config: RunCommand) -> list[RunCommand]:
     """What tuning would try in its place."""
-    if not (config.tune and config.method.choices and config.method.network):
+    if not (config.tune and config.method.choices and config.method.learners):
         return []
     return [with_settings(config, choice) for choice in config.method.choices]
 

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
 from stemcell_lit.experiment import tracking
+from stemcell_lit.experiment.classic import TrainedClassic, feature_table
 from stemcell_lit.experiment.forms import VALIDATION
 from stemcell_lit.experiment.generator_quality import generator_summary
 from stemcell_lit.experiment.generators import (
@@ -28,8 +29,9 @@ from stemcell_lit.experiment.generators import (
     generator_facts,
     make_generated,
 )
+from stemcell_lit.experiment.learners import Trained, importance, train_trial
 from stemcell_lit.experiment.plan import plan
-from stemcell_lit.experiment.stages import TrainedStage, open_stage
+from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.experiment.trial import FORMAT, RESULT, Part, Trial, prepare, with_settings
 from stemcell_lit.patches.store import PatchStore
@@ -59,12 +61,13 @@ def run(config: RunCommand) -> Path:
     with tracking.wandb_run(beginning, config.logger, Path(config.out), first=first) as wandb_run:
         chosen, tuning = choose(trial)
         chosen = replace(chosen, wandb_run=wandb_run)
-        trained = _train(chosen)
-        table, scored = evaluate(trained.model, chosen.test)
+        trained = train_trial(chosen)
+        table, scored = evaluate(trained.model, chosen.seen(chosen.test))
         result = {
             **beginning,
             **scored,
             "validation": validation_scores(trained.model, chosen),
+            "importance": importance(trained.model, chosen),
             "tuning": tuning,
             **_ending(chosen, trained),
         }
@@ -74,46 +77,6 @@ def run(config: RunCommand) -> Path:
             _write(trial.folder, trained.model, table, result, [config.data.store])
             tracking.log_result(wandb_run, finite(result), table, Path(config.out), trial.store)
     return trial.folder
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What the training of a trial gives.
-
-    Attributes:
-        model: the hierarchy, tuned on validation patches.
-        stages: what is known of each stage's training.
-        generator: `path` of the generator's folder and of its `generated` store; None: none was used.
-    """
-
-    model: TrainedHierarchy
-    stages: list[dict[str, Any]]
-    generator: dict[str, Path] | None
-
-    @property
-    def generated_counts(self) -> dict[str, int]:
-        """Generated patches per stage and group."""
-        return {
-            f"{about['node']}/{g}": n[1] for about in self.stages for g, n in about["train"].items()
-        }
-
-
-def _train(trial: Trial) -> Trained:
-    hierarchy = trial.hierarchy.fit(**trial.train.facts)
-    modules, stages, generator = {}, [], None
-    if trial.config.method.network:
-        generator = make_generated(trial, hierarchy)
-        generated = PatchStore.open(generator["generated"]) if generator else None
-        for node in hierarchy.nodes:
-            folder = trial.artifacts.get(TrainedStage(trial, node, generated))
-            modules[node.name], about = open_stage(folder, trial.config.stage.network)
-            stages.append(about)
-    model = TrainedHierarchy(hierarchy, modules, trial.size, trial.um_per_px, trial.store.scales)
-    if len(trial.val) and trial.config.method.network:
-        facts = trial.val.facts
-        p = model.network_probabilities(trial.val.pixels, facts["times"])
-        model.hierarchy = hierarchy.tune(p, **facts)
-    return Trained(model, stages, generator)
 
 
 def _write(
@@ -167,7 +130,7 @@ def _ending(trial: Trial, trained: Trained) -> dict[str, Any]:
     """What is known after it, beside the scores on test patches."""
     model, generator, split = trained.model, trained.generator, trial.split
     return {
-        "stages": _with_test_confusions(trained.stages, model, trial.test),
+        "stages": _with_test_confusions(trained.stages, model, trial.seen(trial.test)),
         "generator": generator
         and {
             **{k: os.path.relpath(v, trial.config.out) for k, v in generator.items()},
@@ -227,7 +190,7 @@ def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
         UserError: no validation patches, or a choice that is no legal setting.
     """
     config = trial.config
-    if not config.tune or not config.method.choices or not config.method.network:
+    if not config.tune or not config.method.choices or not config.method.learners:
         return trial, None
     if len(trial.val) == 0:
         raise UserError(
@@ -236,7 +199,7 @@ def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
     tried = []
     for choice in config.method.choices:
         other = prepare(replace(with_settings(config, choice), seed=config.tune_seed))
-        found = validation_scores(_train(other).model, other)
+        found = validation_scores(train_trial(other).model, other)
         tried.append({"settings": dict(choice), **found})
     best = max(range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i))
     taken = dict(config.method.choices[best])
@@ -252,8 +215,9 @@ def validation_scores(model: TrainedHierarchy, trial: Trial) -> dict[str, float]
     """Macro and per-class TPR and F1 on the validation patches; empty where there are none."""
     if len(trial.val) == 0:
         return {}
-    _, predicted = model.predict(trial.val.pixels, trial.val.manifest)
-    return scores(trial.val.labels, predicted, trial.store.classes)
+    val = trial.seen(trial.val)
+    _, predicted = model.predict(val.pixels, val.manifest)
+    return scores(val.labels, predicted, trial.store.classes)
 
 
 # --- what sweeps ask ------------------------------------------------------------------------------------------------
@@ -306,6 +270,9 @@ def train(config: TrainCommand) -> Path:
     node = next((n for n in hierarchy.nodes if n.name == config.node), None)
     if node is None:
         raise UserError(f"node={config.node}: expected one of {[n.name for n in hierarchy.nodes]}")
+    if trial.config.method.learner == "classic":
+        table = feature_table(trial)
+        return trial.artifacts.get(TrainedClassic(trial, node, table)) / "stage.ckpt"
     generator = make_generated(trial, hierarchy)
     generated = PatchStore.open(generator["generated"]) if generator else None
     return trial.artifacts.get(TrainedStage(trial, node, generated)) / "stage.ckpt"

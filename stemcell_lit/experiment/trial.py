@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of result.json
 SETTINGS_VERSION = 3  # bump when identical settings would now give a different result
 RESULT = "result.json"
-CHOOSABLE = ("stage.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
+CHOOSABLE = ("stage.", "classic.", "mix.", "temporal.", "hierarchy.leaves", "data.augment")
 KEPT_BYTES = 128 << 20  # of a part's patches: 131,072 of 32 px; a process has few parts
 
 
@@ -147,8 +147,16 @@ class Trial:
     @property
     def um_per_px(self) -> float | None:
         """Of its patches, None where unknown."""
+        return self.um_per_px_at(self.size)
+
+    def um_per_px_at(self, size: int) -> float | None:
+        """Of its patches reduced to a size, None where unknown."""
         um = self.store.info["um_per_px"]
-        return um * self.store.size / self.size if um else None
+        return um * self.store.size / size if um else None
+
+    def seen(self, part: Part) -> Part:
+        """A part as its trained hierarchy takes it: a classical stage looks at patches as they are stored."""
+        return replace(part, size=None) if "classic" in self.config.method.learners else part
 
     @property
     def hash(self) -> str:
@@ -170,6 +178,8 @@ class Trial:
             UserError: it is not there.
         """
         stage, found = self.config.stage, {}
+        if "network" not in self.config.method.learners:
+            return {}
         if stage.weights:
             found["weights"] = weights_hash(stage.network, stage.weights)
         own = own_module(stage.network)
@@ -197,6 +207,12 @@ class Trial:
 def relevant(config: RunCommand) -> dict[str, Any]:
     """The settings that may change this trial's result."""
     plain = determining(config)
+    learners = config.method.learners
+    if "classic" not in learners:
+        del plain["classic"]
+    if learners == ("classic",):
+        plain["stage"] = None
+        plain["data"] |= {"patch_size": None, "augment": "", "pixels": ""}
     if not (config.tune and config.method.choices):
         plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
     if config.mix.recipe == "real":
@@ -292,7 +308,7 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
 
 def needs_generator(config: RunCommand) -> bool:
     """Whether a trial trains on generated patches."""
-    return config.mix.recipe != "real" and config.method.network
+    return config.mix.recipe != "real" and "network" in config.method.learners
 
 
 def artifacts_of(config: RunCommand) -> ArtifactStore:
@@ -313,9 +329,18 @@ def check_batches(config: RunCommand) -> None:
             )
 
 
+def check_real(config: RunCommand) -> None:
+    """Refuses generated patches where nothing would learn from them."""
+    if config.method.learner == "classic" and config.mix.recipe != "real":
+        raise UserError(
+            f"method={config.method.name} learns from real patches alone, found mix.recipe={config.mix.recipe}; "
+            "give mix=real, or a method with a network"
+        )
+
+
 def check_pseudo(trial: Trial) -> None:
     """Refuses pseudo-labels where no patch is without a label, or a tree asks for them."""
-    if not trial.config.stage.pseudo_rounds:
+    if not trial.config.stage.pseudo_rounds or "network" not in trial.config.method.learners:
         return
     if trial.config.method.tree:
         raise UserError(

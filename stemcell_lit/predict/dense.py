@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stemcell_lit.classify.networks import Residual
+from stemcell_lit.classify.stacked import Stage
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
@@ -22,6 +23,9 @@ TILE_PX = 512  # of a tile's windows, model px: its features fit into a processo
 
 
 ADJUST_LEAST = 100  # windows; fewer cannot tell hundreds of features apart
+
+
+WINDOWS_PER_S = 200  # whose classical features a core measures
 
 
 RIDGE = 0.01  # of the features' mean square; ten times more or less changes little
@@ -185,8 +189,13 @@ def _turn_back(values: np.ndarray, side: int) -> np.ndarray:
     return values.swapaxes(0, 1) if side & 4 else values
 
 
-def why_not(stage: StageModule) -> str:
+def why_not(stage: Stage) -> str:
     """Why the windows of a stage cannot share features, in words; empty where they can."""
+    if not isinstance(stage, StageModule):
+        return (
+            f"classical features are measured window by window, about {WINDOWS_PER_S} windows a second and core, and a "
+            "larger stride is faster"
+        )
     if stage.stage["members"] > 1:
         return "stage.members: windows of averaged answers cannot share features"
     body, head = _halves(stage.network)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from stemcell_lit.classify.stacked import Stage
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
@@ -62,10 +63,11 @@ class Mapper:
         self.model, self.shape = model, shape
         exact = exact or len(model.scales) > 1
         self.cut = {} if exact else {n: why_not(s) for n, s in model.stages.items() if why_not(s)}
-        self.shared = [] if exact else [name for name in model.stages if name not in self.cut]
+        networks = {n: s for n, s in model.stages.items() if isinstance(s, StageModule)}
+        self.shared = [] if exact else [name for name in networks if name not in self.cut]
         self.exact = exact or (not self.shared and bool(model.stages))
         self.scale = scale_between(um_per_px, model.um_per_px)  # as patches are for training
-        pool = max((total_pool(model.stages[name]) for name in self.shared), default=1)
+        pool = max((total_pool(networks[name]) for name in self.shared), default=1)
         self.stride = usable_stride(stride * self.scale, pool)
         self.size = model.image_size
         reduced = scaled_shape(shape, self.scale)
@@ -79,7 +81,7 @@ class Mapper:
             self._nearest(side, count) for side, count in zip(shape, self.grid, strict=True)
         )
         self._dense = {
-            name: DenseStage(model.stages[name], self.size, self.stride) for name in self.shared
+            name: DenseStage(networks[name], self.size, self.stride) for name in self.shared
         }
 
     def reduce(self, frame: np.ndarray) -> np.ndarray:
@@ -214,7 +216,7 @@ class Mapper:
 
 
 def _cut_out(
-    stage: StageModule,
+    stage: Stage,
     image: np.ndarray,
     size: int,
     stride: int,
@@ -226,7 +228,7 @@ def _cut_out(
     views = ViewCutter(image, size, scales)
     top, left = (stride * i for i in np.nonzero(wanted))
     parts = [
-        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), BATCH, **how)
+        stage.probabilities(views.cut(top[i : i + BATCH], left[i : i + BATCH]), **how)
         for i in range(0, len(top), BATCH)
     ]
     return np.concatenate(parts)

@@ -48,6 +48,7 @@ class Pictures:
                 ("samples", self.patches.samples),
                 ("entropy", self.patches.entropy),
                 ("curves", self.curves),
+                ("features", self.features),
                 ("hardest", self.patches.hardest),
                 ("reliability", self.reliability),
             ):
@@ -225,6 +226,39 @@ class Pictures:
             row[0].set_ylabel("training loss" if key == "loss" else "validation macro F1")
         used = [m for m in self.results.methods if m in set(data["method"])]
         self._legend(figure, axes, used)
+        return figure
+
+    def features(self) -> Figure | None:
+        """Macro TPR lost where a family of features is permuted, per method that has features; mean and spread."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for trial in self.results.trials:
+            families = (trial.info.get("importance") or {}).get("families", {})
+            for family, told in families.items():
+                drops = found.setdefault(trial.method, {}).setdefault(family, [])
+                drops.append(100 * told["drop"])
+        if not found:
+            return None
+        first = next(iter(found.values()))
+        names = sorted(first, key=lambda name: float(np.mean(first[name])))
+        figure, axes = blank_figure(7, 0.8 + 0.32 * len(names), 1, 1)
+        axis = axes.flat[0]
+        for i, (method, families) in enumerate(found.items()):
+            shift = (i - (len(found) - 1) / 2) * 0.5 / len(found)
+            places = [y + shift for y, name in enumerate(names) if name in families]
+            lost = [np.array(families[name]) for name in names if name in families]
+            axis.errorbar(
+                [float(each.mean()) for each in lost],
+                places,
+                xerr=[float(each.std()) for each in lost],
+                fmt="o",
+                color=self.colour[method],
+                label=method,
+            )
+        axis.axvline(0, color="#444", lw=0.8, zorder=0)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlabel("macro TPR lost on validation patches, points")
+        if len(found) > 1:
+            figure.legend(loc="outside lower center", ncols=min(4, len(found)))
         return figure
 
     @staticmethod

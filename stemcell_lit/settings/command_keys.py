@@ -19,6 +19,7 @@ from stemcell_lit.settings.field_types import (
     random_seed,
 )
 from stemcell_lit.settings.group_keys import (
+    ClassicConfig,
     ColoniesConfig,
     DataConfig,
     ExtractionConfig,
@@ -108,6 +109,7 @@ class RunCommand:
     quality: QualityConfig = field(default_factory=QualityConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     stage: StageConfig = field(default_factory=StageConfig)
+    classic: ClassicConfig = field(default_factory=ClassicConfig)
     hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
     method: MethodConfig = repeat(MethodConfig)  # its name is the row's
@@ -180,8 +182,12 @@ class ReproduceCommand(RunCommand):
             "flat_crt",
             "flat_mixup",
             "flat_strong",
+            "classic",
             "flat_gan",
             "flat_temporal",
+            "classic_temporal",
+            "stacked",
+            "stacked_temporal",
             "hierarchy",
             "temporal",
             "temporal_gan",

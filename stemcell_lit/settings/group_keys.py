@@ -251,6 +251,22 @@ class StageConfig:
 
 
 @dataclass
+class ClassicConfig:
+    """The classical rival of a network: features and a model on them (`classify/classic`), at the stored size."""
+
+    name: str = "svm"
+    model: str = choice("svm", "trees")  # svm (RBF kernel) | trees (extremely randomised)
+    C: float = number(30.0, above=0)  # of the SVM: what a patch on the wrong side costs
+    # of the SVM's kernel, times the number of features
+    gamma: float = number(0.25, above=0)
+    class_weight: str = choice("none", "balanced")  # balanced: rare classes weigh more
+    trees: int = number(300, least=1, most=10_000)
+    max_features: float = number(0.3, above=0, most=1)  # share of the features that a split may use
+    # stacked: how the network and this one are averaged; fitted: a weight from validation patches
+    blend: str = choice("mean", "fitted")
+
+
+@dataclass
 class HierarchyConfig:
     """A tree of stages over the classes (`classify/hierarchy`)."""
 
@@ -293,8 +309,14 @@ class MethodConfig:
     parts: list[str] | None = shown(None)
     claimed: bool = shown(False)  # the paper's whole method, of which the claim is
     tree: bool = False  # True: the hierarchy's tree; False: one flat node
-    network: bool = True  # False: the time-only classifier
+    # network | classic (features and an SVM) | stacked (both, averaged) | clock (no picture)
+    learner: str = choice("network", "classic", "stacked", "clock")
     choices: list[Any] = field(default_factory=list)  # of settings to try, if tune is on
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """What stands in each node of its tree: network, classic, both, or nothing."""
+        return {"stacked": ("network", "classic"), "clock": ()}.get(self.learner, (self.learner,))
 
 
 @dataclass

@@ -18,11 +18,24 @@ FIXED = [
     ("generated patches", "tree", "hierarchy_gan", "hierarchy"),
     ("generated patches", "tree, time", "temporal_gan", "temporal"),
     ("time", "one network", "flat_temporal", "flat"),
+    ("time", "classical features", "classic_temporal", "classic"),
+    ("time", "network and classical features", "stacked_temporal", "stacked"),
     ("time", "tree", "temporal", "hierarchy"),
     ("the tree", "no time", "hierarchy", "flat"),
     ("the tree", "time", "temporal", "flat_temporal"),
     ("adding up, not hard routing", "tree, time", "temporal", "temporal_hard"),
     ("adding up, not hard routing", "full method", "temporal_gan", "temporal_gan_hard"),
+    ("classical features instead of a network", "no time", "classic", "flat"),
+    ("classical features instead of a network", "time", "classic_temporal", "flat_temporal"),
+    ("both averaged instead of a network", "no time", "stacked", "flat"),
+    ("both averaged instead of classical features", "no time", "stacked", "classic"),
+    ("both averaged instead of a network", "time", "stacked_temporal", "flat_temporal"),
+    (
+        "both averaged instead of classical features",
+        "time",
+        "stacked_temporal",
+        "classic_temporal",
+    ),
 ]
 
 

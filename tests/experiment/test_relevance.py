@@ -43,6 +43,7 @@ DECLARED: dict[str, set[str]] = {
     "stage": SHOWN,
     "tune": {"trial"},
     "tune_seed": set(),  # while nothing is tuned
+    "classic": set(),  # of a network
     "hierarchy": {"trial"},  # of a flat method, whose stage is the same under any tree
     "hierarchy.subsets": set(),  # rows of the report
     "temporal": {"trial"},  # of a method whose stages have no window
@@ -73,6 +74,10 @@ OTHER = {
     "split.validation_share": 0.3,
     "split.labelled_fraction": 1.0,
     "mix.recipe": "balance",
+    "classic.model": "trees",
+    "classic.class_weight": "balanced",
+    "classic.blend": "fitted",
+    "classic.max_features": 0.5,
     "mix.amount": 20.0,
     "temporal.kind": "prior",
     "temporal.quantile": 0.1,
@@ -82,7 +87,7 @@ OTHER = {
     "hierarchy.tree": {"left": ["debris", "dense"], "right": ["spread", "differentiated"]},
     "method.about": "other",
     "method.parts": ["other"],
-    "method.network": None,  # another kind of method, without stages to compare
+    "method.learner": None,  # another kind of method, without stages to compare
     "trainer.devices": 2,
     "data.extraction.um_per_px": 2.0,
     "data.extraction.stride": 32,
@@ -197,7 +202,9 @@ def hashes(folder):
 def test_each_setting_makes_anew_what_it_changes_and_nothing_else(base, hashes, name):
     wanted = declared(name)
     if OTHER.get(name, ...) is None:
-        assert relevant(base) != relevant(replace(base, method=replace(base.method, network=False)))
+        assert relevant(base) != relevant(
+            replace(base, method=replace(base.method, learner="clock"))
+        )
         return
     before, after = hashes(base), hashes(changed(base, name))
     assert {kind for kind in before if before[kind] != after[kind]} == wanted

@@ -10,6 +10,8 @@ from PIL import Image
 from torch import nn
 
 from stemcell_lit import __main__ as cli
+from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.features import features
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
@@ -24,6 +26,7 @@ from stemcell_lit.predict.dense import DenseStage, usable_stride
 from stemcell_lit.predict.mapper import Mapper
 from stemcell_lit.settings.command_keys import PredictCommand
 from stemcell_lit.settings.group_keys import (
+    ClassicConfig,
     ColoniesConfig,
     HierarchyConfig,
     StageConfig,
@@ -455,3 +458,25 @@ def test_unknown_pixel_sizes_are_said(tmp_path, checkpoint):
         run(movie, checkpoint, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predict.json").read_text())
     assert record["um_per_px"] == {"movie": 2.0, "model": 2.0} and record["stride_px"] == 16
+
+
+def test_a_model_with_classical_features_maps_windows_cut_out_and_says_so(tmp_path, movie):
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    pixels = (rng.normal(0, 8, (24, 32, 32)) + np.array([50, 220])[labels, None, None]).clip(0, 255)
+    pixels = pixels.astype(np.uint8)
+    x, settings = features(pixels), ClassicConfig()
+    stage = ClassicStage.fit(x, labels, labels, CLASSES, settings, node="root", image_size=32)
+    model = make_model(um_per_px=1.0, stage=stage)
+    (tmp_path / "model").mkdir()
+    model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="classical features are measured window by window"):
+        out = run(movie, tmp_path / "model", tmp_path / "out", stride=32)
+    record = json.loads((out / "predict.json").read_text())
+    assert record["exact"] and record["deviation"] is None
+    found = tifffile.imread(out / "classes.ome.tif")
+    frames = tifffile.imread(movie)
+    for frame, classes in zip(frames, found, strict=True):
+        p = cut(frame, model.stages["root"], 32)
+        expected = np.repeat(np.repeat(p.argmax(2) + 1, 32, 0), 32, 1)
+        np.testing.assert_array_equal(classes, expected)

@@ -478,6 +478,23 @@ def test_a_method_far_behind_does_not_squeeze_the_others(results):
         assert -10 < low < 0 and 5 < high < 10
 
 
+def test_families_of_features_are_shown_with_their_spread_where_a_method_has_them(results):
+    found, table = comparable(collect(results), "flat"), read_table(results)
+    assert Pictures(found, table, {}, seed=0).features() is None
+    for i, trial in enumerate(found.of("flat_gan")):
+        drops = {"shape": 0.1 + 0.02 * (i % 2), "haralick": 0.0}
+        families = {name: {"drop": drop, "std": 0.01} for name, drop in drops.items()}
+        trial.info["importance"] = {"macro/tpr": 0.9, "families": families}
+    (axis,) = Pictures(found, table, {}, seed=0).features().axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["haralick", "shape"]
+    points, _, (bars,) = axis.containers[0]
+    np.testing.assert_allclose(np.array(points.get_xdata(orig=False), float), [0, 11], atol=1e-9)
+    (low, _), (high, _) = bars.get_segments()[1]
+    assert (low, high) == pytest.approx((10, 12))
+    for trial in found.trials:
+        trial.info.pop("importance", None)
+
+
 def test_nearest_finds_a_turned_copy():
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (50, 16, 16), dtype=np.uint8)
