@@ -148,16 +148,16 @@ def test_the_embedded_simulation_has_the_hash_that_it_always_had(store):
 
 # settings -> hash of the trial, of the features and of the stage on them
 CLASSIC = {
-    ("method=classic",): ("8e224777337917ae", "bc50fad983efa436", "bf1085f8051128e9"),
+    ("method=classic",): ("272937e6f0f73653", "bc50fad983efa436", "ac2ea212060c403f"),
     ("method=stacked", "classic=trees", "seed=1"): (
-        "2e7a72a40bb5adeb",
+        "1006b6785d66c6db",
         "bc50fad983efa436",
-        "8ef748cc74059a9d",
+        "43f1aafc7e15da7c",
     ),
     ("method=classic_temporal", "classic.C=3", "classic.class_weight=balanced"): (
-        "d45e42e2290fee41",
+        "58c845aa7d19563c",
         "bc50fad983efa436",
-        "be198b5409937bee",
+        "e842ffac92400c6a",
     ),
 }
 

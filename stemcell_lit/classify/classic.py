@@ -269,6 +269,8 @@ class ClassicStage:
             seed: of trees.
         """
         kind = KINDS[config.model]
+        rows = _thinned(y, config.most)
+        x, y, units = x[rows], y[rows], units[rows]
         mean, scale = x.mean(0, np.float64), x.std(0, dtype=np.float64)
         scale[scale < 1e-9 * np.maximum(np.abs(mean), 1e-9)] = 1.0
         z = _standard(x, mean, scale)
@@ -405,6 +407,17 @@ def _held_out(
         scores[np.ix_(held, there)] = model.scores(z[held], len(there))
         known[held] = np.isin(y[held], there)
     return scores, known
+
+
+def _thinned(y: np.ndarray, most: int) -> np.ndarray:
+    """Rows, sorted: all, or at most about so many, in each class the same share of its own and at least one."""
+    if len(y) <= most:
+        return np.arange(len(y))
+    rng, kept = np.random.default_rng(0), []
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        kept.append(rng.permutation(rows)[: max(1, round(len(rows) * most / len(y)))])
+    return np.sort(np.concatenate(kept))
 
 
 def _standard(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import map_array
 from stemcell_lit.base.artifacts import Recipe
+from stemcell_lit.base.checkpoints import write_bytes_whole
 from stemcell_lit.base.progress import Progress
 from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.features import (
@@ -25,19 +27,24 @@ from stemcell_lit.classify.features import (
 )
 from stemcell_lit.classify.trained import load_classic, save_stage
 from stemcell_lit.classify.tree import Node
+from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import STAGE
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.roles import determining
 
-READ = 4096  # patches read from the store at once
+READ = 2048  # patches read from the store and kept at once, some ten seconds of work
 
 
 @dataclass(frozen=True)
 class StoreFeatures(Recipe):
-    """Features of every patch of a store, without a label: features.npy, and keys.npy, by which they are found."""
+    """Features of every patch of a store, without a label: features.npy, and keys.npy, by which they are found.
+
+    An interrupted making goes on behind the last part that it finished.
+    """
 
     kind: ClassVar[str] = "features"
+    resumable: ClassVar[bool] = True
     store: PatchStore
 
     def key(self) -> dict[str, Any]:
@@ -47,19 +54,41 @@ class StoreFeatures(Recipe):
     def make(self, folder: Path) -> None:
         """Computes them, with a line now and then."""
         store, count = self.store, len(self.store.pixels)
-        names = feature_names(len(store.scales))
-        made = np.lib.format.open_memmap(
-            folder / "features.npy", "w+", np.float32, (count, len(names))
-        )
-        keys, progress = [], Progress(count, "features", "patches")
+        width = len(feature_names(len(store.scales)))
+        made = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (count, width))
+        keys, parts, progress = [], [], Progress(count, "features", "patches")
         with threadpool_limits(1):  # sums of several threads come in any order
             for start in range(0, count, READ):
                 pixels = np.asarray(store.pixels[start : start + READ])
-                made[start : start + READ] = features(pixels, _from(progress.show, start))
+                parts.append(folder / f"part-{start}.npy")
+                done = _part(parts[-1], (len(pixels), width))
+                if done is None:
+                    done = features(pixels, _from(progress.show, start))
+                    _save(parts[-1], done)
+                made[start : start + READ] = done
                 keys += digests(pixels)
         progress.end()
         made.flush()
         np.save(folder / "keys.npy", np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16))
+        for part in parts:
+            part.unlink()
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=False)
+    write_bytes_whole(stream.getbuffer(), file)
+
+
+def _part(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """What an interrupted making left, None where there is nothing or nothing whole."""
+    if not file.is_file():
+        return None
+    try:
+        return map_array(file, shape, "", np.float32)
+    except UserError:
+        file.unlink()
+        return None
 
 
 def _from(show: Callable[[int], None], start: int) -> Callable[[int], None]:
@@ -109,7 +138,7 @@ class TrainedClassic(Recipe):
                 "groups": [[name, *members] for name, members in node.targets.items()],
                 "window": [str(v) for v in node.window],
             },
-            "classic": {k: classic[k] for k in ("model", "class_weight", *own)},
+            "classic": {k: classic[k] for k in ("model", "class_weight", "most", *own)},
             "seed": trial.config.seed if classic["model"] == "trees" else None,
         }
 

@@ -260,6 +260,8 @@ class ClassicConfig:
     # of the SVM's kernel, times the number of features
     gamma: float = number(0.25, above=0)
     class_weight: str = choice("none", "balanced")  # balanced: rare classes weigh more
+    # training patches at most, drawn in each class alike: an SVM takes four times as long for twice as many
+    most: int = number(10_000, least=100, most=100_000)
     trees: int = number(300, least=1, most=10_000)
     max_features: float = number(0.3, above=0, most=1)  # share of the features that a split may use
     # stacked: how the network and this one are averaged; fitted: a weight from validation patches

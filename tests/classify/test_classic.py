@@ -186,6 +186,16 @@ def test_a_class_that_one_group_holds_is_learned():
     assert np.isfinite(p).all() and (p.argmax(1) == y).mean() > 0.9
 
 
+def test_of_many_patches_it_learns_from_a_share_of_each_class():
+    rng = np.random.default_rng(0)
+    y = np.array([0] * 300 + [1] * 90 + [2] * 2)
+    x = rng.normal(3 * y[:, None], 1, (392, 4)) + np.arange(392)[:, None] * 1e-6
+    stage = fit(x, y, most=100)
+    assert len(stage.model.support) <= 101
+    assert (stage.of_features(x).argmax(1) == y).mean() > 0.9
+    np.testing.assert_array_equal(stage.of_features(x), fit(x, y, most=100).of_features(x))
+
+
 # --- on disk --------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.features import feature_names, features
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment import classic as classic_module
 from stemcell_lit.experiment.classic import StoreFeatures, TrainedClassic, feature_table
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.run import run
@@ -81,6 +82,35 @@ def test_features_are_made_once_and_shared_by_folds_and_settings(folder):
     np.testing.assert_array_equal(x, features(np.asarray(trial.store.pixels)))
 
 
+def test_an_interrupted_making_of_features_goes_on_behind_its_last_part(folder, monkeypatch):
+    trial = prepare(config(folder, "method=classic", out="cut"))
+    pixels = np.asarray(trial.store.pixels)
+    monkeypatch.setattr(classic_module, "READ", 50)
+    calls = []
+
+    def until(most):
+        def measured(part, shown):
+            if len(calls) == most:
+                raise KeyboardInterrupt
+            calls.append(len(part))
+            return features(part)
+
+        return measured
+
+    monkeypatch.setattr(classic_module, "features", until(2))
+    with pytest.raises(KeyboardInterrupt):
+        feature_table(trial)
+    part = next(trial.artifacts.root.glob("features/.*.partial/part-50.npy"))
+    part.write_bytes(part.read_bytes()[:-1])  # a broken one is made again
+    monkeypatch.setattr(classic_module, "features", until(99))
+    table = feature_table(trial)
+    again = -(-len(pixels) // 50) - 1  # all but the first
+    assert len(calls) == 2 + again
+    np.testing.assert_array_equal(table.of(pixels), features(pixels))
+    made = {p.name for p in trial.artifacts.locate(StoreFeatures(trial.store)).iterdir()}
+    assert made == {"artifact.json", "features.npy", "keys.npy"}
+
+
 def test_a_changed_feature_file_is_refused(folder):
     trial = prepare(config(folder, "method=classic", out="broken"))
     place = trial.artifacts.get(StoreFeatures(trial.store))
@@ -137,6 +167,7 @@ OWN = {
     "classic.class_weight=balanced": True,
     "classic.model=trees": True,
     "classic.trees=7": False,  # of an SVM
+    "classic.most=200": True,
     "classic.blend=fitted": False,  # of stacked
     "seed=3": False,  # an SVM has none
     "stage.images=999": False,
