@@ -115,7 +115,7 @@ RESULT = form.versioned(
             "stages": form.listing(
                 form.record(
                     {"node": form.text(), "groups": form.listing(form.NAME), "curve": form.CURVE},
-                    {"confusion": _MATRIX, "images": form.whole()},
+                    {"confusion": _MATRIX, "images": form.whole(), "capped": form.flag},
                 )
             ),
             "tuning": form.maybe(
@@ -166,16 +166,18 @@ STAGE = form.record(
         "node": form.text(),
         "groups": form.listing(form.NAME, least=1),
         "images": form.whole(),
+        "train": form.mapping(form.listing(form.whole(), 2, 2)),
+        "pseudo": form.whole(),
+        "curve": form.CURVE,
+    },
+    {  # of a network
         "cycles": form.listing(
             form.record({"images": form.whole()}, dict.fromkeys(("loss", "tpr", "f1"), _NUMBER)),
             least=1,
         ),
         "kept": form.whole(),
         "capped": form.flag,
-        "train": form.mapping(form.listing(form.whole(), 2, 2)),
-        "pseudo": form.whole(),
-        "curve": form.CURVE,
-    }
+    },
 )
 
 

@@ -372,6 +372,13 @@ def comparable(trials: Sequence[Result], baseline: str) -> Results:
         notes.append("No seed has every fold yet: not every patch has been tested.")
     order = [baseline, *(name for name in names if name != baseline)]
     chosen = [c for c in trials if c.method in have and (c.seed, c.fold) in kept]
+    trained = [stage for c in chosen for stage in c.info.get("stages") or [] if "capped" in stage]
+    capped = sum(stage["capped"] for stage in trained)
+    if capped:
+        notes.append(
+            f"{capped} of {len(trained)} networks still gained on validation patches at the most images that they may "
+            "see (stage.images); with more they may do better."
+        )
     return Results(out, baseline, order, chosen, notes)
 
 

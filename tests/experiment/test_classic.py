@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stemcell_lit.base.artifacts import ArtifactStore, key_hash
+from stemcell_lit.base.artifacts import key_hash
 from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.features import feature_names, features
 from stemcell_lit.classify.trained import TrainedHierarchy
@@ -23,6 +23,7 @@ from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import make_store
+from tests.recipes import log_of
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,7 @@ def result(trial):
 
 
 def made(folder, out="out"):
-    log = ArtifactStore(folder / out / "artifacts").log()
-    return [line["kind"] for line in log if line["event"] == "made"]
+    return [line["kind"] for line in log_of(folder / out / "artifacts") if line["event"] == "made"]
 
 
 @pytest.mark.parametrize("method", ["classic", "classic_temporal"])

@@ -254,6 +254,16 @@ def test_page_answers_the_question_in_words(results):
     assert "nan" not in re.sub(r"[a-z]+nan|nan[a-z]+", "", text.lower())
 
 
+def test_networks_that_still_gained_at_their_most_images_are_told(small):
+    def still_gains(info):
+        info["stages"][0]["capped"] = info["seed"] == 0
+
+    for trial in (small / "trials").iterdir():
+        edit(trial, still_gains)
+    (note,) = comparable(collect(small), "flat").notes
+    assert note.startswith("6 of 12 networks still gained") and "stage.images" in note
+
+
 def test_page_says_what_each_part_adds(results, capsys):
     parts = pd.read_csv(results / "parts.csv", keep_default_na=False)
     told = {(r.method, r.other) for r in parts.itertuples()}
