@@ -43,7 +43,8 @@ def result(trial):
 
 
 def made(folder, out="out"):
-    return [line["kind"] for line in log_of(folder / out / "artifacts") if line["event"] == "made"]
+    log = log_of(folder / out / "artifacts")
+    return [line["kind"] for line in log if line["event"] == "made"]
 
 
 @pytest.mark.parametrize("method", ["classic", "classic_temporal"])
@@ -161,44 +162,55 @@ def test_generated_patches_are_refused_where_nothing_learns_from_them(folder):
         plan([config(folder, "method=classic", "mix=balance")])
 
 
+@pytest.fixture(scope="module")
+def plain(folder):
+    """Method -> its settings."""
+    return {m: config(folder, f"method={m}") for m in ("flat", "classic", "stacked")}
+
+
+def changed(settings, key, value):
+    head, _, rest = key.partition(".")
+    below = changed(getattr(settings, head), rest, value) if rest else value
+    return replace(settings, **{head: below})
+
+
 OWN = {
-    "classic.C=1": True,
-    "classic.gamma=1": True,
-    "classic.class_weight=balanced": True,
-    "classic.model=trees": True,
-    "classic.trees=7": False,  # of an SVM
-    "classic.most=200": True,
-    "classic.blend=fitted": False,  # of stacked
-    "seed=3": False,  # an SVM has none
-    "stage.images=999": False,
-    "data.patch_size=4": False,
-    "data.augment=strong": False,
-    "split.fold=1": True,
+    ("classic.C", 1.0): True,
+    ("classic.gamma", 1.0): True,
+    ("classic.class_weight", "balanced"): True,
+    ("classic.model", "trees"): True,
+    ("classic.trees", 7): False,  # of an SVM
+    ("classic.most", 200): True,
+    ("classic.blend", "fitted"): False,  # of stacked
+    ("seed", 3): False,  # an SVM has none
+    ("stage.images", 999): False,
+    ("data.patch_size", 4): False,
+    ("data.augment", "strong"): False,
+    ("split.fold", 1): True,
 }
 
 
-@pytest.mark.parametrize("word", OWN)
-def test_a_classical_stage_is_made_anew_by_what_changes_it(folder, word):
-    def key(*words):
-        trial = prepare(config(folder, "method=classic", *words))
-        return key_hash(TrainedClassic(trial, trial.hierarchy.nodes[0], None).key())
-
-    assert (key(word) != key()) == OWN[word]
+def stage_key(settings):
+    trial = prepare(settings)
+    return key_hash(TrainedClassic(trial, trial.hierarchy.nodes[0], None).key())
 
 
-def test_settings_of_the_other_learner_make_no_other_trial(folder):
-    def settings(method, *words):
-        return relevant(config(folder, f"method={method}", *words))
-
-    assert settings("flat", "classic.C=1") == settings("flat")
-    assert settings("classic", "stage.lr=0.1") == settings("classic")
-    for method, word in (("classic", "classic.C=1"), ("stacked", "classic.C=1")):
-        assert settings(method, word) != settings(method)
-    assert settings("stacked", "stage.lr=0.1") != settings("stacked")
+@pytest.mark.parametrize("change", OWN, ids=lambda change: change[0])
+def test_a_classical_stage_is_made_anew_by_what_changes_it(plain, change):
+    before = stage_key(plain["classic"])
+    assert (stage_key(changed(plain["classic"], *change)) != before) == OWN[change]
 
 
-def test_trees_have_a_seed(folder):
-    trial = prepare(config(folder, "method=classic", "classic.model=trees"))
-    other = replace(trial, config=replace(trial.config, seed=1))
-    node = trial.hierarchy.nodes[0]
-    assert TrainedClassic(trial, node, None).key() != TrainedClassic(other, node, None).key()
+def test_trees_have_a_seed(plain):
+    trees = changed(plain["classic"], "classic.model", "trees")
+    assert stage_key(changed(trees, "seed", 1)) != stage_key(trees)
+
+
+def test_settings_of_the_other_learner_make_no_other_trial(plain):
+    def differs(method, key, value):
+        return relevant(changed(plain[method], key, value)) != relevant(plain[method])
+
+    assert not differs("flat", "classic.C", 1.0)
+    assert not differs("classic", "stage.lr", 0.1)
+    assert differs("classic", "classic.C", 1.0) and differs("flat", "stage.lr", 0.1)
+    assert differs("stacked", "classic.C", 1.0) and differs("stacked", "stage.lr", 0.1)
