@@ -150,7 +150,7 @@ def test_the_embedded_simulation_has_the_hash_that_it_always_had(store):
 CLASSIC = {
     ("method=classic",): ("272937e6f0f73653", "bc50fad983efa436", "ac2ea212060c403f"),
     ("method=stacked", "classic=trees", "seed=1"): (
-        "1006b6785d66c6db",
+        "8638ada4608b4f5b",
         "bc50fad983efa436",
         "43f1aafc7e15da7c",
     ),
