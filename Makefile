@@ -41,6 +41,7 @@ bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/stage_step.py --save
 	$(BIN)/python benchmarks/step_memory.py --size 64 --save
 	$(BIN)/python benchmarks/simulation.py --save
+	$(BIN)/python benchmarks/power.py --save
 	$(BIN)/python benchmarks/sweep_kill.py --save
 	$(BIN)/python benchmarks/store.py --save
 	$(BIN)/python benchmarks/faults.py --save

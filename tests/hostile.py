@@ -264,8 +264,8 @@ def _results(out: Path, rng: np.random.Generator) -> None:
         }
     )
     table.to_parquet(out / "trials/one/predictions.parquet", index=False)
-    header = "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict\n"
-    (out / "table.csv").write_text(header + "flat,tpr,,0.5,,,,,,,baseline\n")
+    header = "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,mde,verdict\n"
+    (out / "table.csv").write_text(header + "flat,tpr,,0.5,,,,,,,,baseline\n")
 
 
 # --- ways to break one ------------------------------------------------------------------------------------------------

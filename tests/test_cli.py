@@ -233,7 +233,7 @@ def test_reproduce_ends_with_a_table_and_a_report(tmp_path):
     names = {p.name for p in (tmp_path / "res").iterdir()}
     assert {"table.csv", "table.md", "report.html", "figures", "trials", "artifacts"} <= names
     header = (tmp_path / "res" / "table.csv").read_text().splitlines()[0]
-    assert header == "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict"
+    assert header == "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,mde,verdict"
     trials = sorted((tmp_path / "res" / "trials").iterdir())
     assert len(trials) == 2 * 2
     times = [(c / "result.json").stat().st_mtime_ns for c in trials]

@@ -147,7 +147,7 @@ def test_bounds_hold_for_settings_chosen_by_tuning():
 
 def test_the_printed_table_shows_names_as_they_are():
     row = {"class": "", "mean": 0.5, "low": 0.4, "high": 0.6, "delta": 0.0}
-    row |= {"delta_low": 0.0, "delta_high": 0.1, "p": 1.0, "verdict": "not shown"}
+    row |= {"delta_low": 0.0, "delta_high": 0.1, "p": 1.0, "mde": 0.03, "verdict": "not shown"}
     names = ["flat_gan [mix.amount=0.0]", "flat_gan [mix.amount=1.0]", "[/red]", "\x1b[31mred"]
     table = pd.DataFrame(
         [{"method": n, "metric": m, **row} for n in names for m in print_table.METRICS]

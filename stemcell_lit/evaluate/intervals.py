@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import macro, positions, rates
@@ -43,6 +43,9 @@ METRICS = ("tpr", "f1")
 
 
 ALPHA = 0.05  # of an adjusted p value; intervals are at 1 - ALPHA
+
+
+POWER = 0.8  # of the smallest gain that would have been shown, by convention
 
 
 _CHUNK = 250  # resamples at a time: a (250, groups) matrix stays small for any store
@@ -60,12 +63,16 @@ class Intervals:
         low: lower end, the same shape, NaN where there are too few groups.
         high: upper end.
         per_seed: (seeds, 2, 1 + classes), what `mean` averages.
+        error: standard error of the estimate, of groups and seeds, from the same resampling; NaN where `low` is.
+        freedom: degrees of freedom of it.
     """
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     per_seed: np.ndarray
+    error: np.ndarray
+    freedom: np.ndarray
 
 
 def group_counts(
@@ -231,7 +238,8 @@ def _interval(
     both = by_group + by_seed
     parts = by_group**2 / (n - 1) + (by_seed**2 / (seeds - 1) if seeds > 1 else 0.0)
     freedom = np.where(both > 0, both**2 / np.where(parts > 0, parts, 1), n - 1)
-    stretch = stats.t.ppf(1 - ALPHA / 2, np.maximum(freedom, 1)) / z
+    freedom = np.maximum(freedom, 1)
+    stretch = stats.t.ppf(1 - ALPHA / 2, freedom) / z
     low = mean - stretch * np.sqrt(below**2 + z**2 * by_seed)
     high = mean + stretch * np.sqrt(above**2 + z**2 * by_seed)
     return Intervals(
@@ -239,7 +247,42 @@ def _interval(
         np.where(known, np.clip(low, *limits), np.nan),
         np.where(known, np.clip(high, *limits), np.nan),
         per_seed,
+        np.where(known, np.sqrt(both), np.nan),
+        freedom,
     )
+
+
+def detectable(gain: Intervals, level: ArrayLike, power: float = POWER) -> np.ndarray:
+    """The smallest true gain that data like these would have shown, at a power (minimum detectable effect).
+
+    That of a t test with the interval's own standard error and degrees of freedom: the shift of a noncentral t
+    distribution that lies above the critical value with that probability (Cohen 1988, Statistical power analysis). The
+    standard error is taken median-unbiased: of few groups or seeds it is more often too small than too large, and would
+    promise too much. It says what these data can show, and does not depend on the gain that was found.
+
+    Args:
+        gain: a difference to the baseline.
+        level: (2, 1 + classes) or one number: what the p value must lie below, 0.05 or less.
+        power: probability to show it.
+
+    Returns:
+        (2, 1 + classes), 0 to 1; NaN without an interval, and where there is no p value that small (level 0).
+    """
+    share = np.broadcast_to(np.asarray(level, np.float64), gain.mean.shape)
+    known = np.isfinite(gain.error) & (share > 0)
+    critical = stats.t.ppf(1 - np.where(known, share, ALPHA) / 2, gain.freedom)
+    shift = special.nctdtrinc(gain.freedom, 1 - power, critical)
+    median = np.sqrt(stats.chi2.ppf(0.5, gain.freedom) / gain.freedom)
+    return np.where(known, shift * gain.error / median, np.nan)
+
+
+def least_p(groups: ArrayLike, resamples: int) -> np.ndarray:
+    """The smallest p value that `paired_permutation` can give with so many groups that differ."""
+    n = np.asarray(groups, np.float64)
+    exact = 2.0**n <= resamples
+    found = np.where(exact, 2.0 ** (1 - n), 1 / (1 + resamples))
+    least: np.ndarray = np.minimum(found, 1.0)
+    return least
 
 
 def paired_permutation(

@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike
 from stemcell_lit.evaluate.intervals import (
     ALPHA,
     METRICS,
+    Intervals,
+    detectable,
+    least_p,
     paired_bootstrap,
     paired_permutation,
     values,
@@ -20,8 +23,10 @@ from stemcell_lit.evaluate.intervals import (
 
 COLUMNS = (
     *("method", "metric", "class", "mean", "low", "high"),
-    *("delta", "delta_low", "delta_high", "p", "verdict"),
+    *("delta", "delta_low", "delta_high", "p", "mde", "verdict"),
 )
+
+SMALL = 0.02  # a difference below it counts as none: the gain that the paper claims
 
 
 def holm(pvalues: ArrayLike) -> np.ndarray:
@@ -62,7 +67,24 @@ def verdict_of(low: float, high: float, p: float, margin: float = 0.0) -> str:
     return "worse" if high < 0 else "not shown"
 
 
-def claim(low: float, high: float, p: float, margin: float = 0.02) -> str:
+def small(low: float, high: float, margin: float = SMALL) -> str:
+    """What an interval rules out, in words; empty: nothing.
+
+    "Not shown" may mean that the data are few, or that there is little to be shown. With the whole interval inside two
+    points the latter is shown (equivalence, after Schuirmann 1987; by the 95 % interval instead of his 90 %).
+
+    Args:
+        low: lower end of the difference's interval, -1 to 1.
+        high: upper end.
+        margin: of a difference that counts, 0 to 1.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)) or high >= margin:
+        return ""
+    told = f"{100 * margin:g} points"
+    return f"no difference of {told}" if low > -margin else f"no gain of {told} or more"
+
+
+def claim(low: float, high: float, p: float, margin: float = SMALL) -> str:
     """Does the interval speak for a gain of at least `margin`: `yes`, `no` or `not shown`.
 
     `no` needs the whole interval below the margin: a gain that large is then ruled out.
@@ -77,6 +99,8 @@ def verdict(
 ) -> str:
     """The difference in a sentence: `+3.1 points TPR, 95 % interval +1.2 to +5.0: shown`.
 
+    Where it is neither shown nor worse it ends in what the interval rules out, see `small`, or else in `not shown`.
+
     Args:
         delta: difference to the baseline, -1 to 1.
         low: lower end of its interval.
@@ -90,9 +114,9 @@ def verdict(
     told = f"{points(delta)} points {metric}"
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{told}, too few groups for an interval: not shown"
-    return (
-        f"{told}, 95 % interval {points(low)} to {points(high)}: {verdict_of(low, high, p, margin)}"
-    )
+    word = verdict_of(low, high, p, margin)
+    word = (small(low, high) if word == "not shown" else "") or word
+    return f"{told}, 95 % interval {points(low)} to {points(high)}: {word}"
 
 
 def points(share: float) -> str:
@@ -126,7 +150,8 @@ def compare(
         seed: of both.
 
     Returns:
-        Columns `COLUMNS`; `class` is empty for the macro rows over all classes.
+        Columns `COLUMNS`; `class` is empty for the macro rows over all classes; `mde` is the smallest gain that would
+        have been shown with a probability of 80 %, NaN where none would.
     """
     subsets = subsets or {}
     inside = [[list(classes).index(c) for c in members] for members in subsets.values()]
@@ -151,12 +176,24 @@ def compare(
                 row["delta_low"] = gain.low[i, j] if gain else np.nan
                 row["delta_high"] = gain.high[i, j] if gain else np.nan
                 row["p"] = tests[name][i, j] if gain else np.nan
+                row["at"] = (i, j)
                 rows.append(row)
     table = pd.DataFrame(rows)
+    table["level"] = np.nan
     kinds = [table["class"] == "", table["class"].isin(list(classes))]
     asked = table["method"] == primary
     for family in (a & b for a in (*kinds, ~kinds[0] & ~kinds[1]) for b in (asked, ~asked)):
         table.loc[family, "p"] = holm(table.loc[family, "p"])
+        table.loc[family, "level"] = _levels(
+            table.loc[family, "p"], table["method"][family].to_list()
+        )
+    possible = least_p(_groups_that_differ(counts[baseline], inside), resamples)
+    table["mde"] = [
+        _smallest(differences[row["method"]], row["level"], row["at"], possible)
+        if row["method"] in differences
+        else np.nan
+        for row in table.to_dict("records")
+    ]
     table["verdict"] = [
         "baseline"
         if row["method"] == baseline
@@ -170,6 +207,37 @@ def compare(
         for row in table.to_dict("records")
     ]
     return table[list(COLUMNS)]
+
+
+def _levels(adjusted: ArrayLike, methods: Sequence[Any]) -> np.ndarray:
+    """What each raw p value must lie below: alpha over those of its family that are not shown (Holm).
+
+    All of its own method count as not shown: TPR and F1 of a method rise and fall together, so that one that needs the
+    other to be shown first is no easier.
+
+    Args:
+        adjusted: (n,) p values of a family.
+        methods: (n,) what each is of.
+    """
+    p, of = np.asarray(adjusted, np.float64), list(methods)
+    shown = p < ALPHA
+    others = [sum(s for s, other in zip(shown, of, strict=True) if other != own) for own in of]
+    left = (~np.isnan(p)).sum() - np.array(others, np.int64)
+    levels: np.ndarray = ALPHA / np.maximum(left, 1)
+    return levels
+
+
+def _groups_that_differ(counts: np.ndarray, subsets: Sequence[Sequence[int]]) -> np.ndarray:
+    """(1 + classes + subsets,) groups in which two methods can differ: those with patches."""
+    holds = counts.sum((0, 3)) > 0  # (groups, classes)
+    within = [holds[:, list(inside)].any(1).sum() for inside in subsets]
+    return np.array([holds.any(1).sum(), *holds.sum(0), *within])
+
+
+def _smallest(gain: Intervals, level: float, at: tuple[int, int], possible: np.ndarray) -> float:
+    """The smallest gain that would have been shown; NaN where no p value can be small enough."""
+    reachable = possible[at[1]] < level
+    return float(detectable(gain, level if reachable else 0.0)[at])
 
 
 def contrasts(
@@ -190,24 +258,29 @@ def contrasts(
         seed: of both.
 
     Returns:
-        A row for each pair and metric: method, other, metric, delta, delta_low, delta_high, p, verdict.
+        A row for each pair and metric: method, other, metric, delta, delta_low, delta_high, p, mde, verdict.
     """
     rows: list[dict[str, Any]] = []
+    gains: list[tuple[Intervals, np.ndarray]] = []
     for method, other in pairs:
         two = {name: counts[name] for name in (method, other)}
         gain = paired_bootstrap(two, other, resamples=resamples, seed=seed)[1][method]
         p = paired_permutation(counts[method], counts[other], resamples=resamples, seed=seed)
+        gains += [(gain, least_p(_groups_that_differ(counts[other], ()), resamples))] * len(METRICS)
         for i, metric in enumerate(METRICS):
             ends = (gain.mean[i, 0], gain.low[i, 0], gain.high[i, 0], p[i, 0])
             names = ("delta", "delta_low", "delta_high", "p")
             told = {"method": method, "other": other, "metric": metric}
             rows.append(told | dict(zip(names, map(float, ends), strict=True)))
     adjusted = holm([row["p"] for row in rows])
-    for row, p in zip(rows, adjusted, strict=True):
+    levels = _levels(adjusted, [(row["method"], row["other"]) for row in rows])
+    for k, (row, p) in enumerate(zip(rows, adjusted, strict=True)):
         row["p"] = float(p)
+        gain, possible = gains[k]
+        row["mde"] = _smallest(gain, levels[k], (k % len(METRICS), 0), possible)
         limits = (row["delta"], row["delta_low"], row["delta_high"], row["p"])
         row["verdict"] = verdict(*limits, metric=row["metric"].upper())
-    columns = ["method", "other", "metric", "delta", "delta_low", "delta_high", "p", "verdict"]
+    columns = ["method", "other", "metric", *COLUMNS[COLUMNS.index("delta") :]]
     return pd.DataFrame(rows, columns=columns)
 
 

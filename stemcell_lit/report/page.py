@@ -15,12 +15,19 @@ import pandas as pd
 
 from stemcell_lit.base.drawing import DPI
 from stemcell_lit.base.pages import render
-from stemcell_lit.evaluate.intervals import ALPHA, METRICS, values
+from stemcell_lit.evaluate.intervals import ALPHA, METRICS, POWER, values
 from stemcell_lit.evaluate.metrics import confusion
 from stemcell_lit.evaluate.results_table import claim, effect_sizes, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, as_override, flatten, rows_of
 from stemcell_lit.report.generators import generator_section
-from stemcell_lit.report.print_table import interval, p_value, percent, signed_points, verdict_word
+from stemcell_lit.report.print_table import (
+    interval,
+    p_value,
+    percent,
+    signed_points,
+    smallest,
+    verdict_word,
+)
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.quoting import command_line
@@ -59,7 +66,7 @@ def report_page(
         }
         for name, image in figures.items()
     }
-    filters = {"percent": percent, "points": signed_points, "p": p_value}
+    filters = {"percent": percent, "points": signed_points, "p": p_value, "mde": smallest}
     return render(
         Path(__file__).with_name("report.html.j2"),
         filters,
@@ -88,6 +95,7 @@ def report_page(
         generators=generator_section(results),
         claim=CLAIM,
         alpha=ALPHA,
+        power=POWER,
         resamples=resamples,
         least_p=2 / 2 ** len(results.groups),
         trials=[
@@ -141,7 +149,7 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
                 "words": words,
                 "before": base["mean"],
                 "after": row["mean"],
-                **{k: row[k] for k in ("delta", "delta_low", "delta_high", "p")},
+                **{k: row[k] for k in ("delta", "delta_low", "delta_high", "p", "mde")},
             }
         )
     return told

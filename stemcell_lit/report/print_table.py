@@ -15,7 +15,7 @@ from stemcell_lit.base.markdown import markdown_table
 from stemcell_lit.base.spreadsheets import read_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.evaluate.intervals import METRICS
+from stemcell_lit.evaluate.intervals import METRICS, POWER
 from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.results import TITLES, Results
 from stemcell_lit.settings.quoting import command_line, plain
@@ -40,7 +40,7 @@ def _again(out: str | Path) -> str:
     return f"make it with `{command_line('report', {'out': out})}`"
 
 
-_NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p")
+_NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p", "mde")
 _NA = {c: [""] for c in _NUMBERS}  # what is no number in a CSV; a class may be called "nan"
 
 
@@ -75,13 +75,19 @@ def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
     for title in TITLES.values():
         view.add_column(title, justify="right", no_wrap=True)
         view.add_column("difference in points")
+        view.add_column("would show", justify="right", no_wrap=True)
     for method, rows in table[table["class"] == which].groupby("method", sort=False):
         line = [plain(method)]
         for metric in METRICS:
             row = rows[rows["metric"] == metric].to_dict("records")[0]
-            line += [f"{100 * row['mean']:.1f}", _coloured(row)]
+            line += [f"{100 * row['mean']:.1f}", _coloured(row), smallest(row["mde"])]
         view.add_row(*line)
     console.print(view)
+    console.print(
+        f"would show: the smallest gain that these data would have shown in {100 * POWER:.0f} % of cases",
+        style="dim",
+        highlight=False,
+    )
 
 
 def _print_parts(console: Console, parts: pd.DataFrame) -> None:
@@ -118,13 +124,14 @@ def _coloured(row: Mapping[Any, Any]) -> str:
 
 def table_markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str:
     """Macro scores, what each part adds, and scores by class: the content of table.md."""
-    ends = ["difference", "interval", "p", "verdict"]
+    ends = ["difference", "interval", "p", "would show", "verdict"]
     scores = ["metric", "mean", "interval", *ends]
-    right = {"mean", "difference", "p"}
+    right = {"mean", "difference", "p", "would show"}
     macro, each = (table[inside] for inside in (table["class"] == "", table["class"] != ""))
     lines = [
         "Macro TPR (recall) and F1 in %, with 95 % intervals over "
-        f"{len(results.groups)} groups and {len(results.seeds)} seeds.",
+        f"{len(results.groups)} groups and {len(results.seeds)} seeds. Would show: the smallest gain in points that "
+        f"these data would have shown in {100 * POWER:.0f} % of cases.",
         "",
     ]
     rows = [[row["method"], *_score_cells(row)] for row in macro.to_dict("records")]
@@ -151,7 +158,8 @@ def _score_cells(row: Mapping[Any, Any]) -> list[str]:
 
 def _difference_cells(row: Mapping[Any, Any]) -> list[str]:
     ends = interval(row["delta_low"], row["delta_high"], True)
-    return [signed_points(row["delta"]), ends, p_value(row["p"]), verdict_word(row)]
+    told = [p_value(row["p"]), smallest(row["mde"]), verdict_word(row)]
+    return [signed_points(row["delta"]), ends, *told]
 
 
 def percent(value: float) -> str:
@@ -172,6 +180,11 @@ def interval(low: float, high: float, signed: bool = False) -> str:
     return f"{show(low)} to {show(high)}"
 
 
+def smallest(value: float) -> str:
+    """The smallest gain that would have been shown, in points; a dash where none would."""
+    return f"{100 * value:.1f}" if math.isfinite(value) else "–"
+
+
 def p_value(value: float) -> str:
     """A p to three digits; a dash for none."""
     if not math.isfinite(value):
@@ -180,5 +193,5 @@ def p_value(value: float) -> str:
 
 
 def verdict_word(row: Mapping[Any, Any]) -> str:
-    """`shown`, `worse` or `not shown`: the verdict without the question that it answers."""
+    """`shown`, `worse`, `not shown` or what is ruled out: the verdict without the question that it answers."""
     return str(row["verdict"].rsplit(": ", 1)[-1])

@@ -9,8 +9,11 @@ from scipy import stats
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.intervals import (
+    Intervals,
+    detectable,
     effective_groups,
     group_counts,
+    least_p,
     paired_bootstrap,
     paired_permutation,
     values,
@@ -24,6 +27,7 @@ from stemcell_lit.evaluate.results_table import (
     effect_sizes,
     holm,
     points,
+    small,
     verdict,
     verdict_of,
 )
@@ -111,7 +115,7 @@ def test_a_method_against_itself_differs_by_nothing():
     table = compare({"flat": counts, "same": counts}, "flat", CLASSES, resamples=100)
     same = table[table["method"] == "same"]
     assert (same["delta"] == 0).all() and (same["p"] == 1).all()
-    assert same["verdict"].str.endswith("not shown").all()
+    assert same["verdict"].str.endswith(": no difference of 2 points").all()
 
 
 @pytest.mark.parametrize(
@@ -318,3 +322,77 @@ def test_contrasts_are_the_differences_of_their_pairs_adjusted_together():
     turned = found[found["method"] == "flat"].reset_index(drop=True)
     np.testing.assert_allclose(turned["delta"], -first["delta"])
     assert contrasts(counts, []).empty
+
+
+@pytest.mark.parametrize("level", [0.05, 0.002])
+@pytest.mark.parametrize("groups", [6, 25])
+def test_a_t_test_shows_the_smallest_detectable_gain_in_four_of_five_cases(groups, level):
+    rng, free = np.random.default_rng(5), groups - 1
+    sigma = 0.07 * np.sqrt(groups)
+    # what a table would estimate of it, where it is neither too small nor too large
+    middle = 0.07 * np.sqrt(stats.chi2.ppf(0.5, free) / free)
+    flat = np.zeros((2, 1))
+    gain = Intervals(flat, flat, flat, flat[None], flat + middle, flat + free)
+    smallest = detectable(gain, level)[0, 0]
+    x = rng.normal(smallest, sigma, (20_000, groups))
+    t = x.mean(1) / (x.std(1, ddof=1) / np.sqrt(groups))
+    assert (t > stats.t.ppf(1 - level / 2, free)).mean() == pytest.approx(0.8, abs=0.012)
+    assert detectable(gain, level, 0.95)[0, 0] > smallest > detectable(gain, 0.05, 0.5)[0, 0]
+    assert np.isnan(detectable(gain, 0.0)).all()
+
+
+def test_a_table_shows_the_gain_that_it_says_it_would_show_in_about_four_of_five_cases():
+    """Twelve groups, one seed, at the gain where the truth is the median of what tables say (benchmarks/power)."""
+    rng, gain, trials = np.random.default_rng(17), 0.85, 80
+    truth = np.mean(
+        [
+            values(big["full"].sum(1))[0, 0, 0] - values(big["flat"].sum(1))[0, 0, 0]
+            for big in (simulate(rng, 2000, gain=gain) for _ in range(10))
+        ]
+    )
+    said, shown = [], 0
+    for trial in range(trials):
+        table = compare(simulate(rng, 12, gain=gain), "flat", CLASSES, resamples=250, seed=trial)
+        row = table[(table["method"] == "full") & (table["metric"] == "tpr")].iloc[0]
+        said.append(row["mde"])
+        shown += row["verdict"].endswith(": shown")
+    assert np.median(said) == pytest.approx(truth, rel=0.12)
+    # 80 trials have a standard error of 4.5 %
+    assert 0.68 <= shown / trials <= 0.91
+
+
+def test_what_no_p_value_can_show_has_no_smallest_gain():
+    assert least_p([5, 9, 40], 2000) == pytest.approx([2 / 32, 2 / 512, 1 / 2001])
+    few = compare(simulate(np.random.default_rng(2), 5, gain=3.0), "flat", CLASSES, resamples=200)
+    assert few["mde"].isna().all()
+    enough = compare(simulate(np.random.default_rng(2), 9, gain=3.0), "flat", CLASSES)
+    rows = enough[enough["method"] == "full"].set_index(["metric", "class"])
+    assert (rows["mde"].loc[("tpr", "")] > 0) and enough[enough["method"] == "flat"][
+        "mde"
+    ].isna().all()
+    parts = contrasts(simulate(np.random.default_rng(2), 9, gain=3.0), [("full", "flat")])
+    assert parts["mde"].to_list() == pytest.approx(rows["mde"][[("tpr", ""), ("f1", "")]].to_list())
+
+
+def test_more_comparisons_need_a_larger_gain_and_shown_ones_of_others_do_not_count():
+    rng = np.random.default_rng(13)
+    counts = simulate(rng, 14, gain=0.3)
+    many = counts | {f"other {i}": simulate(rng, 14, gain=0.05)["full"] for i in range(6)}
+    alone, among = (
+        compare(c, "flat", CLASSES, resamples=20_000).set_index(["method", "metric", "class"])
+        for c in (counts, many)
+    )
+    key = ("full", "tpr", "")
+    assert among.loc[key, "mde"] > alone.loc[key, "mde"]
+
+
+def test_not_shown_is_told_apart_from_shown_to_be_small():
+    assert small(-0.019, 0.019) == "no difference of 2 points"
+    assert small(-0.05, 0.019) == "no gain of 2 points or more"
+    assert small(-0.01, 0.021) == small(np.nan, np.nan) == ""
+    assert verdict(0.0, -0.01, 0.01, 0.8).endswith("+1.0: no difference of 2 points")
+    assert verdict(-0.01, -0.04, 0.015, 0.8).endswith(": no gain of 2 points or more")
+    assert verdict(0.0, -0.05, 0.05, 0.8).endswith(": not shown")
+    # what is shown stays shown, however small
+    assert verdict(0.01, 0.005, 0.015, 0.01).endswith(": shown")
+    assert verdict(-0.01, -0.015, -0.005, 0.01).endswith(": worse")

@@ -200,7 +200,7 @@ def text_of(page: Path) -> str:
 def test_table_has_exactly_the_promised_columns_and_rows(results):
     table = pd.read_csv(results / "table.csv")
     assert ",".join(table.columns) == (
-        "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,verdict"
+        "method,metric,class,mean,low,high,delta,delta_low,delta_high,p,mde,verdict"
     )
     assert len(table) == len(SKILL) * 2 * (1 + len(CLASSES))
     macro = table[table["class"].isna()]
