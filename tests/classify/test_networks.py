@@ -394,3 +394,55 @@ def test_weights_of_imagenet_are_checked_by_their_name_and_must_hold_every_layer
     told = r"holds no features\.denseblock4\.denselayer3\.layers\.conv1\.weight"
     with pytest.raises(UserError, match=told):
         monai_networks.imagenet_state("monai/DenseNet121")
+
+
+# --- what is learned, and how fast ------------------------------------------------------------------------------------
+
+
+def test_each_part_of_a_network_has_its_share_of_the_rate():
+    made = module(network="monai/ResNet10", layer_decay=0.5, lr=0.1)
+    scale = {
+        id(p): g["scale"] for g in made.configure_optimizers().param_groups for p in g["params"]
+    }
+    names = dict(made.network.named_parameters())
+    assert len(scale) == len(names)
+    first = {"fc": 1.0, "layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 0.0625}
+    first |= {"conv1": 0.03125, "bn1": 0.03125}
+    for name, p in names.items():
+        assert scale[id(p)] == first[name.split(".")[0]], name
+    decayed = [g for g in made.configure_optimizers().param_groups if g["weight_decay"] > 0]
+    assert all(p.ndim > 1 for g in decayed for p in g["params"])
+
+
+def test_a_network_without_decay_of_rates_has_the_two_groups_that_it_always_had():
+    groups = module().configure_optimizers().param_groups
+    assert [g["scale"] for g in groups] == [1.0, 1.0]
+    assert [g["weight_decay"] > 0 for g in groups] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kept", "learns"), [("stem", {"2", "3", "5", "6", "8", "12"}), ("body", {"12"})]
+)
+def test_frozen_parts_are_not_learned_and_their_statistics_stay(kept, learns):
+    made = module(freeze=kept, members=2)
+    for member in made.network.members:
+        learned = {n.split(".")[0] for n, p in member.named_parameters() if p.requires_grad}
+        assert learned == learns
+        assert not member[0][1].training and member[11].training  # its normalisation; the dropout
+    made.eval()
+    made.train()
+    assert not made.network.members[0][0][1].training
+
+
+def test_weights_that_are_no_part_of_a_child_belong_to_the_first_part():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 3))
+            self.inner = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+
+    own = Own()
+    (head,) = networks.heads(own, 2)
+    found = networks.parts(own, head)
+    assert found[0][0] is own.token and found[-1][0] is head.weight
+    assert sorted(map(id, own.parameters())) == sorted(id(p) for part in found for p in part)
