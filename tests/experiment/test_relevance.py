@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -170,6 +171,8 @@ def folder(tmp_path_factory):
     make_store(root / "store", movies=8)
     shutil.copytree(root / "store", root / "copy")
     OTHER["data.store"] = str(root / "copy")
+    torch.save({"0.0.weight": torch.zeros(4, 1, 3, 3)}, root / "weights.pt")
+    OTHER["stage.weights"] = str(root / "weights.pt")
     return root
 
 
