@@ -19,11 +19,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from _common import report
+from _common import RESULTS, report
 
 from stemcell_lit.classify.plateau import best, goes_on
 
 GAINS = (0.0, 0.01, 0.02, 0.05)
+DEFAULT = 0.02  # of stage.gain
+PICTURE = RESULTS.parents[1] / "docs" / "pictures" / "plateau.png"
 
 
 def trained(store: str, out: str, fold: int, seed: int, images: int) -> list[dict[str, float]]:
@@ -95,6 +97,31 @@ def summary(runs: list[list[dict[str, float]]]) -> dict[str, Any]:
     return {"runs": len(runs), "curve": curve, "rule": rule}
 
 
+def draw(data: dict[str, Any]) -> None:
+    """docs/pictures/plateau.png: validation F1 over core-seconds, with what the rule keeps and spends."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for name, told in data.items():
+        x, y = ([point[key] for point in told["curve"]] for key in ("seconds", "f1"))
+        (line,) = axes.plot(x, [100 * value for value in y], marker="o", ms=4, label=name)
+        rule = next(r for r in told["rule"] if r["gain"] == DEFAULT)
+        axes.plot(
+            rule["seconds"], 100 * rule["f1"], marker="*", ms=14, color=line.get_color(), ls=""
+        )
+    axes.plot([], [], marker="*", ms=12, color="0.4", ls="", label="kept by the rule, its cost")
+    axes.set(xscale="log", xlabel="core-seconds a fold", ylabel="validation macro F1 in %")
+    ticks = [10, 20, 50, 100, 200]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=130, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", help="simulated, or NAME=STORE")
@@ -118,7 +145,9 @@ def main() -> None:
                 [job.result() for job in [pool.submit(trained, *r) for r in runs]]
             )
             print(json.dumps({name: found[name]}), flush=True)
-    default = {name: told["rule"][2] for name, told in found.items()}
+    default = {
+        name: next(r for r in told["rule"] if r["gain"] == DEFAULT) for name, told in found.items()
+    }
     report(
         "plateau",
         round(statistics.mean(told["seconds"] for told in default.values()), 1),
@@ -127,6 +156,8 @@ def main() -> None:
         save=given.save,
         data=found,
     )
+    if given.save:
+        draw(found)
 
 
 if __name__ == "__main__":
