@@ -173,15 +173,11 @@ class ReproduceCommand(RunCommand):
 
     methods: list[str] = field(  # time_only is left out where no patch has a time
         default_factory=lambda: [
+            # all that can be had from five trainings: flat, flat_sampler, flat_gan, and the tree without and with
+            # generated patches; experiment=claim has the other baselines
             "time_only",
             "flat",
-            "flat_weighted",
             "flat_sampler",
-            "flat_focal",
-            "flat_logit",
-            "flat_crt",
-            "flat_mixup",
-            "flat_strong",
             "classic",
             "flat_gan",
             "flat_temporal",
