@@ -155,9 +155,11 @@ def do_generate(overrides: list[str]) -> None:
 
 def do_evaluate(overrides: list[str]) -> None:
     """A trained trial on a store."""
-    from stemcell_lit.experiment.run import evaluate_store
+    from stemcell_lit.experiment.evaluation import evaluate_store
 
-    print(printable(evaluate_store(settings_of("evaluate", overrides))))
+    done = evaluate_store(settings_of("evaluate", overrides))
+    for line in [*done.lines(), done.folder / "result.json"]:
+        print(printable(line))
 
 
 def do_reproduce(overrides: list[str]) -> int:

@@ -52,6 +52,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "unsure": ("store/unsure.parquet", lambda d: PatchStore.open(d / "store").unsure),
     "movies": ("movies/manifest.json", lambda d: simulated(d / "movies")),
     "model": ("model/model.json", lambda d: TrainedHierarchy.load(d / "model")),
+    "learned": ("model/learned.npy", lambda d: TrainedHierarchy.load(d / "model")),
     "stage": ("model/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "model")),
     "classic": ("classic/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "classic")),
     "facts": ("generator/generator.json", lambda d: _generate(d)),

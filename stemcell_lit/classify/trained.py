@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from stemcell_lit.classify import classic
 from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.features import FeatureTable
 from stemcell_lit.classify.hierarchy import Hierarchy, check_fitted
+from stemcell_lit.classify.learned import ABOUT, Learned
 from stemcell_lit.classify.stacked import Stacked, Stage
 from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import reduce_pixels
 
-FORMAT = 4
+FORMAT = 5
 _PART = form.record(
     {
         "file": form.beside,
@@ -39,10 +40,12 @@ _MODEL = form.versioned(
     form.record(
         {
             "image_size": form.whole(1, 65_536),
+            "reduced": form.number(1, 65_536),
             "um_per_px": form.UM_PER_PX,
             "scales": form.listing(form.whole(1, 1024), 1, 64, unique=True),
             "stages": form.mapping(form.listing(_PART, 1, 16), most=10_000),
             "hierarchy": check_fitted,
+            "learned": ABOUT,
         }
     ),
 )
@@ -58,6 +61,8 @@ class TrainedHierarchy:
         image_size: height and width in pixels that the stages want, of several the largest.
         um_per_px: of patches at `image_size`, None where unknown.
         scales: widths of the views of a patch, see `patches.store.ViewCutter`.
+        reduced: px of the patches as they are stored, for each px at `image_size`.
+        learned: from which patches.
 
     Raises:
         ValueError: a stage answers with other targets, or in another order, than its node in the tree.
@@ -68,6 +73,8 @@ class TrainedHierarchy:
     image_size: int
     um_per_px: float | None = None
     scales: Sequence[int] = (1,)
+    reduced: float = 1.0
+    learned: Learned = field(default_factory=Learned)
 
     def __post_init__(self) -> None:
         wanted = {node.name: list(node.targets) for node in self.hierarchy.nodes}
@@ -106,7 +113,7 @@ class TrainedHierarchy:
         return self.hierarchy.constrain(p, times, tracks, frames)
 
     def save(self, folder: Path) -> None:
-        """Writes model.json and a weights file per stage, or part of one, into an existing folder."""
+        """Writes model.json, what it learned from and a weights file per stage, or part of one, into an existing folder."""
         files: dict[str, list[dict[str, Any]]] = {}
         for i, (name, stage) in enumerate(self.stages.items()):
             files[name] = []
@@ -118,10 +125,12 @@ class TrainedHierarchy:
         told = {
             "format": FORMAT,
             "image_size": self.image_size,
+            "reduced": self.reduced,
             "um_per_px": self.um_per_px,
             "scales": list(self.scales),
             "stages": files,
             "hierarchy": self.hierarchy.to_dict(),
+            "learned": self.learned.save(folder),
         }
         (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -159,6 +168,7 @@ class TrainedHierarchy:
             for name, parts in about["stages"].items()
         }
         size, scales = about["image_size"], about["scales"]
+        learned = Learned.load(folder, about["learned"], again)
         for name, stage in stages.items():
             if (stage.image_size, stage.channels) != (size, len(scales)):
                 raise UserError(
@@ -166,7 +176,8 @@ class TrainedHierarchy:
                     f"{stage.image_size} px, {file.name} says {len(scales)} of {size} px; {again}"
                 )
         try:
-            return cls(hierarchy, stages, size, about["um_per_px"], scales)
+            um, reduced = about["um_per_px"], about["reduced"]
+            return cls(hierarchy, stages, size, um, scales, reduced, learned)
         except ValueError as error:
             raise UserError(f"{file}: {error}; {again}") from error
 

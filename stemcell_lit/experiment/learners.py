@@ -10,6 +10,7 @@ import numpy as np
 
 from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.features import families, feature_names
+from stemcell_lit.classify.learned import Learned
 from stemcell_lit.classify.stacked import Stacked, Stage, fitted_weight
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.classify.tree import Node
@@ -75,12 +76,27 @@ def train_trial(trial: Trial) -> Trained:
         stages[node.name] = parts[0] if len(parts) == 1 else _stacked(trial, node, parts)
         known.append(about)
     size = max((stage.image_size for stage in stages.values()), default=trial.size)
-    model = TrainedHierarchy(hierarchy, stages, size, trial.um_per_px_at(size), trial.store.scales)
+    model = TrainedHierarchy(
+        hierarchy,
+        stages,
+        size,
+        trial.um_per_px_at(size),
+        trial.store.scales,
+        trial.store.size / size,
+        _learned(trial, size),
+    )
     if len(trial.val) and learners:
         val = trial.seen(trial.val)
         p = model.network_probabilities(val.pixels, val.facts["times"])
         model.hierarchy = hierarchy.tune(p, **val.facts)
     return Trained(model, known, generator)
+
+
+def _learned(trial: Trial, size: int) -> Learned:
+    """Training patches, those that choose and tune, and those that get pseudo-labels."""
+    split = trial.split
+    more = [split.unlabelled] if trial.config.stage.pseudo_rounds else []
+    return Learned.of(trial.store, np.concatenate([split.train, split.val, *more]), size)
 
 
 def _stacked(trial: Trial, node: Node, parts: list[Stage]) -> Stacked:

@@ -1,4 +1,4 @@
-"""`run` makes a trial, from patches to result.json; `train` and `evaluate` make parts of one."""
+"""`run` makes a trial, from patches to result.json; `train` makes a part of one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.experiment.trial import FORMAT, RESULT, Part, Trial, prepare, with_settings
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.command_keys import EvaluateCommand, RunCommand, TrainCommand, typed
+from stemcell_lit.settings.command_keys import RunCommand, TrainCommand, typed
 
 PREDICTIONS = "predictions.parquet"
 
@@ -276,24 +276,6 @@ def train(config: TrainCommand) -> Path:
     generator = make_generated(trial, hierarchy)
     generated = PatchStore.open(generator["generated"]) if generator else None
     return trial.artifacts.get(TrainedStage(trial, node, generated)) / "stage.ckpt"
-
-
-def evaluate_store(config: EvaluateCommand) -> Path:
-    """Classifies every patch of a store with a trial's trained hierarchy; writes result.json and predictions.parquet.
-
-    Raises:
-        UserError: no trained hierarchy there, a store of other classes, or something of the user's in the way.
-    """
-    out, inputs = Path(config.out), [config.store, config.checkpoint]
-    check_target(out, "evaluation", inputs=inputs)
-    store = PatchStore.open(config.store)
-    model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
-    table, result = evaluate(model, Part(store, np.arange(len(store))))
-    with whole_or_absent(out, "evaluation", inputs=inputs) as folder:
-        table.to_parquet(folder / PREDICTIONS, index=False)
-        text = json.dumps(finite({"format": FORMAT, **result, "versions": versions()}), indent=1)
-        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
-    return out / RESULT
 
 
 def evaluate(model: TrainedHierarchy, part: Part) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -155,6 +155,8 @@ class EvaluateCommand:
     out: str = MISSING
     # a network of your own that the checkpoint asks for, package.attribute: its code is run
     allow_module: str | None = None
+    # go on where the model has learned from every group of the store: its scores tell nothing of new ones
+    seen: bool = False
 
 
 @dataclass
