@@ -78,7 +78,13 @@ def predict(config: PredictCommand) -> Path:
 def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
     hierarchy = model.hierarchy
     _, height, width = frames.shape
-    movie_um = frames.um_per_px if frames.um_per_px is not None else model.um_per_px
+    movie_um = frames.um_per_px
+    if movie_um is None and model.um_per_px is not None:
+        raise UserError(
+            f"um_per_px=None: {config.movie} does not tell the size of a pixel, and the model learned at "
+            f"{micrometres(model.um_per_px)}: at another scale it would call other classes; give um_per_px "
+            "(micrometres per pixel of the movie)"
+        )
     try:
         mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
     except UserError as error:
@@ -117,11 +123,11 @@ def _notices(
 ) -> list[str]:
     said = []
     name, temporal = frames.path.name, model.hierarchy.temporal
-    if frames.um_per_px is None or model.um_per_px is None:
-        which = f"{name} does not" if frames.um_per_px is None else "the model does not"
+    if model.um_per_px is None:
+        stored = round(mapper.size * model.reduced)
         said.append(
-            f"{which} tell the size of a pixel: the movie is taken to have the model's pixels, of which "
-            f"a patch has {mapper.size} x {mapper.size}; give um_per_px if the movie's is what is missing"
+            f"the model does not tell the size of a pixel: {name} is taken to have the pixels of the patches that it "
+            f"learned from, {stored} x {stored} px each; import them with um_per_px if it has others"
         )
     elif mapper.scale > 1.01:
         said.append(

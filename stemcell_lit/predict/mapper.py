@@ -31,7 +31,8 @@ class Mapper:
     Args:
         model: trained.
         shape: (height, width) of the frames, px.
-        um_per_px: of the frames; None: that of the model.
+        um_per_px: of the frames; None, or a model that does not tell its own: they have the pixels of the patches as
+            they were stored, before the model's reduction of them.
         stride: px of the movie between windows; the nearest that the networks allow is taken.
         exact: cut every window out, as in training; always so where the model looks at several scales. Otherwise the
             windows of a stage share features where its layers allow it, and are cut out where they do not.
@@ -66,7 +67,9 @@ class Mapper:
         networks = {n: s for n, s in model.stages.items() if isinstance(s, StageModule)}
         self.shared = [] if exact else [name for name in networks if name not in self.cut]
         self.exact = exact or (not self.shared and bool(model.stages))
-        self.scale = scale_between(um_per_px, model.um_per_px)  # as patches are for training
+        known = um_per_px is not None and model.um_per_px is not None
+        # as patches are for training
+        self.scale = scale_between(um_per_px, model.um_per_px) if known else 1 / model.reduced
         pool = max((total_pool(networks[name]) for name in self.shared), default=1)
         self.stride = usable_stride(stride * self.scale, pool)
         self.size = model.image_size

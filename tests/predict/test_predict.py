@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from stemcell_lit.classify.features import features
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
+from stemcell_lit.commands import settings_of
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import foreground
@@ -362,6 +363,7 @@ def test_outputs_are_whole_or_absent(tmp_path, checkpoint):
         f"checkpoint={checkpoint}",
         f"out={tmp_path / 'out'}",
         "colonies=none",
+        "um_per_px=2",
     ]
     with pytest.raises(SystemExit) as end:
         cli.main(["predict", *args])
@@ -451,13 +453,26 @@ def test_a_forest_finds_colonies_from_annotated_frames(tmp_path, checkpoint):
     assert record["colonies"]["forest"]["movie"] == str(tmp_path / "few.tif")
 
 
-def test_unknown_pixel_sizes_are_said(tmp_path, checkpoint):
+def test_a_movie_without_its_pixel_size_is_refused_where_the_model_has_one(tmp_path, checkpoint):
     movie = tmp_path / "plain.tif"
     tifffile.imwrite(movie, noise(2, 64, 64))
-    with pytest.warns(UserWarning, match=r"plain.tif does not tell the size of a pixel"):
+    with pytest.raises(UserError, match=r"plain.tif does not tell the size of a pixel.*um_per_px"):
         run(movie, checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(movie, checkpoint, tmp_path / "out", um_per_px=1.0)
+
+
+def test_a_model_without_its_pixel_size_takes_movies_to_have_the_pixels_of_its_stored_patches(
+    tmp_path, movie
+):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    replace(make_model(um_per_px=None), reduced=2.0).save(folder)
+    with pytest.warns(UserWarning, match=r"the patches that it learned from, 64 x 64 px each"):
+        run(movie, folder, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predict.json").read_text())
-    assert record["um_per_px"] == {"movie": 2.0, "model": 2.0} and record["stride_px"] == 16
+    assert record["um_per_px"] == {"movie": 1.0, "model": None}
+    assert record["windows"] == [3, 5] and record["stride_px"] == 16  # 48 x 64 px at half size
 
 
 def test_a_model_with_classical_features_maps_windows_cut_out_and_says_so(tmp_path, movie):
@@ -480,3 +495,13 @@ def test_a_model_with_classical_features_maps_windows_cut_out_and_says_so(tmp_pa
         p = cut(frame, model.stages["root"], 32)
         expected = np.repeat(np.repeat(p.argmax(2) + 1, 32, 0), 32, 1)
         np.testing.assert_array_equal(classes, expected)
+
+
+def test_annotate_import_and_predict_find_the_same_colonies_by_default():
+    words = {
+        "annotate": ["source=m", "out=o"],
+        "import": ["source=m", "store=s"],
+        "predict": ["movie=m", "checkpoint=c", "out=o"],
+    }
+    found = [settings_of(command, given).colonies for command, given in words.items()]
+    assert found[0] == found[1] == found[2] and found[0].name == "colony"
