@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,24 @@ def do_import(overrides: list[str]) -> None:
     print(
         f"split by {printable(by.get('split_by', 'movie'))}: {store.manifest['group'].nunique()} groups"
     )
-    name = Path(c.store).resolve().name
-    settings = {"data.store": c.store, "hierarchy": "flat", "out": f"results/{name}"}
+    name, tree = Path(c.store).resolve().name, tree_over(store.classes)
+    settings = {"data.store": c.store, "hierarchy": tree or "flat", "out": f"results/{name}"}
     print(f"next: {command_line('reproduce', settings)}")
+    if tree is None:
+        like = printable(conf_dir() / "hierarchy" / "colony.yaml")
+        print(
+            "no tree is over these classes, and hierarchy=flat has neither a tree nor time: methods that differ by "
+            f"them (hierarchy, temporal, ...) are left out. To have them, write a tree beside {like}"
+        )
+
+
+def tree_over(classes: Sequence[str]) -> str | None:
+    """Name of a tree in `conf/hierarchy` over exactly these classes; None: there is none, beside the flat one."""
+    from stemcell_lit.classify.tree import classes_of
+    from stemcell_lit.settings.compose import hierarchies
+
+    trees = {name: found.tree for name, found in hierarchies().items() if found.tree}
+    return next((n for n, tree in trees.items() if set(classes_of(tree)) == set(classes)), None)
 
 
 def do_annotate(overrides: list[str]) -> None:

@@ -26,6 +26,7 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.experiment.generator_quality import read_quality
 from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.results import collect
+from stemcell_lit.experiment.same import read_left_out, write_left_out
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.labelled import simulated
@@ -65,6 +66,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda d: collect(d / "out")[0].predictions,
     ),
     "table": ("out/table.csv", lambda d: read_table(d / "out")),
+    "left out": ("out/left_out.json", lambda d: read_left_out(d / "out")),
     "sweep": ("swept/sweep.json", lambda d: make_reports(d / "swept")),
     "artifact": ("artifacts/thing/0123456789abcdef/artifact.json", lambda d: _artifacts(d).list()),
     "session": ("session/session.json", lambda d: Session.open(d / "session")),
@@ -250,6 +252,7 @@ def result() -> dict[str, Any]:
 
 def _results(out: Path, rng: np.random.Generator) -> None:
     _write(out / "trials/one/result.json", result())
+    write_left_out(out, ["temporal is left out: no patch has a time"])
     p = rng.dirichlet([1, 1], 4)
     table = pd.DataFrame(
         {

@@ -113,7 +113,7 @@ class TrainedHierarchy:
         return self.hierarchy.constrain(p, times, tracks, frames)
 
     def save(self, folder: Path) -> None:
-        """Writes model.json, what it learned from and a weights file for each part of a stage into an existing folder."""
+        """Writes model.json, what it learned from and a file for each part of a stage into an existing folder."""
         files: dict[str, list[dict[str, Any]]] = {}
         for i, (name, stage) in enumerate(self.stages.items()):
             files[name] = []

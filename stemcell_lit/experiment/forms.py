@@ -218,3 +218,6 @@ SWEEP = form.versioned(
         more=False,
     ),
 )
+
+
+LEFT_OUT = form.versioned(1, form.record({"left_out": form.listing(form.text(), most=1000)}))

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.experiment.problems import SPLIT, Planner, in_memory
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand
-from stemcell_lit.settings.compose import without_generated
-from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.compose import hierarchies, without_generated
 from stemcell_lit.settings.group_keys import (
-    HierarchyConfig,
     MixConfig,
     SelectConfig,
     TemporalConfig,
@@ -165,7 +162,13 @@ def _changes_of(
         yield "temporal=none", lambda c: replace(c, temporal=TemporalConfig())
     if kind == "window":
         yield from _splits(configs[0], store, every_fold)
-        yield "temporal=prior", lambda c: replace(c, temporal=replace(c.temporal, kind="prior"))
+        if table is None:
+            yield "temporal=prior", lambda c: replace(c, temporal=replace(c.temporal, kind="prior"))
+        else:
+            yield (
+                "hierarchy.temporal=prior",
+                lambda c: replace(c, hierarchy=replace(c.hierarchy, temporal="prior")),
+            )
     if kind == "size":
         fits = [s for s in range(store.size, 7, -1) if store.size % s == 0]
         wanted = min((c.data.patch_size or store.size for c in configs), default=32)
@@ -217,12 +220,9 @@ def _splits(config: RunCommand, store: PatchStore, every_fold: bool) -> Iterator
 
 def _hierarchies() -> Iterator[Change]:
     """The trees in conf/, the flat one last."""
-    files = sorted((conf_dir() / "hierarchy").glob("*.yaml"), key=lambda f: f.stem == "flat")
-    for file in files:
-        merged = OmegaConf.merge(OmegaConf.structured(HierarchyConfig), OmegaConf.load(file))
-        found: Any = OmegaConf.to_object(merged)
+    for name, found in hierarchies().items():
         yield (
-            f"hierarchy={file.stem}",
+            f"hierarchy={name}",
             lambda c, found=found: replace(c, hierarchy=replace(found, hard=c.hierarchy.hard)),  # type: ignore[misc]
         )
 

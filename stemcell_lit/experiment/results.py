@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import read_table
@@ -21,7 +23,9 @@ from stemcell_lit.base.terminal import shell_word
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.intervals import group_counts
 from stemcell_lit.experiment.forms import RESULT
+from stemcell_lit.experiment.same import equal_ones, read_left_out, said_equal
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.command_keys import RunCommand, typed
 from stemcell_lit.settings.group_keys import MethodConfig
 from stemcell_lit.settings.keys import role_of
 from stemcell_lit.settings.quoting import command_line, literal, override
@@ -63,8 +67,23 @@ class Result:
         told = self.info["config"].get("method", {})
         known = {f.name: told[f.name] for f in fields(MethodConfig) if f.name in told}
         about = MethodConfig(**known)
-        plain = self.method == self.info["method"]
-        return about if plain else replace(about, parts=None, claimed=False)
+        if self.method != self.info["method"]:
+            return replace(about, parts=None, claimed=False)
+        lacks = [part for part in about.parts or () if part in self._absent]
+        if not lacks:
+            return about
+        words = " and ".join("the tree" if part == "tree" else part for part in lacks)
+        parts = [part for part in about.parts or () if part not in lacks]
+        return replace(
+            about, parts=parts, claimed=False, about=f"{about.about}; here without {words}"
+        )
+
+    @property
+    def _absent(self) -> set[str]:
+        """Parts that no method has on these data: a tree of one node is none, nor is a constraint that is `none`."""
+        stages, kind = self.info.get("stages"), self.info.get("temporal", {}).get("kind")
+        one = stages is not None and len(stages) < 2
+        return {name for name, absent in (("tree", one), ("time", kind == "none")) if absent}
 
     @property
     def classes(self) -> list[str]:
@@ -370,8 +389,11 @@ def comparable(trials: Sequence[Result], baseline: str) -> Results:
         )
     if not whole:
         notes.append("No seed has every fold yet: not every patch has been tested.")
+    same = _equal(trials, names, baseline)
+    names = [name for name in names if name not in same]
+    notes += [*same.values(), *read_left_out(out)]
     order = [baseline, *(name for name in names if name != baseline)]
-    chosen = [c for c in trials if c.method in have and (c.seed, c.fold) in kept]
+    chosen = [c for c in trials if c.method in names and (c.seed, c.fold) in kept]
     trained = [stage for c in chosen for stage in c.info.get("stages") or [] if "capped" in stage]
     capped = sum(stage["capped"] for stage in trained)
     if capped:
@@ -380,6 +402,19 @@ def comparable(trials: Sequence[Result], baseline: str) -> Results:
             "see (stage.images); with more they may do better."
         )
     return Results(out, baseline, order, chosen, notes)
+
+
+def _equal(trials: Sequence[Result], names: Sequence[str], baseline: str) -> dict[str, str]:
+    """Methods that came to the same settings as another on these data: name -> a sentence."""
+    first = {name: next(trial for trial in trials if trial.method == name) for name in names}
+    configs = {}
+    for name in sorted(names, key=lambda m: (m != baseline, first[m].about.rank)):
+        told = first[name].info["config"]
+        if {f.name for f in fields(RunCommand)} <= set(told):  # else too little is known of it
+            with suppress(UserError):
+                configs[name] = typed(OmegaConf.create(told))
+    same = equal_ones(configs, first[baseline].classes)
+    return {a: said_equal(a, b, configs[a].hierarchy.name) for a, b in same.items()}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stemcell_lit.base.markdown import markdown_table
+from stemcell_lit.base.markdown import in_markdown, markdown_table
 from stemcell_lit.base.spreadsheets import read_csv
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
@@ -44,8 +44,12 @@ _NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p", "mde
 _NA = {c: [""] for c in _NUMBERS}  # what is no number in a CSV; a class may be called "nan"
 
 
-def print_table(out: str | Path) -> None:
+def print_table(out: str | Path, notes: Sequence[str] = ()) -> None:
     """Prints macro TPR and F1 of every method with difference, interval and verdict.
+
+    Args:
+        out: the folder of results.
+        notes: of what was left out, printed below the table.
 
     Raises:
         UserError: no table.csv there.
@@ -59,6 +63,8 @@ def print_table(out: str | Path) -> None:
     parts = read_csv(Path(out) / "parts.csv", ["part"], _again(out), _NA)
     if len(parts):
         _print_parts(console, parts)
+    for note in notes:
+        console.print(printable(f"note: {note}"), soft_wrap=True, highlight=False, markup=False)
     # a path is printed whole, for it is to be copied
     console.print(
         printable(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False
@@ -146,6 +152,8 @@ def table_markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -
         ]
         lines += ["", "What each part adds:", ""]
         lines += markdown_table(["part", "where", "methods", "metric", *ends], rows, right)
+    if results.notes:
+        lines += ["", *(f"- {in_markdown(note)}" for note in results.notes)]
     rows = [[row["method"], row["class"], *_score_cells(row)] for row in each.to_dict("records")]
     lines += ["", "By class:", "", *markdown_table(["method", "class", *scores], rows, right)]
     return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.evaluate.results_table import compare, contrasts
 from stemcell_lit.experiment.parts import comparisons
 from stemcell_lit.experiment.results import Results, collect, comparable
+from stemcell_lit.experiment.same import FILE as LEFT_OUT
 from stemcell_lit.report.page import BEST, report_page
 from stemcell_lit.report.pictures import Pictures
 from stemcell_lit.report.print_table import table_markdown
@@ -38,7 +39,12 @@ def make_report(
         UserError: results are missing, broken or do not belong together, or files of the user's are in the way.
     """
     check_report(out)
-    results = comparable(collect(out), baseline)
+    return write_report(comparable(collect(out), baseline), resamples, seed)
+
+
+def write_report(results: Results, resamples: int = 2000, seed: int = 0) -> Path:
+    """The same as `make_report`, of results that were read."""
+    baseline = results.baseline
     counts = {method: results.counts(method) for method in results.methods}
     # only the paper's method was asked about beforehand; the last of a list is a choice made later
     table = compare(
@@ -71,7 +77,7 @@ def check_report(out: str | Path) -> None:
     Raises:
         UserError: what is in the way.
     """
-    check_files(out, ["table.csv", "parts.csv", "table.md", "report.html"])
+    check_files(out, ["table.csv", "parts.csv", "table.md", "report.html", LEFT_OUT])
     check_target(Path(out) / "figures", "figures")
 
 

@@ -35,9 +35,9 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.forms import SWEEP
-from stemcell_lit.experiment.results import TITLES, as_override, collect
+from stemcell_lit.experiment.results import TITLES, as_override, collect, comparable
 from stemcell_lit.report.print_table import print_table, read_table, verdict_word
-from stemcell_lit.report.report import check_report, make_report
+from stemcell_lit.report.report import check_report, write_report
 from stemcell_lit.settings.command_keys import SweepConfig
 from stemcell_lit.settings.quoting import override
 
@@ -106,8 +106,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     """
     file = out / "sweep.json"
     if not os.path.lexists(file):
-        make_report(out, baseline=baseline, resamples=resamples, seed=seed)
-        print_table(out)
+        _report(out, baseline, resamples, seed)
         return
     plain = form.read_json(file, SWEEP, "run the sweep again")
     sweep = SweepConfig(**{k: v for k, v in plain.items() if k != "format"})
@@ -115,8 +114,7 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     tables = tables_of(out, sweep)
     for table in tables:
         print(printable(f"{sweep.key} = {as_override(table.value)}"))
-        make_report(table.out, baseline=baseline, resamples=resamples, seed=seed)
-        print_table(table.out)
+        _report(table.out, baseline, resamples, seed)
     together = pd.concat(
         [
             read_table(t.out).assign(value=as_override(t.value), patches=_labelled(t.out))
@@ -135,6 +133,14 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     write_whole(out / "sweep.md", _markdown(macro, sweep))
     write_whole(out / "report.html", page)
     print(printable(out / "report.html"))
+
+
+def _report(out: Path, baseline: str, resamples: int, seed: int) -> None:
+    """Writes and prints one table."""
+    check_report(out)
+    results = comparable(collect(out), baseline)
+    write_report(results, resamples, seed)
+    print_table(out, results.notes)
 
 
 def _labelled(out: Path) -> int:

@@ -12,7 +12,7 @@ from stemcell_lit.base.yamls import check_chosen, read_yaml
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.conf import conf_dir
-from stemcell_lit.settings.group_keys import MethodConfig
+from stemcell_lit.settings.group_keys import HierarchyConfig, MethodConfig
 from stemcell_lit.settings.words import read
 
 
@@ -36,6 +36,23 @@ def methods() -> dict[str, MethodConfig]:
 def without_generated() -> list[str]:
     """Names of the methods whose files name no generated patches among their parts."""
     return [n for n, m in methods().items() if "generated" not in (m.parts or ())]
+
+
+def hierarchies() -> dict[str, HierarchyConfig]:
+    """The trees of `conf/hierarchy` by name, the flat one last.
+
+    Raises:
+        UserError: a file that says what no hierarchy has.
+    """
+    found = {}
+    files = sorted((conf_dir() / "hierarchy").glob("*.yaml"), key=lambda f: f.stem == "flat")
+    for file in files:
+        try:
+            plain = read_yaml(file, "mend the file")
+            found[file.stem] = typed(OmegaConf.create(plain or {}), HierarchyConfig)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    return found
 
 
 @functools.cache  # a third of a second, and `reproduce` composes every method

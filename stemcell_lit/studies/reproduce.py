@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from stemcell_lit.base.artifacts import key_hash
@@ -17,18 +17,20 @@ from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.plan import plan
-from stemcell_lit.experiment.problems import check_folders
+from stemcell_lit.experiment.problems import Planner, check_folders
 from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
+from stemcell_lit.experiment.same import left_out, write_left_out
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.experiment.trial import RESULT, Trial, needs_generator
 from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
-from stemcell_lit.report.sweep import check_reports, make_reports, tables_of, write_sweep
-from stemcell_lit.settings.command_keys import ReproduceCommand
+from stemcell_lit.report.sweep import Table, check_reports, make_reports, tables_of, write_sweep
+from stemcell_lit.settings.command_keys import ReproduceCommand, RunCommand
 from stemcell_lit.settings.conf import choices_of, conf_dir
 from stemcell_lit.settings.keys import own_keys
 from stemcell_lit.settings.quoting import override, split
+from stemcell_lit.settings.roles import determining
 
 
 def for_trials(overrides: list[str]) -> list[str]:
@@ -65,6 +67,43 @@ def _is_own(key: str, own: set[str]) -> bool:
     return key in own or key.split(".")[0] in own - {"method"}
 
 
+# Settings that make a method what it is -> the methods that have them. Given for all of a table, they would make its
+# baseline another one in silence.
+_OF_METHODS = {
+    "stage.loss": "flat_weighted, flat_focal or flat_logit",
+    "stage.sampler": "flat_sampler",
+    "stage.mixup": "flat_mixup",
+    "stage.retrain_head": "flat_crt",
+    "stage.pseudo_rounds": "flat_pseudo",
+    "hierarchy.hard": "temporal_hard or temporal_gan_hard",
+}
+
+
+def check_baseline(words: Sequence[str], baseline: str) -> None:
+    """Refuses settings that would change what the baseline is, and with it what every gain is measured against.
+
+    Raises:
+        UserError: names the key that is meant.
+    """
+    for key, value in split(list(words)):
+        said = f"{key}={value} would change what {baseline}, the baseline, is"
+        if key in ("temporal", "temporal.kind"):
+            raise UserError(
+                f"{said}, for it sets the constraint in time of every method; give hierarchy.temporal={value}, which "
+                "only those take that have one"
+            )
+        if key in _OF_METHODS:
+            raise UserError(f"{said}; it is what makes {_OF_METHODS[key]}: name that in methods=")
+        if key == "method" or (key.startswith("method.") and key != "method.choices"):
+            raise UserError(
+                f"{said}; a method is what its file in conf/method says: name those to compare in methods="
+            )
+
+
+def _is_mix(word: str) -> bool:
+    return word == "mix" or word.startswith(("mix=", "mix."))
+
+
 def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) -> int:
     """Makes every trial that is not there yet, then the table and report.html.
 
@@ -82,19 +121,26 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
     check_folders(config)
     base = for_trials(overrides)
+    named = [w for w, (key, _) in zip(overrides, split(overrides), strict=True) if key == "method"]
+    swept = [
+        word for table in tables_of(Path(config.out), config.sweep) for word in table.overrides
+    ]
+    check_baseline([*base, *named, *swept], config.baseline)
     if config.artifacts is None:
         base.append(override("artifacts", Path(config.out) / "artifacts"))
     slots = config.slots or default_slots(config.trainer.accelerator, config.trainer.devices)
+    # a dose of generated patches is none to a method that has none
+    mixed = [word for word, (key, _) in zip(base, split(base), strict=True) if _is_mix(key)]
+    base = [word for word in base if word not in mixed]
     methods = list(config.methods)
-    plain = {
-        m: typed_run([*base, override("out", config.out), override("method", m)]) for m in methods
-    }
+    words = {m: [*base, override("out", config.out), override("method", m)] for m in methods}
+    generated = {m for m in methods if needs_generator(typed_run(words[m]))}
+    plain = {m: typed_run([*words[m], *(mixed if m in generated else [])]) for m in methods}
     tables = tables_of(Path(config.out), config.sweep)
     settings: list[dict[str, list[str]]] = []
     for table in tables:
-        # a dose of generated patches is none to a method that has none
         own = {
-            m: [o for o in table.overrides if needs_generator(plain[m]) or not o.startswith("mix.")]
+            m: [o for o in (*mixed, *table.overrides) if m in generated or not _is_mix(o)]
             for m in methods
         }
         where = override("out", table.out)
@@ -103,14 +149,23 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         {m: typed_run(words) if config.sweep.key else plain[m] for m, words in of_table.items()}
         for of_table in settings
     ]
+    planner = Planner()
+    _check_simulation(tables, plain[config.baseline])
+    store = planner.store(plain[config.baseline])
+    left = left_out(
+        {m: [of_table[m] for of_table in configs] for m in methods},
+        config.baseline,
+        store,
+        known=not planner.expected,
+    )
+    methods = [m for m in methods if m not in left]
     # Everything is planned before anything runs: nothing is worse than 40 jobs that fail for one reason.
     keys = [(t, m) for t in range(len(tables)) for m in methods]
     planned = plan([configs[t][m] for t, m in keys], every_fold=True, baseline=config.baseline)
     by_fold = dict(zip(keys, planned, strict=True))
     store = planned[0][0].store
-    if "time_only" in methods and not np.isfinite(store.manifest["time_h"]).any():
-        methods.remove("time_only")
-        print("time_only is left out: no patch has a time")
+    for reason in left.values():
+        print(printable(reason))
     check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []
     trials: list[Trial] = []
@@ -139,6 +194,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     factors = [f"{len(methods)} methods", f"{folds} folds", f"{len(config.seeds)} seeds"]
     if config.sweep.key:
         factors.append(f"{len(tables)} values of {printable(config.sweep.key)}")
+    for table in tables:
+        write_left_out(table.out, left.values())
     print(f"{store}\n{' x '.join(factors)} = {len(jobs)} trials", flush=True)
     outcomes = run_jobs(
         _generators_first(jobs, trials),
@@ -192,6 +249,21 @@ def _check_results(out: Path, trials: list[Trial], baseline: str) -> None:
             f"{out}: its results are of other settings or data than those to come, and one table cannot hold both "
             f"({error}); give out={_free(out)}"
         ) from error
+
+
+def _check_simulation(tables: Sequence[Table], config: RunCommand) -> None:
+    """Refuses a folder with results of other simulated movies, before these are made."""
+    for out in [table.out for table in tables] if config.data.store is None else []:
+        for file in sorted((out / "trials").glob(f"[!.]*/{RESULT}")):
+            told = read_result(file)["config"].get("data", {})
+            for group in ("simulation", "extraction"):
+                before, now = told.get(group, {}), determining(getattr(config.data, group))
+                other = [k for k, v in now.items() if told.get("store") or before.get(k, v) != v]
+                if other:
+                    raise UserError(
+                        f"{out}: its results are of other patches than those to come (data.{group}.{other[0]}), and "
+                        f"one table cannot hold both; give out={_free(out)}"
+                    )
 
 
 def _check_kind(out: Path, key: str | None) -> None:

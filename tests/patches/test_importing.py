@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from stemcell_lit import __main__ as cli
 from stemcell_lit.classify.trained import TrainedHierarchy
@@ -259,3 +260,24 @@ def test_crops_are_resampled_to_a_given_pixel_size(tmp_path):
     store = PatchStore.open(tmp_path / "s")
     mean = fine.reshape(8, 3, 8, 3).mean((1, 3))
     assert store.info["um_per_px"] == 1.5 and np.abs(store.pixels - mean).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("classes", "tree"),
+    [
+        (["differentiated", "debris", "dense", "spread"], "colony"),
+        (["background", "sparse", "intermediate", "dense"], "density"),
+        (["debris", "dense"], None),
+    ],
+)
+def test_the_next_command_names_a_tree_over_exactly_these_classes_or_says_what_is_left_out(
+    tmp_path, capsys, classes, tree
+):
+    for i, name in enumerate(classes):
+        (tmp_path / "crops" / name).mkdir(parents=True)
+        noise = np.random.default_rng(i).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "crops" / name / "a.png")
+    main("import", f"source={tmp_path / 'crops'}", f"store={tmp_path / 'store'}")
+    said = capsys.readouterr().out
+    assert f"hierarchy={tree or 'flat'} " in said
+    assert ("are left out" in said) == (tree is None)

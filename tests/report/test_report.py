@@ -100,6 +100,8 @@ def write_results(
                 config["split"]["folds"] = folds
                 config["method"] = dataclasses.asdict(methods_known()[method])
                 config["mix"]["recipe"] = "balance" if "gan" in method else "real"
+                timed = "temporal" in method
+                config["temporal"]["kind"] = "prior" if timed else "none"
                 made = dict.fromkeys(CLASSES, 12) if "gan" in method else {}
                 curve = [
                     {"images": i * 1000, "loss": 1.4 / i, "val/macro/f1": 0.8 - 0.4 / i}
@@ -138,7 +140,7 @@ def write_results(
                                 table["label"], table["predicted"], CLASSES
                             ).tolist(),
                         }
-                        for node in (("root", "trials") if "temporal" in method else ("root",))
+                        for node in (("root", "trials") if timed else ("root",))
                     ],
                     "generator": {
                         "path": "artifacts/generator/3fa2",
@@ -153,7 +155,7 @@ def write_results(
                         "test": list(names[fold::folds]),
                         "kind": "grouped",
                     },
-                    "temporal": {"kind": "none"},
+                    "temporal": {"kind": "prior" if timed else "none"},
                     "config": config,
                     "versions": {"stemcell-lit": "0.1.0", "torch": "2.6.0"},
                     "seconds": 61.5,
