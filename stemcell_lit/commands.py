@@ -91,6 +91,7 @@ def do_simulate(overrides: list[str]) -> None:
 
 def do_import(overrides: list[str]) -> None:
     """A store of patches from pictures of the user."""
+    from stemcell_lit.patches.groups import thin_classes, told
     from stemcell_lit.patches.importing import import_patches
 
     c = settings_of("import", overrides)
@@ -101,9 +102,10 @@ def do_import(overrides: list[str]) -> None:
         print(
             f"unsure: {by['unsure']} places left out, named in {printable(store.path / 'unsure.parquet')}"
         )
-    print(
-        f"split by {printable(by.get('split_by', 'movie'))}: {store.manifest['group'].nunique()} groups"
-    )
+    groups = store.manifest["group"]
+    print(f"split by {printable(by.get('split_by', 'movie'))}: {told(groups)}")
+    for sentence in thin_classes(store.manifest["label"], groups):
+        print(f"note: {printable(sentence)}", file=sys.stderr)
     name, tree = Path(c.store).resolve().name, tree_over(store.classes)
     settings = {"data.store": c.store, "hierarchy": tree or "flat", "out": f"results/{name}"}
     print(f"next: {command_line('reproduce', settings)}")

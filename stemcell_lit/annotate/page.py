@@ -27,6 +27,7 @@ from stemcell_lit.annotate.sources import SURROUNDINGS, _Surroundings, open_sess
 from stemcell_lit.base.pages import render
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.groups import told
 from stemcell_lit.patches.labels import UNSURE
 from stemcell_lit.settings.command_keys import AnnotateCommand
 
@@ -239,6 +240,9 @@ def _serve(page: Page, port: int) -> None:
     print(
         f"{len(session.items)} patches, {len(session.answers)} answered, in {printable(session.folder)}"
     )
+    groups = [item["group"] for item in session.items]
+    if all(groups):
+        print(f"a split keeps together: {told(groups)}")
     print(f"open http://{HOST}:{server.port}/?token={page.token}")
     print("every answer is saved at once; Ctrl-C stops, and the same command continues", flush=True)
     server.serve_forever()  # returns on Ctrl-C, its socket closed

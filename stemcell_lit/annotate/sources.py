@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from stemcell_lit.movies.suffixes import images_in
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.crop_files import SUFFIXES, CropFiles, pictures_below
 from stemcell_lit.patches.crops import CropReader, table_in
+from stemcell_lit.patches.groups import LEAST, Blocks, effective, told
 from stemcell_lit.patches.labelled import Select, movies_in, stacks_in
 from stemcell_lit.patches.labels import UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore
@@ -134,7 +136,7 @@ def _resume(out: Path, config: AnnotateCommand) -> Session:
 
 def _settings(config: AnnotateCommand) -> dict[str, Any]:
     """What determines the patches and their order."""
-    keys = ("kind", "size", "per_frame", "every", "foreground", "limit", "seed")
+    keys = ("kind", "size", "per_frame", "every", "foreground", "groups", "blocks", "limit", "seed")
     more = ("um_per_px", "hours_per_frame", "channel", "plane", "position")
     found = {key: getattr(config, key) for key in keys + more}
     return {**found, "colonies": asdict(config.colonies)}
@@ -202,7 +204,7 @@ def _from_movies(
                     f"size={config.size}; give a smaller size"
                 )
             sizes.add(frames.um_per_px)
-            found += _from_movie(frames, movie.name, config, rng)
+            found += _from_movie(frames, movie.name, config, rng, alone=len(movies) == 1)
     if not found:
         raise UserError(
             f"{source}: no patch of {config.size} px lies inside colonies by at least "
@@ -217,9 +219,22 @@ def _from_movies(
 
 
 def _from_movie(
-    frames: Frames, name: str, config: AnnotateCommand, rng: np.random.Generator
+    frames: Frames, name: str, config: AnnotateCommand, rng: np.random.Generator, *, alone: bool
 ) -> list[tuple[np.ndarray, Item]]:
-    cut: list[tuple[np.ndarray, int, int, int, int]] = []  # pixels, step, top, left, colony
+    # pixels, step, top, left, colony: anywhere, and of blocks
+    cut: dict[str, list[tuple[np.ndarray, int, int, int, int]]] = {"family": [], "block": []}
+    blocks = Blocks((frames.shape[1], frames.shape[2]), config.size, config.blocks)
+    wanted = config.groups if alone else "family"
+    if wanted == "block" and len(blocks) < 2:
+        raise UserError(
+            f"groups=block: {frames.path} has frames of {frames.shape[1]} x {frames.shape[2]} px, too small for two "
+            f"blocks of three patches of size={config.size}; give a smaller size, or groups=family or time"
+        )
+    ways: dict[str, tuple[np.ndarray | None, np.random.Generator]] = {}
+    if wanted != "block":
+        ways["family"] = (None, rng)
+    if wanted in ("block", "auto") and len(blocks) > 1:
+        ways["block"] = (blocks.inside(), np.random.default_rng([config.seed, 1]))
     positions = frames.each(config.every)
     classifier = classifier_of(config.colonies)
 
@@ -231,41 +246,75 @@ def _from_movie(
             image = frames.read(position)
             mask = foreground(image, config.colonies, frames.um_per_px, classifier=classifier)
             labels = label_colonies(mask)
-            for top, left in _positions(labels > 0, config, rng):
-                where = slice(top, top + config.size), slice(left, left + config.size)
-                inside = np.bincount(labels[where].ravel())[1:]
-                cut.append((image[where].copy(), step, top, left, int(inside.argmax()) + 1))
+            for way, (allowed, random) in ways.items():
+                for top, left in _positions(labels > 0, config, random, allowed):
+                    where = slice(top, top + config.size), slice(left, left + config.size)
+                    inside = np.bincount(labels[where].ravel())[1:]
+                    colony = int(inside.argmax()) + 1
+                    cut[way].append((image[where].copy(), step, top, left, colony))
             yield labels
 
     tracks = track(maps())
     family = _families(tracks.table["track"].unique(), tracks.events)
     half = config.size / 2
-    result = []
-    for pixels, step, top, left, colony in cut:
-        position = positions[step]
-        hours = frames.time(position)
-        owner = int(tracks.paint(np.array([[colony]]), step)[0, 0])
-        item = {
-            "group": f"{name}/family-{family[owner]}",
-            "track": f"{name}/colony-{owner}",
-            "movie": name,
-            "frame": str(frames.numbers[position]),
-            "time_h": "" if math.isnan(hours) else f"{hours:.6g}",
-            "x": f"{left + half:g}",
-            "y": f"{top + half:g}",
-        }
-        result.append((pixels, item))
-    return result
+    found: dict[str, list[tuple[np.ndarray, Item]]] = {}
+    for way, patches in cut.items():
+        found[way] = []
+        for pixels, step, top, left, colony in patches:
+            position = positions[step]
+            hours = frames.time(position)
+            owner = int(tracks.paint(np.array([[colony]]), step)[0, 0])
+            part, first = _part_of_time(step, len(positions), config.blocks)
+            if wanted == "time" and first:  # a step between two parts shows nearly what both show
+                continue
+            of = {"family": f"family-{family[owner]}", "block": blocks.name(top, left)}
+            group = f"{name}/{f'time-{part}' if wanted == 'time' else of[way]}"
+            within = (
+                name if group == f"{name}/{of['family']}" else group
+            )  # no track lies in two groups
+            item = {
+                "group": group,
+                "track": f"{within}/colony-{owner}",
+                "movie": name,
+                "frame": str(frames.numbers[position]),
+                "time_h": "" if math.isnan(hours) else f"{hours:.6g}",
+                "x": f"{left + half:g}",
+                "y": f"{top + half:g}",
+            }
+            found[way].append((pixels, item))
+    worth = {way: effective(item["group"] for _, item in of) for way, of in found.items()}
+    if wanted == "auto" and worth["family"] < LEAST and worth["block"] > worth["family"]:
+        groups = [item["group"] for _, item in found["family"]]
+        warnings.warn(
+            f"{name}: colonies that merged or split would be {told(groups)}; blocks of the field are kept together "
+            f"instead, {blocks.rows} x {blocks.columns} of them, and patches lie wholly inside one (groups=family "
+            "takes colonies)",
+            stacklevel=2,
+        )
+        wanted = "block"
+    return found["block" if wanted == "block" else "family"]
+
+
+def _part_of_time(step: int, steps: int, most: int) -> tuple[int, bool]:
+    """Which part of the time a step lies in, and whether it is the first of one that follows another."""
+    parts = max(1, min(most, steps // 2))
+    part = step * parts // steps
+    return part, step > 0 and (step - 1) * parts // steps < part
 
 
 def _positions(
-    mask: np.ndarray, config: AnnotateCommand, rng: np.random.Generator
+    mask: np.ndarray,
+    config: AnnotateCommand,
+    rng: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> list[tuple[int, int]]:
-    """Random corners (top, left) of patches inside the mask; no two share more than half."""
+    """Random corners (top, left) of patches inside the mask, perhaps of allowed ones; no two share more than half."""
     size = config.size
     sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
     free = inside >= max(1, config.foreground * size * size)
+    if allowed is not None:
+        free &= allowed
     chosen: list[tuple[int, int]] = []
     reach = (size + 1) // 2
     while len(chosen) < config.per_frame:

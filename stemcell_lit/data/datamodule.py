@@ -129,8 +129,8 @@ class PatchDataModule(pl.LightningDataModule):
                 n = int((class_of[rows["train"]] == member).sum())
                 if 0 < n < min_class_patches:
                     warnings.warn(
-                        f"class {member} has {n} real training patches, fewer than {min_class_patches}; generated data "
-                        "can hurt below 20 to 50 real images a class",
+                        f"class {member} has {n} real training patches, fewer than {min_class_patches}: a network "
+                        "learns little from so few, and generated data can hurt below 20 to 50 real images a class",
                         stacklevel=2,
                     )
         wanted = generated_quota(real, mix)

@@ -150,6 +150,7 @@ class TrainedStage(Recipe):
             pixels=config.data.pixels,
             workers=config.data.workers,
             patch_size=config.data.patch_size,
+            min_class_patches=config.data.min_class_patches,
             seed=config.seed + 100_003 * i,  # the order of batches, another one in each phase
         )
 

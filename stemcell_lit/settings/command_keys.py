@@ -86,6 +86,10 @@ class AnnotateCommand:
     per_frame: int = number(4, least=1)  # patches of a frame at most; no two share more than half
     every: int = number(1, least=1)  # use each n-th frame of a movie
     foreground: float = number(0.5, above=0, most=1)  # least share of a patch inside colonies
+    # of a single movie, what a split keeps together: family (colonies that merged or split) | block (of the field) |
+    # time (blocks of it, where a field cannot be divided) | auto (families where there are enough, else blocks)
+    groups: str = choice("auto", "family", "block", "time")
+    blocks: int = number(10, least=2, most=1000)  # of the field or of time, at most
     um_per_px: float | None = number(None, above=0)  # None: what the file says
     hours_per_frame: float | None = number(None, above=0)
     # which channel of files that hold several: its name, or its number from 0

@@ -166,6 +166,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     store = planned[0][0].store
     for reason in left.values():
         print(printable(reason))
+    for sentence in _few(by_fold[0, config.baseline]):
+        print(f"note: {printable(sentence)}", file=sys.stderr)
     check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []
     trials: list[Trial] = []
@@ -214,6 +216,19 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         write_sweep(Path(config.out), config.sweep)
     make_reports(Path(config.out), baseline=config.baseline, resamples=config.resamples)
     return 0
+
+
+def _few(trials: list[Trial]) -> list[str]:
+    """A sentence for each class that some fold has few training patches of: the logs of jobs are rarely read."""
+    said, least = [], trials[0].config.data.min_class_patches
+    for name in trials[0].store.classes:
+        counts = [trial.train.counts[name] for trial in trials]
+        if min(counts) < least:
+            said.append(
+                f"class {name} has {min(counts)} to {max(counts)} training patches a fold, fewer than "
+                f"data.min_class_patches={least}: a network learns little from so few; label more"
+            )
+    return said
 
 
 def _check_results(out: Path, trials: list[Trial], baseline: str) -> None:

@@ -227,7 +227,7 @@ def test_a_killed_server_loses_nothing_and_ctrl_c_says_how_to_go_on(tmp_path):
 
 def test_what_is_exported_imports_with_the_same_labels_groups_and_pixels(tmp_path):
     write_movie(tmp_path / "movie.tif")
-    config = movie_config(tmp_path)
+    config = movie_config(tmp_path, groups="family")
     with opened(config) as (session, call):
         total = len(session.items)
         assert total == 3 * 4
@@ -266,6 +266,37 @@ def test_surroundings_have_the_patch_in_the_middle(tmp_path):
             )
             assert seen.shape == (80, 80) and (seen[32:48, 32:48] == patch).all()
         assert call("/around/99.png").status_code == 404
+
+
+def groups_of(config):
+    with open_session(config) as session:
+        return [(i["group"], i["track"], float(i["y"]), float(i["x"])) for i in session.items]
+
+
+def test_a_movie_of_few_families_is_grouped_by_blocks_of_its_field_and_says_so(tmp_path):
+    write_movie(tmp_path / "movie.tif")
+    with pytest.warns(UserWarning, match=r"2 groups, worth .* blocks of the field are kept"):
+        found = groups_of(movie_config(tmp_path))
+    assert len({group for group, *_ in found}) > 3
+    for group, track, y, x in found:
+        row, column = map(int, group.removeprefix("movie/block-").split("-"))
+        for side, at, number in ((160, y, row), (200, x, column)):  # wholly inside: 3 x 3 blocks
+            assert (at - 8) * 3 // side == (at + 7) * 3 // side == number
+        assert track.startswith(f"{group}/colony-")  # no track lies in two groups
+
+
+@pytest.mark.parametrize(("groups", "prefix"), [("family", "family-"), ("time", "time-")])
+def test_what_a_single_movie_is_grouped_by_can_be_chosen(tmp_path, groups, prefix):
+    write_movie(tmp_path / "movie.tif", frames=6)
+    found = groups_of(movie_config(tmp_path, groups=groups))
+    assert {g.removeprefix("movie/").startswith(prefix) for g, *_ in found} == {True}
+    assert len({g for g, *_ in found}) == {"family": 2, "time": 3}[groups]
+
+
+def test_a_field_too_small_for_blocks_is_refused_where_they_are_asked_for(tmp_path):
+    write_movie(tmp_path / "movie.tif")
+    with pytest.raises(UserError, match="groups=block: .* too small for two blocks"):
+        groups_of(movie_config(tmp_path, groups="block", size=64))
 
 
 def test_several_movies_are_grouped_by_movie(tmp_path):

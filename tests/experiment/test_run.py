@@ -92,6 +92,12 @@ def test_a_trial_goes_from_patches_to_a_result(folder, method, more):
         assert stages == (set() if method == "time_only" else flat)
 
 
+def test_a_class_with_few_training_patches_is_told_for_classifiers_too(folder):
+    few = r"class debris has \d+ real training patches, fewer than 20: a network learns little"
+    with pytest.warns(UserWarning, match=few):
+        run(config(folder, "method=flat", "stage.lr=0.003", out="few"))
+
+
 def test_generated_patches_fill_every_stage(folder):
     found = result(run(config(folder, "method=temporal_gan")))
     for stage in found["stages"]:

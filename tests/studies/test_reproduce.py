@@ -147,3 +147,13 @@ def test_other_simulated_movies_than_those_of_the_folder_are_not_made_first(
     with pytest.raises(UserError, match=r"data.simulation.movies"):
         started([*simulated, "methods=[flat]", "data.simulation.movies=7"], monkeypatch)
     assert not (tmp_path / "out" / "artifacts" / "simulation").exists()
+
+
+def test_classes_with_few_training_patches_are_told_before_anything_runs(
+    words, monkeypatch, capsys
+):
+    started([*words, "methods=[flat]"], monkeypatch)
+    said = capsys.readouterr().err
+    assert "class debris has" in said and "data.min_class_patches=20" in said
+    started([*words, "methods=[flat]", "data.min_class_patches=0"], monkeypatch)
+    assert "class debris" not in capsys.readouterr().err
