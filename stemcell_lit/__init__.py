@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ __all__ = ["GANModule", "Hierarchy", "PatchDataModule", "PatchStore", "StageModu
 
 def __getattr__(name: str) -> Any:
     # Loaded when first used, so that `import stemcell_lit` stays light.
+    if name == "__version__":
+        return importlib.metadata.version("stemcell-lit")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import stemcell_lit
 from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
 from stemcell_lit.base.terminal import printable, printable_lines
 from stemcell_lit.errors import JobsFailed, UserError
@@ -50,6 +51,9 @@ def _main(words: list[str]) -> int:
         print(usage())
         return 0
     name = words[0]
+    if name in ("-V", "--version"):
+        print(f"stemcell-lit {stemcell_lit.__version__}")
+        return 0
     if name not in COMMANDS:
         near = nearest(name, list(COMMANDS), 1)
         hint = f"; did you mean {near[0]}?" if near else ""

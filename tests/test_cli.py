@@ -2,10 +2,12 @@ import itertools
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+import stemcell_lit
 from stemcell_lit import __main__ as cli
 from stemcell_lit import commands
 from stemcell_lit.patches.store import PatchStore
@@ -23,6 +25,12 @@ def call(*args, cwd):
     """Exit status and output of the command in a process of its own."""
     program = Program(*args, cwd=cwd)
     return program.wait(), program.said
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"stemcell-lit {metadata.version('stemcell-lit')}\n"
+    assert stemcell_lit.__version__ == metadata.version("stemcell-lit")
 
 
 def test_help_lists_every_command_with_a_sentence_and_an_example(capsys):

@@ -20,7 +20,9 @@ def usage() -> str:
     ]
     for name, command in COMMANDS.items():
         lines += [f"  {name:<10} {command.sentence}", f"             $ {command.example}", ""]
-    lines.append("`stemcell-lit <command> --help` lists the keys of a command with their defaults.")
+    lines.append(
+        "`stemcell-lit <command> --help` lists the keys of a command with their defaults; --version says which this is."
+    )
     return "\n".join(lines)
 
 
