@@ -212,7 +212,7 @@ def test_a_mistake_gets_a_line_that_shows_the_right_spelling(kind, capsys, tmp_p
 
 def test_the_nearest_keys_are_found_by_their_last_part():
     keys = list(keys_of("run"))
-    assert nearest("stage.learning", keys) == []
+    assert nearest("stage.momentum", keys) == []
     assert set(nearest("lr", keys)) == {"gan.lr", "stage.lr"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -41,17 +42,14 @@ def without_generated() -> list[str]:
 def hierarchies() -> dict[str, HierarchyConfig]:
     """The trees of `conf/hierarchy` by name, the flat one last.
 
-    Raises:
-        UserError: a file that says what no hierarchy has.
+    One that cannot be read is left out: whoever chooses it is told why, and nobody else is stopped by it.
     """
     found = {}
     files = sorted((conf_dir() / "hierarchy").glob("*.yaml"), key=lambda f: f.stem == "flat")
     for file in files:
-        try:
+        with contextlib.suppress(UserError):
             plain = read_yaml(file, "mend the file")
             found[file.stem] = typed(OmegaConf.create(plain or {}), HierarchyConfig)
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from error
     return found
 
 

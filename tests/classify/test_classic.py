@@ -296,7 +296,7 @@ def test_a_stacked_hierarchy_is_kept_whole_with_parts_of_two_sizes(patches, meas
     model = TrainedHierarchy(hierarchy, {"root": Stacked([network, classic], [0.5, 0.5])}, 16, 1.0)
     model.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("model.json", "stage-0a.ckpt", "stage-0b.ckpt"),
+        *("learned.npy", "model.json", "stage-0a.ckpt", "stage-0b.ckpt"),
     ]
     again = TrainedHierarchy.load(tmp_path)
     times = np.full(6, np.nan)

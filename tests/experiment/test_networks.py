@@ -12,9 +12,10 @@ import torch
 
 from stemcell_lit.classify import networks
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.evaluation import evaluate_store
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.results import collect
-from stemcell_lit.experiment.run import evaluate_store, run
+from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare, with_settings
 from stemcell_lit.predict.command import predict
 from stemcell_lit.settings.command_keys import (
