@@ -67,8 +67,7 @@ def test_the_documented_network_of_ones_own_is_twelve_lines_that_train_and_map_a
     with pytest.raises(UserError, match=r"give allow_module=my_networks\.plain"):
         evaluate_store(EvaluateCommand(str(model), "store", "again"))
     assert "my_networks" not in sys.modules and not out.exists()
-    with pytest.warns(UserWarning):  # of the movie, which tells no pixel size
-        predict(PredictCommand(**asked, allow_module="my_networks.plain"))
+    predict(PredictCommand(**asked, allow_module="my_networks.plain", um_per_px=1.0))
     about = json.loads((out / "predict.json").read_text())
     assert about["shared"] == ["root"] and not about["exact"]
     evaluate_store(EvaluateCommand(str(model), "store", "again", "my_networks.plain"))
@@ -87,7 +86,7 @@ def test_predict_cuts_windows_out_where_layers_share_nothing_and_says_so(network
     command = PredictCommand(
         "movie.tif", str(trial / "model"), "maps", ColoniesConfig(method="none")
     )
-    command.allow_module = "my_networks.strided"
+    command.allow_module, command.um_per_px = "my_networks.strided", 1.0
     with pytest.warns(
         UserWarning, match=f"stage root: stage.network={network}: its windows cannot"
     ):
