@@ -126,7 +126,7 @@ class TrainedStage(Recipe):
             "images": seen,
             "cycles": cycles,
             "kept": kept,
-            "capped": len(cycles) == len(ends) and goes_on(losses, stage.gain),
+            "capped": 1 < len(cycles) == len(ends) and goes_on(losses, stage.gain),
             "train": {g: list(n) for g, n in data.counts.items()},
             "pseudo": 0 if pseudo is None else len(pseudo[0]),
             "curve": curve,

@@ -40,6 +40,9 @@ def _again(out: str | Path) -> str:
     return f"make it with `{command_line('report', {'out': out})}`"
 
 
+WIDE = 120  # columns of a terminal in which the table stands with what would have been shown
+
+
 _NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p", "mde")
 _NA = {c: [""] for c in _NUMBERS}  # what is no number in a CSV; a class may be called "nan"
 
@@ -78,22 +81,23 @@ def _print_macro(console: Console, table: pd.DataFrame, which: str) -> None:
     title = f"Macro TPR (recall) and F1{over} in %, 95 % intervals"
     view = Table(title=plain(title), title_justify="left")
     view.add_column("method", no_wrap=True)
+    wide = console.width >= WIDE
     for title in TITLES.values():
         view.add_column(title, justify="right", no_wrap=True)
         view.add_column("difference in points")
-        view.add_column("would show", justify="right", no_wrap=True)
+        if wide:
+            view.add_column("would show", justify="right", no_wrap=True)
     for method, rows in table[table["class"] == which].groupby("method", sort=False):
         line = [plain(method)]
         for metric in METRICS:
             row = rows[rows["metric"] == metric].to_dict("records")[0]
-            line += [f"{100 * row['mean']:.1f}", _coloured(row), smallest(row["mde"])]
+            line += [f"{100 * row['mean']:.1f}", _coloured(row)]
+            line += [smallest(row["mde"])] if wide else []
         view.add_row(*line)
     console.print(view)
-    console.print(
-        f"would show: the smallest gain that these data would have shown in {100 * POWER:.0f} % of cases",
-        style="dim",
-        highlight=False,
-    )
+    told = f"the smallest gain that these data would have shown in {100 * POWER:.0f} % of cases"
+    where = "would show" if wide else "`would show` in table.md"
+    console.print(f"{where}: {told}", style="dim", highlight=False)
 
 
 def _print_parts(console: Console, parts: pd.DataFrame) -> None:
