@@ -412,7 +412,11 @@ def _equal(trials: Sequence[Result], names: Sequence[str], baseline: str) -> dic
         told = first[name].info["config"]
         if {f.name for f in fields(RunCommand)} <= set(told):  # else too little is known of it
             with suppress(UserError):
-                configs[name] = typed(OmegaConf.create(told))
+                config: RunCommand = typed(OmegaConf.create(told))
+                # the content, wherever it lay
+                digits = first[name].info.get("outside", {}).get("weights")
+                config.stage.weights = digits or config.stage.weights
+                configs[name] = config
     same = equal_ones(configs, first[baseline].classes)
     return {a: said_equal(a, b, configs[a].hierarchy.name) for a, b in same.items()}
 

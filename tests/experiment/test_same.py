@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from stemcell_lit.experiment import results
+from stemcell_lit.experiment.results import Result
 from stemcell_lit.experiment.same import identity, left_out, read_left_out, write_left_out
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.compose import compose
@@ -50,6 +55,31 @@ def test_settings_decide_and_not_names(store):
     none = {"flat": [config("flat")], "flat_gan": [config("flat_gan", "mix=ratio", "mix.amount=0")]}
     assert equals(left_out(none, "flat", store)) == {"flat_gan": "flat"}
     assert left_out(of(["flat", "flat_gan"]), "flat", store) == {}
+
+
+def test_networks_that_begin_with_other_weights_are_two_methods(store):
+    both = {"flat": [config("flat")], "flat_weighted": [config("flat_weighted")]}
+    settings = ["stage.loss=weighted", "stage.weights=w.pt"]
+    begun = {"flat": [config("flat", settings[0])], "flat_weighted": []}
+    begun["flat_weighted"] = [config("flat_weighted", *settings)]
+    assert left_out(both, "flat", store) == left_out(begun, "flat", store) == {}
+    begun["flat"] = [config("flat", *settings)]
+    assert equals(left_out(begun, "flat", store)) == {"flat_weighted": "flat"}
+    svm = [identity(config("classic", *words), CLASSES) for words in ([], settings[1:])]
+    assert svm[0] == svm[1]  # no network to begin with them
+
+
+def test_rows_of_networks_that_began_with_other_weights_all_stay_in_the_table():
+    def row(name, digits, path):
+        plain = asdict(config("flat", *([f"stage.weights={path}"] if path else [])))
+        outside = {"weights": digits} if digits else {}
+        info = {"method": "flat", "config": plain, "outside": outside, "classes": CLASSES}
+        return Result(Path("trial"), info, name)
+
+    rows = [row("none", "", ""), row("one", "1" * 64, "w.pt"), row("other", "2" * 64, "w.pt")]
+    rows.append(row("moved", "1" * 64, "sub/w.pt"))
+    names = [r.method for r in rows]
+    assert set(results._equal(rows, names, "none")) == {"moved"}
 
 
 def test_choices_of_tuning_make_two_methods_of_one_setting(store):
