@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 _LEAST_P = 1e-12  # no logarithm of zero
+_NOTHING = 1e-4  # nats: classes are told apart without a mistake, and a share of what is left means nothing
 _TEMPERATURES = (math.log(0.05), math.log(20.0))  # of their logarithm
 
 
@@ -64,8 +65,17 @@ def goes_on(losses: Sequence[float | None], gain: float) -> bool:
         losses: validation loss after each cycle so far; None where nothing validates, and then all cycles are trained.
         gain: 0 to 1.
     """
+    return sum(loss is not None for loss in losses) < 2 or gained(losses, gain)
+
+
+def gained(losses: Sequence[float | None], gain: float) -> bool:
+    """Whether the last cycle brought the loss down by a share of `gain` or more; False where nothing tells.
+
+    Below `_NOTHING` there is nothing to gain: the loss of classes that are told apart without a mistake falls for ever.
+    """
     known = [loss for loss in losses if loss is not None]
-    return len(known) < 2 or known[-1] <= (1 - gain) * min(known[:-1])
+    least = min(known[:-1], default=0.0)
+    return least > _NOTHING and known[-1] <= (1 - gain) * least
 
 
 def best(losses: Sequence[float | None]) -> int:

@@ -18,7 +18,7 @@ from stemcell_lit.base.checkpoints import read_whole
 from stemcell_lit.base.files import finite, write_whole
 from stemcell_lit.base.ranks import Ranks, first_rank
 from stemcell_lit.base.terminal import printable
-from stemcell_lit.classify.plateau import best, cycle_ends, goes_on, refined_loss
+from stemcell_lit.classify.plateau import best, cycle_ends, gained, goes_on, refined_loss
 from stemcell_lit.classify.pretrained import start_from
 from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule
@@ -126,7 +126,7 @@ class TrainedStage(Recipe):
             "images": seen,
             "cycles": cycles,
             "kept": kept,
-            "capped": 1 < len(cycles) == len(ends) and goes_on(losses, stage.gain),
+            "capped": len(cycles) == len(ends) and gained(losses, stage.gain),
             "train": {g: list(n) for g, n in data.counts.items()},
             "pseudo": 0 if pseudo is None else len(pseudo[0]),
             "curve": curve,

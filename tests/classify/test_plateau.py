@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemcell_lit.classify.plateau import best, cycle_ends, goes_on, refined_loss
+from stemcell_lit.classify.plateau import best, cycle_ends, gained, goes_on, refined_loss
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**7))
@@ -63,6 +63,19 @@ def test_another_cycle_follows_only_a_gain():
     assert not goes_on([0.5, 0.495], 0.02)
     assert not goes_on([0.5, 0.4, 0.45], 0.02)
     assert best([0.5, 0.4, 0.45]) == 1
+
+
+def test_classes_that_are_told_apart_without_a_mistake_leave_nothing_to_gain():
+    labels = np.arange(90) % 3
+    losses = [refined_loss(softmax(f * np.eye(3)[labels]), labels) for f in (1, 2, 6)]
+    assert losses[1] < losses[0] / 2  # it falls all the same
+    assert not goes_on(losses[:2], 0.02) and not goes_on(losses, 0.02)
+    assert not goes_on([0.0, 0.0], 0.02)
+
+
+def test_a_gain_is_told_only_where_two_losses_tell_it():
+    assert gained([0.5, 0.4], 0.02) and not gained([0.5, 0.6], 0.02)
+    assert not any(gained(losses, 0.02) for losses in ([], [0.5], [None, None]))
 
 
 def test_without_validation_all_cycles_are_trained_and_the_last_is_kept():

@@ -59,7 +59,7 @@ def test_a_stage_that_would_still_gain_at_its_cap_says_so(trained, monkeypatch):
 
 def test_without_validation_patches_the_whole_budget_is_spent(trained):
     _, about = trained("none", "method=flat", "split.validation_share=0")
-    assert about["images"] // 96 == 4 and about["kept"] == 2
+    assert about["images"] // 96 == 4 and about["kept"] == 2 and not about["capped"]
     assert [set(cycle) for cycle in about["cycles"]] == [{"images"}] * 3
 
 
