@@ -89,7 +89,9 @@ class TrainedStage(Recipe):
         stage, module, pseudo = self.trial.config.stage, None, None
         curve: list[dict[str, float]] = []
         cycles: list[dict[str, Any]] = []
-        ends, seen = cycle_ends(stage.first_images, most_images(stage)), 0
+        # a cycle sees whole batches: a shorter one would leave nothing to the next
+        first = max(stage.first_images, stage.batch_size)
+        ends, seen = cycle_ends(first, most_images(stage)), 0
         for i, end in enumerate(ends):
             phase = Phase(f"cycle-{i + 1}", end - seen, stage.sampler)
             title = f"cycle {i + 1} of at most {len(ends)}"

@@ -51,6 +51,15 @@ def test_a_stage_is_trained_no_longer_than_validation_gains_and_the_best_cycle_i
     assert not all(torch.equal(first[name], weights[name]) for name in first)
 
 
+def test_every_cycle_learns_from_patches_however_large_a_batch_is(trained, monkeypatch):
+    losses_of(monkeypatch, [0.5, 0.4, 0.3])
+    _, about = trained(
+        "batch", "method=flat", "stage.first_images=2", "stage.images=256", "stage.batch_size=64"
+    )
+    seen = [cycle["images"] for cycle in about["cycles"]]
+    assert len(seen) == 3 and sorted(set(seen)) == seen and seen[-1] >= 256
+
+
 def test_a_stage_that_would_still_gain_at_its_cap_says_so(trained, monkeypatch):
     losses_of(monkeypatch, [0.5, 0.4, 0.3])
     _, about = trained("cap", "method=flat")
