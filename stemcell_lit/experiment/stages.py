@@ -116,6 +116,7 @@ class TrainedStage(Recipe):
             curve += [{**point, "images": seen + point["images"]} for point in known["curve"]]
             seen += known["images"]
         assert module is not None
+        Ranks().wait()  # the kept cycle is read on all of them before it is cleared away
         if not first_rank():
             return
         save_weights(module, folder / "stage.ckpt")
@@ -282,10 +283,15 @@ def later_phases(stage: StageConfig, images: int) -> list[Phase]:
 
 
 def _pseudo_labels(trial: Trial, module: StageModule) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of unlabelled patches and what the network so far calls them, to balance the classes."""
+    """Rows of unlabelled patches and what the network so far calls them, to balance the classes.
+
+    The same on all ranks, whose networks differ in the statistics of their last batch.
+    """
     p = module.cpu().probabilities(trial.unlabelled.pixels)
     real = trial.train.counts  # without a tree, groups are classes
     chosen, called = pseudo_balance(
         p, [real[c] for c in module.groups], trial.config.stage.pseudo_confidence
     )
-    return trial.split.unlabelled[chosen], called
+    told = Ranks().share(json.dumps([trial.split.unlabelled[chosen].tolist(), called.tolist()]))
+    rows, labels = json.loads(told or "[[], []]")
+    return np.array(rows, np.int64), np.array(labels, np.int64)

@@ -1,10 +1,13 @@
 """A stage is trained in cycles until validation no longer gains; kills do not change it."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from stemcell_lit.base.ranks import Ranks
 from stemcell_lit.experiment import stages
 from stemcell_lit.experiment.run import train
 from stemcell_lit.experiment.stages import later_phases, most_images
@@ -64,6 +67,44 @@ def test_a_stage_that_would_still_gain_at_its_cap_says_so(trained, monkeypatch):
     losses_of(monkeypatch, [0.5, 0.4, 0.3])
     _, about = trained("cap", "method=flat")
     assert about["capped"] and about["kept"] == 2 and about["images"] // 96 == 4
+
+
+def test_a_cycle_is_cleared_away_after_all_ranks_have_read_it(trained, monkeypatch, tmp_path):
+    there = []
+    monkeypatch.setattr(Ranks, "wait", lambda self: there.append([*tmp_path.rglob("phase.ckpt")]))
+    losses_of(monkeypatch, [0.5, 0.51])
+    trained("ranks", "method=flat")
+    assert any(len(files) == 2 for files in there) and not [*tmp_path.rglob("phase.ckpt")]
+
+
+def test_all_ranks_take_the_pseudo_labels_of_the_first(monkeypatch):
+    split = SimpleNamespace(unlabelled=np.array([3, 5, 8]))
+    part = SimpleNamespace(counts={"a": 1, "b": 2})
+    trial = SimpleNamespace(
+        split=split,
+        train=part,
+        unlabelled=SimpleNamespace(pixels=None),
+        config=SimpleNamespace(stage=StageConfig(pseudo_confidence=0.5)),
+    )
+
+    class Network:
+        groups = ("a", "b")
+
+        def __init__(self, *p):
+            self.p = np.array([[x, 1 - x] for x in p])
+
+        def cpu(self):
+            return self
+
+        def probabilities(self, pixels):
+            return self.p
+
+    said = []
+    monkeypatch.setattr(Ranks, "share", lambda self, value: said.append(value) or said[0])
+    first = stages._pseudo_labels(trial, Network(0.9, 0.8, 0.2))
+    other = stages._pseudo_labels(trial, Network(0.8, 0.9, 0.2))
+    assert said[0] != said[1]
+    assert [part.tolist() for part in first] == [part.tolist() for part in other] == [[3], [0]]
 
 
 def test_without_validation_patches_the_whole_budget_is_spent(trained):
