@@ -228,15 +228,19 @@ def _levels(adjusted: ArrayLike, methods: Sequence[Any]) -> np.ndarray:
 
 
 def _groups_that_differ(counts: np.ndarray, subsets: Sequence[Sequence[int]]) -> np.ndarray:
-    """(1 + classes + subsets,) groups in which two methods can differ: those with patches."""
+    """(2, 1 + classes + subsets) groups in which TPR and F1 of two methods can differ.
+
+    TPR of a class: groups with patches of it. F1: all with patches, since calls of the class count wherever they are.
+    """
     holds = counts.sum((0, 3)) > 0  # (groups, classes)
     within = [holds[:, list(inside)].any(1).sum() for inside in subsets]
-    return np.array([holds.any(1).sum(), *holds.sum(0), *within])
+    tpr = [holds.any(1).sum(), *holds.sum(0), *within]
+    return np.array([tpr, [tpr[0]] * len(tpr)])
 
 
 def _smallest(gain: Intervals, level: float, at: tuple[int, int], possible: np.ndarray) -> float:
     """The smallest gain that would have been shown; NaN where no p value can be small enough."""
-    reachable = possible[at[1]] < level
+    reachable = possible[at] < level
     return float(detectable(gain, level if reachable else 0.0)[at])
 
 

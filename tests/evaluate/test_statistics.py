@@ -403,3 +403,15 @@ def test_not_shown_is_told_apart_from_shown_to_be_small():
     # what is shown stays shown, however small
     assert verdict(0.01, 0.005, 0.015, 0.01).endswith(": shown")
     assert verdict(-0.01, -0.015, -0.005, 0.01).endswith(": worse")
+
+
+def test_a_gain_in_f1_can_be_shown_by_groups_without_the_class():
+    few = np.zeros((2, 12, 2, 2), int)
+    few[:, :, 0] = 30, 10
+    few[:, :4, 1, 1] = 10  # four groups, too few for TPR
+    less = few.copy()
+    less[:, :, 0] += np.array([1, -1]) * np.arange(2, 8).repeat(2)[:, None]
+    table = compare({"flat": few, "new": less}, "flat", ["a", "b"], resamples=500)
+    rows = table[table["method"] == "new"].set_index(["metric", "class"])
+    assert rows.loc[("f1", "b"), "verdict"].endswith(": shown")
+    assert rows.loc[("f1", "b"), "mde"] > 0 and np.isnan(rows.loc[("tpr", "b"), "mde"])
