@@ -205,6 +205,11 @@ def _stage(
     ]
     if len(read) == 1:
         return read[0]
+    weights = [part["weight"] for part in parts]
+    if abs(sum(weights) - 1) > 1e-6:
+        raise UserError(
+            f"{folder / 'model.json'}: weights {weights} of a stage, expected a sum of 1; {remedy}"
+        )
     size = max(stage.image_size for stage in read)
     for stage, part in zip(read, parts, strict=True):
         alike = (stage.groups, stage.channels) == (read[0].groups, read[0].channels)
@@ -212,7 +217,7 @@ def _stage(
             raise UserError(
                 f"{folder / part['file']}: a stage for other groups or patches than those beside it; {remedy}"
             )
-    return Stacked(read, [part["weight"] for part in parts])
+    return Stacked(read, weights)
 
 
 def save_stage(stage: Stage, file: Path) -> None:

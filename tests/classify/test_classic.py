@@ -305,6 +305,12 @@ def test_a_stacked_hierarchy_is_kept_whole_with_parts_of_two_sizes(patches, meas
     each = [part.probabilities(pixels[:6]) for part in (network, classic)]
     np.testing.assert_allclose(p, np.mean(each, 0), atol=1e-6)
 
+    about = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(about.replace('"weight": 0.5', '"weight": 0.25'))
+    with pytest.raises(UserError, match="model.json: weights .* expected a sum of 1"):
+        TrainedHierarchy.load(tmp_path)
+    (tmp_path / "model.json").write_text(about)
+
     torch.save(replace_groups(classic), tmp_path / "stage-0b.ckpt")
     with pytest.raises(UserError, match="for other groups or patches than those beside it"):
         TrainedHierarchy.load(tmp_path)
