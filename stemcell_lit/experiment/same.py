@@ -54,13 +54,15 @@ def identity(config: RunCommand, classes: Sequence[str]) -> str:
     """
     hierarchy = built(config, classes)
     several, kind = len(hierarchy.nodes) > 1, hierarchy.temporal
+    # the clock alone is p(class | time), whatever its constraint is
+    read = {*_READ[kind], *(() if config.method.learners else _READ["prior"])}
     plain = relevant(config)
     method = plain.pop("method")
     plain |= {
         "hierarchy": [[node.name, node.groups, node.leaves] for node in hierarchy.nodes],
         "tree": hierarchy.tree if several else {},
         "hard": hierarchy.hard and (several or kind != "none"),
-        "temporal": [kind, *(hierarchy.settings[name] for name in _READ[kind])],
+        "temporal": [kind, *(hierarchy.settings[name] for name in sorted(read))],
         "weights": config.stage.weights if "network" in config.method.learners else None,
         "moves": hierarchy.moves if kind == "path" else None,
         "method": {k: v for k, v in method.items() if k not in ("name", "tree")},

@@ -91,6 +91,13 @@ def test_choices_of_tuning_make_two_methods_of_one_setting(store):
     assert left_out(tuned, "flat", store) == {}
 
 
+def test_the_clock_alone_reads_the_bins_of_its_times():
+    clock, other = (config("time_only", *words) for words in ([], ["temporal.bins=5"]))
+    assert identity(clock, CLASSES) != identity(other, CLASSES)
+    flat, other = (config("flat", *words) for words in ([], ["temporal.bins=5"]))
+    assert identity(flat, CLASSES) == identity(other, CLASSES)
+
+
 def test_the_baseline_is_never_left_out(store):
     reasons = left_out(of(["flat", "temporal"], "hierarchy=flat"), "temporal", store)
     assert equals(reasons) == {"flat": "temporal"}
