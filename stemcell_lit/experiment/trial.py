@@ -167,8 +167,21 @@ class Trial:
                 "content": self.store.content_hash,
                 **relevant(self.config),
                 **self.outside,
+                **self._tried,
             }
         )
+
+    @property
+    def _tried(self) -> dict[str, Any]:
+        """`outside` of those choices of tuning that name weights or a network."""
+        config, named = self.config, {"stage.weights", "stage.network"}
+        tried = [with_settings(config, c) for c in config.method.choices if config.tune]
+        found = [
+            replace(self, config=other).outside
+            for other, c in zip(tried, config.method.choices, strict=False)
+            if named & set(c)
+        ]
+        return {"tried": found} if any(found) else {}
 
     @cached_property
     def outside(self) -> dict[str, str]:
@@ -277,6 +290,10 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
     Raises:
         UserError: a key that does not exist or may not be chosen, or a value of the wrong type.
     """
+    if not isinstance(settings, Mapping):
+        raise UserError(
+            f"method.choices: found {settings!r:.60}, expected settings such as {{stage.lr: 0.001}}"
+        )
     # a path is text: OmegaConf would evaluate ${...} in it
     pathless = replace(
         config,

@@ -121,6 +121,17 @@ def test_another_version_of_a_module_or_of_a_file_of_weights_is_another_trial(pl
     assert kept.stage.weights == "a.pt"
 
 
+def test_other_content_of_weights_that_tuning_tries_is_another_trial(place):
+    tuned = config("tune=true", "method.choices=[{stage.weights: a.pt}]")
+    weights("a.pt", 1)
+    first = prepare(tuned).hash
+    assert prepare(tuned).hash == first
+    weights("a.pt", 2)
+    assert prepare(tuned).hash != first
+    with pytest.raises(UserError, match="method.choices: found 3, expected settings such as"):
+        with_settings(tuned, 3)
+
+
 def test_a_trial_begins_with_its_weights_and_is_a_row_of_its_own(place):
     words = ["stage.width=4", "stage.freeze=body", "stage.lr=0.01"]
     weights("w.pt", 5)
