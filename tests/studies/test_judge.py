@@ -142,6 +142,13 @@ def test_accuracy_sums_folds_and_averages_seeds():
     assert found["tpr", "a"] == pytest.approx((0.75, 0.25))
 
 
+def test_the_classifiers_of_the_accuracy_score_have_a_small_budget_of_their_own():
+    budgets = {w: compose("judge", list(w)).stage.images for w in ((), ("stage=vgg",))}
+    assert set(budgets.values()) == {24_000}
+    assert compose("judge", ["profile=smoke"]).stage.images == 200
+    assert compose("judge", ["stage.images=99"]).stage.images == 99
+
+
 def test_the_floor_of_accuracy_is_the_same_classifier_on_real_patches(folder, table):
     found = json.loads((folder / "out" / "judge.json").read_text())
     for of in found["real"].values():
