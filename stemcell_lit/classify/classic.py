@@ -1,4 +1,6 @@
-"""The classical rival of a network: features of patches, an SVM or trees on them, and calibrated probabilities.
+"""The classical rival of a network: features of patches, a model on them, and calibrated probabilities.
+
+Features are classical, or those of a network whose weights stay as they are.
 
 It stands in a node of the tree where a `StageModule` may stand. Fitted by scikit-learn, it is kept and used as plain
 arrays: what classifies is the same code before and after it was saved, and no file is ever unpickled.
@@ -8,22 +10,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.special import log_expit, log_softmax, softmax
-from sklearn.ensemble import ExtraTreesClassifier
+from scipy.special import log_softmax, softmax
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.svm import SVC
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.weights import tensors
-from stemcell_lit.classify.features import VERSION, FeatureTable, feature_names
+from stemcell_lit.classify.classic_models import KINDS, Model
+from stemcell_lit.classify.features import VERSION, Classical, Extractor, FeatureTable
+from stemcell_lit.classify.network_features import NetworkFeatures
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import reduce_pixels
 from stemcell_lit.settings.group_keys import ClassicConfig
@@ -31,14 +32,24 @@ from stemcell_lit.settings.group_keys import ClassicConfig
 CLIP = 4.0  # standard deviations: a feature further out says no more
 FOLDS = 5  # of the training patches, whose scores the calibration learns from
 RIDGE = 0.01  # of the calibration's offsets: it is fitted on few patches of rare classes
-STEEPNESS = 2.0  # of a pair's opinion over its margin; the calibration scales their sum
 ABSENT = -1e3  # the score of a class that a fold does not know
-ROWS = 1024  # patches at once: their kernel values fit into memory whatever their number
+
+_CLASSICAL = form.record({"version": form.exactly(VERSION)}, more=False)
+_OF_NETWORK = form.record(
+    {"network": form.text(), "colour": form.flag}, {"weights": form.text(64)}, more=False
+)
+
+
+def _extracted(value: Any, where: str) -> None:
+    """The key of an extractor."""
+    known = isinstance(value, Mapping) and "network" in value
+    (_OF_NETWORK if known else _CLASSICAL)(value, where)
+
 
 _SETTINGS = form.record(
     {
         "learner": form.exactly("classic"),
-        "features": form.exactly(VERSION),
+        "features": _extracted,
         "classic": form.settings(asdict(ClassicConfig()), {}),
         "node": form.text(),
         "groups": form.listing(form.NAME, 2, form.MOST_CLASSES, unique=True),
@@ -52,165 +63,7 @@ SAVED = form.record({"hyper_parameters": _SETTINGS, "state_dict": tensors}, more
 Arrays = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class SupportVectors:
-    """A support vector machine with RBF kernel between every two targets.
-
-    Attributes:
-        support: (vectors, features) standardised.
-        weights: (vectors, pairs) of each vector in each pair's decision, above 0 for the first of the two.
-        intercept: (pairs,).
-        gamma: (1,) of exp(-gamma |x - y|^2).
-    """
-
-    kinds: ClassVar[dict[str, type]] = dict.fromkeys(
-        ("support", "weights", "intercept", "gamma"), np.float64
-    )
-    support: np.ndarray
-    weights: np.ndarray
-    intercept: np.ndarray
-    gamma: np.ndarray
-
-    @classmethod
-    def fit(cls, x: np.ndarray, y: np.ndarray, config: ClassicConfig, seed: int) -> SupportVectors:
-        """On standardised features (patches, features) and targets (patches,), each of 0 to their number."""
-        gamma = config.gamma / x.shape[1]
-        machine = SVC(C=config.C, gamma=gamma, class_weight=_class_weight(config), cache_size=500)
-        machine.fit(x, y)
-        k, duals = len(machine.classes_), machine.dual_coef_
-        ends = np.cumsum([0, *machine.n_support_])
-        pairs = list(combinations(range(k), 2))
-        weights = np.zeros((len(machine.support_vectors_), len(pairs)))
-        for p, (i, j) in enumerate(pairs):
-            weights[ends[i] : ends[i + 1], p] = duals[j - 1, ends[i] : ends[i + 1]]
-            weights[ends[j] : ends[j + 1], p] = duals[i, ends[j] : ends[j + 1]]
-        sign = -1.0 if k == 2 else 1.0  # of two, scikit-learn's decision is above 0 for the second
-        return cls(
-            machine.support_vectors_, sign * weights, sign * machine.intercept_, np.array([gamma])
-        )
-
-    def decisions(self, x: np.ndarray) -> np.ndarray:
-        """(patches, pairs), above 0 for the first of the pair."""
-        squared = (self.support**2).sum(1)
-        parts = []
-        for start in range(0, len(x), ROWS):
-            rows = x[start : start + ROWS]
-            apart = (rows**2).sum(1)[:, None] + squared - 2 * rows @ self.support.T
-            parts.append(np.exp(-self.gamma * np.maximum(apart, 0)) @ self.weights)
-        none = np.empty((0, len(self.intercept)))
-        decisions: np.ndarray = np.concatenate([*parts, none]) + self.intercept
-        return decisions
-
-    def scores(self, x: np.ndarray, targets: int) -> np.ndarray:
-        """(patches, targets): the sum of a target's log opinions over its pairs (`log_expit` of the margin)."""
-        margins = STEEPNESS * self.decisions(x)
-        out = np.zeros((len(x), targets))
-        for p, (i, j) in enumerate(combinations(range(targets), 2)):
-            out[:, i] += log_expit(margins[:, p])
-            out[:, j] += log_expit(-margins[:, p])
-        return out
-
-    def problem(self, features: int, targets: int) -> str:
-        """What is wrong with arrays of a file; empty: nothing."""
-        pairs = targets * (targets - 1) // 2
-        m = self.weights.size // pairs
-        return _shapes(
-            self, support=(m, features), weights=(m, pairs), intercept=(pairs,), gamma=(1,)
-        ) or ("gamma is not above 0" if not self.gamma[0] > 0 else "")
-
-
-@dataclass(frozen=True)
-class Trees:
-    """Extremely randomised trees, one array of nodes behind another; a leaf is its own child.
-
-    Attributes:
-        roots: (trees,) node of each tree's root.
-        left: (nodes,) the child where the feature is at most the threshold.
-        right: (nodes,) the other.
-        feature: (nodes,).
-        threshold: (nodes,).
-        shares: (nodes, targets) of the training patches in it.
-    """
-
-    kinds: ClassVar[dict[str, type]] = {
-        **dict.fromkeys(("roots", "left", "right", "feature"), np.int64),
-        "threshold": np.float64,
-        "shares": np.float32,
-    }
-    roots: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    feature: np.ndarray
-    threshold: np.ndarray
-    shares: np.ndarray
-
-    @classmethod
-    def fit(cls, x: np.ndarray, y: np.ndarray, config: ClassicConfig, seed: int) -> Trees:
-        """On standardised features (patches, features) and targets (patches,), each of 0 to their number."""
-        forest = ExtraTreesClassifier(
-            config.trees,
-            max_features=config.max_features,
-            class_weight=_class_weight(config),
-            random_state=seed,
-        ).fit(x, y)
-        parts = [tree.tree_ for tree in forest.estimators_]
-        roots = np.cumsum([0, *(t.node_count for t in parts)])[:-1]
-        own = [np.arange(t.node_count) for t in parts]
-
-        def children(name: str) -> np.ndarray:
-            found = [getattr(t, f"children_{name}") for t in parts]
-            placed = [np.where(c < 0, o, c) + r for c, o, r in zip(found, own, roots, strict=True)]
-            return np.concatenate(placed)
-
-        return cls(
-            roots.astype(np.int64),
-            children("left"),
-            children("right"),
-            np.concatenate([np.maximum(t.feature, 0) for t in parts]),
-            np.concatenate([t.threshold for t in parts]),
-            np.concatenate([_rows(t.value[:, 0]) for t in parts]).astype(np.float32),
-        )
-
-    def scores(self, x: np.ndarray, targets: int) -> np.ndarray:
-        """(patches, targets) log of the trees' mean share, a target that no tree saw counted as half a tree."""
-        x, rows = x.astype(np.float32), np.arange(len(x))
-        total = np.zeros((len(x), targets))
-        for root in self.roots:
-            at = np.full(len(x), root)
-            while True:
-                lower = x[rows, self.feature[at]] <= self.threshold[at]
-                below = np.where(lower, self.left[at], self.right[at])
-                if (below == at).all():
-                    break
-                at = below
-            total += self.shares[at]
-        scores: np.ndarray = np.log(total + 0.5) - np.log(total.sum(1, keepdims=True) + 0.5)
-        return scores
-
-    def problem(self, features: int, targets: int) -> str:
-        """What is wrong with arrays of a file; empty: nothing."""
-        n = self.left.size
-        own = np.arange(n)
-        wrong = _shapes(
-            self,
-            roots=(self.roots.size,),
-            **dict.fromkeys(("left", "right", "feature", "threshold"), (n,)),
-            shares=(n, targets),
-        )
-        if wrong:
-            return wrong
-        leaf = (self.left == own) & (self.right == own)
-        deeper = (self.left > own) & (self.right > own)  # so that every way down ends
-        inside = (self.left < n) & (self.right < n)
-        legal = (self.feature >= 0) & (self.feature < features)
-        if not ((leaf | deeper) & inside & legal).all():
-            return "a node has children or a feature that no tree can have"
-        if not len(self.roots) or self.roots.min() < 0 or self.roots.max() >= n:
-            return "a root is no node"
-        return "" if (self.shares >= 0).all() else "a share is below 0"
-
-
-KINDS: dict[str, type[SupportVectors] | type[Trees]] = {"svm": SupportVectors, "trees": Trees}
+NETWORK = "network."  # before the names of its weights in a file
 
 
 class ClassicStage:
@@ -230,13 +83,13 @@ class ClassicStage:
         groups: Sequence[str],
         image_size: int,
         channels: int,
-        model: SupportVectors | Trees,
+        model: Model,
         arrays: Arrays,
+        table: FeatureTable,
     ):
         self.config, self.node, self.groups = dict(config), node, list(groups)
         self.image_size, self.channels = image_size, channels
-        self.model, self._arrays = model, arrays
-        self.table = FeatureTable()
+        self.model, self._arrays, self.table = model, arrays, table
 
     @classmethod
     def fit(
@@ -251,6 +104,7 @@ class ClassicStage:
         image_size: int,
         channels: int = 1,
         seed: int = 0,
+        table: FeatureTable | None = None,
     ) -> ClassicStage:
         """Learns from features, and then from scores of patches that a model did not learn from how sure it may be.
 
@@ -267,6 +121,7 @@ class ClassicStage:
             image_size: of the patches, px.
             channels: views of a patch.
             seed: of trees.
+            table: of features, of the extractor that made these.
         """
         kind = KINDS[config.model]
         rows = _thinned(y, config.most)
@@ -280,7 +135,9 @@ class ClassicStage:
         factor, offset = calibrate(scores[known], y[known], len(groups))
         arrays = {"mean": mean, "scale": scale, "factor": np.array([factor]), "offset": offset}
         model = kind.fit(z, y, config, seed)
-        return cls(asdict(config), node, groups, image_size, channels, model, arrays)
+        settings = {k: v for k, v in asdict(config).items() if k not in ("features", "weights")}
+        table = table or FeatureTable()
+        return cls(settings, node, groups, image_size, channels, model, arrays, table)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Calibrated probabilities of patches.
@@ -303,34 +160,60 @@ class ClassicStage:
     def content(self) -> dict[str, Any]:
         """Plain settings and tensors, as `of_content` takes them."""
         arrays = {**self._arrays, **vars(self.model)}
+        state = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}
+        extractor = self.table.extractor
+        if isinstance(extractor, NetworkFeatures):
+            weights = extractor.network.state_dict()
+            state |= {f"{NETWORK}{k}": v.contiguous() for k, v in weights.items()}
         return {
             "hyper_parameters": {
                 "learner": "classic",
-                "features": VERSION,
+                "features": extractor.key,
                 "classic": self.config,
                 "node": self.node,
                 "groups": self.groups,
                 "image_size": self.image_size,
                 "channels": self.channels,
             },
-            "state_dict": {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()},
+            "state_dict": state,
         }
 
     @classmethod
-    def of_content(cls, content: Mapping[str, Any], file: Path, remedy: str) -> ClassicStage:
+    def of_content(
+        cls,
+        content: Mapping[str, Any],
+        file: Path,
+        remedy: str,
+        tables: Sequence[FeatureTable] = (),
+        allow_module: str | None = None,
+    ) -> ClassicStage:
         """The inverse of `content`.
 
         Args:
             content: of the form `SAVED`.
             file: for the sentence.
             remedy: what to do.
+            tables: of features; one of the same extractor is shared.
+            allow_module: a network of the user's own that it may ask for.
 
         Raises:
             UserError: arrays that belong to no such model.
         """
-        about = content["hyper_parameters"]
-        found = {name: value.numpy().copy() for name, value in content["state_dict"].items()}
-        features, targets = len(feature_names(about["channels"])), len(about["groups"])
+        about, state = content["hyper_parameters"], content["state_dict"]
+        key, channels = about["features"], about["channels"]
+        table = next((t for t in tables if t.extractor.key == key), None)
+        if table is None:
+            extractor: Extractor = Classical()
+            if "network" in key:
+                body = {
+                    k.removeprefix(NETWORK): v for k, v in state.items() if k.startswith(NETWORK)
+                }
+                extractor = NetworkFeatures.of_content(
+                    key, body, channels, file, remedy, allow_module
+                )
+            table = FeatureTable(extractor=extractor)
+        found = {k: v.numpy().copy() for k, v in state.items() if not k.startswith(NETWORK)}
+        features, targets = len(table.extractor.names(channels)), len(about["groups"])
         own = {"mean": (features,), "scale": (features,), "factor": (1,), "offset": (targets,)}
         wrong = ""
         kind = KINDS.get(about["classic"].get("model", "svm"))
@@ -350,8 +233,8 @@ class ClassicStage:
             wrong = model.problem(features, targets)
         if wrong:
             raise UserError(f"{file}: not a readable stage: {wrong}; {remedy}")
-        size, channels = about["image_size"], about["channels"]
-        return cls(about["classic"], about["node"], about["groups"], size, channels, model, found)
+        size, node, groups = about["image_size"], about["node"], about["groups"]
+        return cls(about["classic"], node, groups, size, channels, model, found, table)
 
 
 def calibrate(scores: np.ndarray, y: np.ndarray, targets: int) -> tuple[float, np.ndarray]:
@@ -384,7 +267,7 @@ def calibrate(scores: np.ndarray, y: np.ndarray, targets: int) -> tuple[float, n
 
 
 def _held_out(
-    fit: Callable[[np.ndarray, np.ndarray], SupportVectors | Trees],
+    fit: Callable[[np.ndarray, np.ndarray], Model],
     z: np.ndarray,
     y: np.ndarray,
     units: np.ndarray,
@@ -423,20 +306,3 @@ def _thinned(y: np.ndarray, most: int) -> np.ndarray:
 def _standard(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     clipped: np.ndarray = np.clip((x - mean) / scale, -CLIP, CLIP)
     return clipped
-
-
-def _class_weight(config: ClassicConfig) -> str | None:
-    return "balanced" if config.class_weight == "balanced" else None
-
-
-def _rows(counts: np.ndarray) -> np.ndarray:
-    shares: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    return shares
-
-
-def _shapes(model: SupportVectors | Trees, **expected: tuple[int, ...]) -> str:
-    for name, shape in expected.items():
-        found = getattr(model, name).shape
-        if found != shape:
-            return f"{name} of shape {list(found)}, expected {list(shape)}"
-    return ""

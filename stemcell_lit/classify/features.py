@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage as ndi
@@ -70,15 +71,60 @@ def families(names: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+class Extractor(Protocol):
+    """What makes features of patches."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Plain values that determine them: two extractors of one key make the same features."""
+        ...
+
+    def names(self, views: int) -> tuple[str, ...]:
+        """Those of the columns, `family/feature`."""
+        ...
+
+    def __call__(
+        self, pixels: np.ndarray, shown: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """float32 (patches, features) of patches, as `features`."""
+        ...
+
+
+class Classical:
+    """The features of this file."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """How they are computed."""
+        return {"version": VERSION}
+
+    def names(self, views: int) -> tuple[str, ...]:
+        """See `feature_names`."""
+        return feature_names(views)
+
+    def __call__(
+        self, pixels: np.ndarray, shown: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """See `features`."""
+        return features(pixels, shown)
+
+
 class FeatureTable:
     """Features by the content of patches: those known beforehand, and those of the last call, are not computed anew.
 
     Args:
         known: float32 (patches, features).
         keys: what `digests` says of these patches.
+        extractor: what makes them.
     """
 
-    def __init__(self, known: np.ndarray | None = None, keys: Sequence[bytes] = ()):
+    def __init__(
+        self,
+        known: np.ndarray | None = None,
+        keys: Sequence[bytes] = (),
+        extractor: Extractor | None = None,
+    ):
+        self.extractor: Extractor = extractor or Classical()
         self._known = {} if known is None else dict(zip(keys, known, strict=True))
         self._recent: dict[bytes, np.ndarray] = {}
 
@@ -95,12 +141,12 @@ class FeatureTable:
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
         new = [k for k in first if k not in self._known and k not in self._recent]
         if new:
-            made = features(pixels[sorted(first[k] for k in new)])
+            made = self.extractor(pixels[sorted(first[k] for k in new)])
             order = sorted(new, key=first.__getitem__)
             kept = {k: v for k, v in self._recent.items() if k in first}
             self._recent = kept | dict(zip(order, made, strict=True))
         views = 1 if pixels.ndim == 3 else pixels.shape[1]
-        found = np.empty((len(keys), len(feature_names(views))), np.float32)
+        found = np.empty((len(keys), len(self.extractor.names(views))), np.float32)
         for i, key in enumerate(keys):
             found[i] = self._known[key] if key in self._known else self._recent[key]
         return found

@@ -58,7 +58,7 @@ def _hash(file: Path, size: int, changed: int) -> str:
     return sha256(file)
 
 
-def start_from(network: nn.Module, name: str, weights: str, outputs: int) -> None:
+def start_from(network: nn.Module, name: str, weights: str, outputs: int) -> bool:
     """Gives a network, or every member of an ensemble, the weights of a file; the last layer stays as it is.
 
     Args:
@@ -66,6 +66,9 @@ def start_from(network: nn.Module, name: str, weights: str, outputs: int) -> Non
         name: a value of `stage.network`.
         weights: a path, or `imagenet`.
         outputs: number of targets.
+
+    Returns:
+        whether they come from pictures in colour, whose three channels were folded.
 
     Raises:
         UserError: a file that cannot be read or does not fit: names the layer, what was found and what was expected.
@@ -76,8 +79,10 @@ def start_from(network: nn.Module, name: str, weights: str, outputs: int) -> Non
     else:
         state, where = read_state(Path(weights), "file of weights", _REMEDY), weights
     state = _stripped(state)
+    folded = False
     for member, head in zip(members_of(network), heads(network, outputs), strict=True):
-        _fill(member, head, state, f"{where}: not weights of stage.network={name}")
+        folded = _fill(member, head, state, f"{where}: not weights of the network {name}")
+    return folded
 
 
 def _stripped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -90,7 +95,7 @@ def _stripped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = {name.removeprefix(prefix): value for name, value in found.items()}
 
 
-def _fill(member: nn.Module, head: nn.Linear, state: Mapping[str, torch.Tensor], what: str) -> None:
+def _fill(member: nn.Module, head: nn.Linear, state: Mapping[str, torch.Tensor], what: str) -> bool:
     own = member.state_dict()
     last = next(name for name, layer in member.named_modules() if layer is head)
     wanted = {n for n in own if not _inside(n, last)}
@@ -118,6 +123,7 @@ def _fill(member: nn.Module, head: nn.Linear, state: Mapping[str, torch.Tensor],
                     f"{what}: {name} has shape {list(given[name].shape)}, expected {list(own[name].shape)}; {_REMEDY}"
                 )
             own[name].copy_(value)
+    return stem is not None and given[stem].shape[1] == 3 != own[stem].shape[1]
 
 
 def _folded(value: torch.Tensor, channels: int) -> torch.Tensor:

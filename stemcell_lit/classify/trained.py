@@ -162,11 +162,9 @@ class TrainedHierarchy:
             raise UserError(
                 f"{file}: has stages {sorted(about['stages'])[:20]}, its tree has {sorted(nodes)[:20]}; {again}"
             )
-        table = FeatureTable()
-        stages = {
-            name: _stage(folder, parts, table, again, allow_module)
-            for name, parts in about["stages"].items()
-        }
+        stages: dict[str, Stage] = {}
+        for name, parts in about["stages"].items():
+            stages[name] = _stage(folder, parts, stages, again, allow_module)
         size, scales = about["image_size"], about["scales"]
         learned = Learned.load(folder, about["learned"], again)
         for name, stage in stages.items():
@@ -192,13 +190,15 @@ def _parts(stage: Stage) -> tuple[list[Stage], list[float], Sequence[str]]:
 def _stage(
     folder: Path,
     parts: Sequence[Mapping[str, Any]],
-    table: FeatureTable,
+    before: Mapping[str, Stage],
     remedy: str,
     allow_module: str | None,
 ) -> Stage:
-    """What stands in a node, of the files that model.json names."""
+    """What stands in a node, of the files that model.json names; features are shared with the stages before it."""
+    known = [part for stage in before.values() for part in _parts(stage)[0]]
+    tables = [part.table for part in known if isinstance(part, ClassicStage)]
     read = [
-        load_classic(folder / part["file"], table)
+        load_classic(folder / part["file"], tables, allow_module)
         if part["learner"] == "classic"
         else load_stage(folder / part["file"], allow_module)
         for part in parts
@@ -245,19 +245,19 @@ def load_stage(file: Path, allow_module: str | None = None) -> StageModule:
     return read_stage(file, "run the trial again", allow_module=allow_module)[0]
 
 
-def load_classic(file: Path, table: FeatureTable | None = None) -> ClassicStage:
+def load_classic(
+    file: Path, tables: Sequence[FeatureTable] = (), allow_module: str | None = None
+) -> ClassicStage:
     """A classical stage from what `save_stage` wrote.
 
     Args:
         file: its own.
-        table: of features that it shares with others.
+        tables: of features; one of the same extractor is shared.
+        allow_module: a network of the user's own that it may ask for.
 
     Raises:
         UserError: missing, unreadable, or of features that are no longer computed.
     """
     remedy = "run the trial again"
-    stage = ClassicStage.of_content(
-        read_tensors(file, classic.SAVED, "stage", remedy), file, remedy
-    )
-    stage.table = table or stage.table
-    return stage
+    content = read_tensors(file, classic.SAVED, "stage", remedy)
+    return ClassicStage.of_content(content, file, remedy, tables, allow_module)

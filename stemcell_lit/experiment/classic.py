@@ -18,19 +18,16 @@ from stemcell_lit.base.artifacts import Recipe
 from stemcell_lit.base.checkpoints import write_bytes_whole
 from stemcell_lit.base.progress import Progress
 from stemcell_lit.classify.classic import ClassicStage
-from stemcell_lit.classify.features import (
-    VERSION,
-    FeatureTable,
-    digests,
-    feature_names,
-    features,
-)
+from stemcell_lit.classify.features import Classical, Extractor, FeatureTable, digests
+from stemcell_lit.classify.network_features import NetworkFeatures
 from stemcell_lit.classify.trained import load_classic, save_stage
 from stemcell_lit.classify.tree import Node
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import STAGE
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.settings.group_keys import ClassicConfig
+from stemcell_lit.settings.network_names import own_module
 from stemcell_lit.settings.roles import determining
 
 READ = 2048  # patches read from the store and kept at once, some ten seconds of work
@@ -46,15 +43,16 @@ class StoreFeatures(Recipe):
     kind: ClassVar[str] = "features"
     resumable: ClassVar[bool] = True
     store: PatchStore
+    extractor: Extractor = field(default_factory=Classical, compare=False)
 
     def key(self) -> dict[str, Any]:
-        """The patches, and how features are computed."""
-        return {"content": self.store.content_hash, "version": VERSION}
+        """The patches, and what computes features."""
+        return {"content": self.store.content_hash, **self.extractor.key}
 
     def make(self, folder: Path) -> None:
         """Computes them, with a line now and then."""
         store, count = self.store, len(self.store.pixels)
-        width = len(feature_names(len(store.scales)))
+        width = len(self.extractor.names(len(store.scales)))
         made = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (count, width))
         keys, parts, progress = [], [], Progress(count, "features", "patches")
         with threadpool_limits(1):  # sums of several threads come in any order
@@ -63,7 +61,7 @@ class StoreFeatures(Recipe):
                 parts.append(folder / f"part-{start}.npy")
                 done = _part(parts[-1], (len(pixels), width))
                 if done is None:
-                    done = features(pixels, _from(progress.show, start))
+                    done = self.extractor(pixels, _from(progress.show, start))
                     _save(parts[-1], done)
                 made[start : start + READ] = done
                 keys += digests(pixels)
@@ -97,13 +95,25 @@ def _from(show: Callable[[int], None], start: int) -> Callable[[int], None]:
 
 def feature_table(trial: Trial) -> FeatureTable:
     """Features of the trial's store, made once for all trials."""
-    store = trial.store
-    folder = trial.artifacts.get(StoreFeatures(store))
+    store, config = trial.store, trial.config.classic
+    extractor = extractor_of(config, store)
+    folder = trial.artifacts.get(StoreFeatures(store, extractor))
     again, count = f"delete {folder} and run again", len(store.pixels)
-    shape = (count, len(feature_names(len(store.scales))))
+    shape = (count, len(extractor.names(len(store.scales))))
     known = map_array(folder / "features.npy", shape, again, np.float32)
     keys = map_array(folder / "keys.npy", (count, 16), again)
-    return FeatureTable(known, [key.tobytes() for key in keys])
+    return FeatureTable(known, [key.tobytes() for key in keys], extractor)
+
+
+def extractor_of(config: ClassicConfig, store: PatchStore) -> Extractor:
+    """What makes the features of a method.
+
+    Raises:
+        UserError: a network that is not there, has no weights, or cannot take these patches.
+    """
+    if config.features == "classical":
+        return Classical()
+    return NetworkFeatures.begin(config.features, config.weights, len(store.scales), store.size)
 
 
 @dataclass(frozen=True)
@@ -127,10 +137,13 @@ class TrainedClassic(Recipe):
         """Its patches, its place in the tree, its settings; an SVM has no seed."""
         trial, node = self.trial, self.node
         classic = determining(trial.config.classic)
-        own = {"svm": ("C", "gamma"), "trees": ("trees", "max_features")}[classic["model"]]
+        own = {"svm": ("C", "gamma"), "trees": ("trees", "max_features"), "linear": ("C",)}[
+            classic["model"]
+        ]
+        features = self.table.extractor.key
         return {
             "data": trial.store.content_hash,
-            "features": VERSION,
+            "features": features.get("version", features),
             "train": rows_hash(trial.split.train),
             "folds": trial.split.kind,
             "node": {
@@ -161,6 +174,7 @@ class TrainedClassic(Recipe):
                 image_size=trial.store.size,
                 channels=len(trial.store.scales),
                 seed=trial.config.seed,
+                table=self.table,
             )
         save_stage(stage, folder / "stage.ckpt")
         counts = np.bincount(y, minlength=len(node.targets)).tolist()
@@ -197,4 +211,5 @@ def node_targets(
 def open_classic(folder: Path, table: FeatureTable) -> tuple[ClassicStage, dict[str, Any]]:
     """The stage in the folder of a `TrainedClassic`, and what is known of its training."""
     about = form.read_json(folder / "stage.json", STAGE, f"delete {folder} and run again")
-    return load_classic(folder / "stage.ckpt", table), about
+    module = own_module(table.extractor.key.get("network", ""))
+    return load_classic(folder / "stage.ckpt", [table], module), about

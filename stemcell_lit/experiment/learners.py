@@ -122,7 +122,8 @@ def importance(model: TrainedHierarchy, trial: Trial) -> dict[str, Any] | None:
         permutations; None where something else than features classifies, or no patch validates.
     """
     stages = {n: s for n, s in model.stages.items() if isinstance(s, ClassicStage)}
-    if not stages or len(stages) < len(model.stages) or not len(trial.val):
+    of_network = trial.config.classic.features != "classical"  # whose features have no names
+    if not stages or len(stages) < len(model.stages) or not len(trial.val) or of_network:
         return None
     part = trial.seen(trial.val)
     labels, times = part.facts["labels"], part.facts["times"]

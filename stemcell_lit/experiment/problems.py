@@ -17,6 +17,7 @@ from stemcell_lit.classify.pretrained import start_from
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.classic import extractor_of
 from stemcell_lit.experiment.trial import (
     SimulatedStore,
     Trial,
@@ -167,6 +168,11 @@ class Planner:
             key = f"stage {config.stage} {classes} {size} {channels}"
             checks.append(
                 ("settings", lambda: self._once(key, lambda: _build_stage(config, store)))
+            )
+        if "classic" in config.method.learners:
+            of = f"features {config.classic.features} {config.classic.weights} {store.size} {channels}"
+            checks.append(
+                ("settings", lambda: self._once(of, lambda: extractor_of(config.classic, store)))
             )
         if made:
             gan = f"gan {config.gan} {classes} {size}"

@@ -332,9 +332,13 @@ def _name_methods(trials: Sequence[Result]) -> None:
 
 def _weights(trial: Result) -> dict[str, Any]:
     """What a trial's networks began with: the name of the file, and the first digits of its hash."""
-    path = trial.info["config"].get("stage", {}).get("weights")
-    digits = trial.info.get("outside", {}).get("weights", "")[:8]
-    return {"stage.weights": f"{Path(path).name}@{digits}"} if path else {}
+    found = {}
+    for group, name in (("stage", "weights"), ("classic", "features_weights")):
+        path = trial.info["config"].get(group, {}).get("weights")
+        digits = trial.info.get("outside", {}).get(name, "")[:8]
+        if path and digits:
+            found[f"{group}.weights"] = f"{Path(path).name}@{digits}"
+    return found
 
 
 def comparable(trials: Sequence[Result], baseline: str) -> Results:
@@ -414,8 +418,9 @@ def _equal(trials: Sequence[Result], names: Sequence[str], baseline: str) -> dic
             with suppress(UserError):
                 config: RunCommand = typed(OmegaConf.create(told))
                 # the content, wherever it lay
-                digits = first[name].info.get("outside", {}).get("weights")
-                config.stage.weights = digits or config.stage.weights
+                outside = first[name].info.get("outside", {})
+                config.stage.weights = outside.get("weights") or config.stage.weights
+                config.classic.weights = outside.get("features_weights") or config.classic.weights
                 configs[name] = config
     same = equal_ones(configs, first[baseline].classes)
     return {a: said_equal(a, b, configs[a].hierarchy.name) for a, b in same.items()}

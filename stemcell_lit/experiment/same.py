@@ -63,7 +63,10 @@ def identity(config: RunCommand, classes: Sequence[str]) -> str:
         "tree": hierarchy.tree if several else {},
         "hard": hierarchy.hard and (several or kind != "none"),
         "temporal": [kind, *(hierarchy.settings[name] for name in sorted(read))],
-        "weights": config.stage.weights if "network" in config.method.learners else None,
+        "weights": [
+            config.stage.weights if "network" in config.method.learners else None,
+            config.classic.weights if "classic" in config.method.learners else None,
+        ],
         "moves": hierarchy.moves if kind == "path" else None,
         "method": {k: v for k, v in method.items() if k not in ("name", "tree")},
         "split": {k: v for k, v in plain["split"].items() if k != "fold"},

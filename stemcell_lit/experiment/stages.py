@@ -76,7 +76,7 @@ class TrainedStage(Recipe):
             "generated": self.generated.content_hash if self.generated else None,
             "mix": determining(config.mix) if self.generated else None,
             "stage": stage,
-            **self.trial.outside,
+            **{k: v for k, v in self.trial.outside.items() if k in ("weights", "module")},
             "size": config.data.patch_size,
             "augment": config.data.augment,
             "pixels": config.data.pixels,

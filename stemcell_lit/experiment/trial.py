@@ -174,7 +174,8 @@ class Trial:
     @property
     def _tried(self) -> dict[str, Any]:
         """`outside` of those choices of tuning that name weights or a network."""
-        config, named = self.config, {"stage.weights", "stage.network"}
+        config = self.config
+        named = {"stage.weights", "stage.network", "classic.weights", "classic.features"}
         tried = [with_settings(config, c) for c in config.method.choices if config.tune]
         found = [
             replace(self, config=other).outside
@@ -190,14 +191,19 @@ class Trial:
         Raises:
             UserError: it is not there.
         """
-        stage, found = self.config.stage, {}
-        if "network" not in self.config.method.learners:
-            return {}
-        if stage.weights:
-            found["weights"] = weights_hash(stage.network, stage.weights)
-        own = own_module(stage.network)
-        if own:
-            found["module"] = source_hash(own)
+        learners, found = self.config.method.learners, {}
+        stage, classic = self.config.stage, self.config.classic
+        for network, weights, learner, prefix in (
+            (stage.network, stage.weights, "network", ""),
+            (classic.features, classic.weights, "classic", "features_"),
+        ):
+            if learner not in learners or network == "classical":
+                continue
+            if weights:
+                found[f"{prefix}weights"] = weights_hash(network, weights)
+            own = own_module(network)
+            if own:
+                found[f"{prefix}module"] = source_hash(own)
         return found
 
     @property
@@ -301,6 +307,7 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
         artifacts=None,
         data=replace(config.data, store=None),
         stage=replace(config.stage, weights=None),
+        classic=replace(config.classic, weights=None),
     )
     copy = OmegaConf.structured(pathless)
     for key, value in settings.items():
@@ -320,6 +327,8 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
     data = replace(found.data, store=config.data.store)
     if "stage.weights" not in settings:
         found.stage.weights = config.stage.weights
+    if "classic.weights" not in settings:
+        found.classic.weights = config.classic.weights
     return replace(found, out=config.out, artifacts=config.artifacts, data=data)
 
 

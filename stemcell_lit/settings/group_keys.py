@@ -255,8 +255,22 @@ class ClassicConfig:
     """The classical rival of a network: features and a model on them (`classify/classic`), at the stored size."""
 
     name: str = "svm"
-    model: str = choice("svm", "trees")  # svm (RBF kernel) | trees (extremely randomised)
-    C: float = number(30.0, above=0)  # of the SVM: what a patch on the wrong side costs
+    model: str = choice(
+        "svm", "trees", "linear"
+    )  # svm (RBF kernel) | trees (extremely randomised) | linear (logistic)
+    # classical, or a network by name (as stage.network) whose body makes them and stays as its weights are
+    features: str = quiet(
+        choice_or(
+            "classical",
+            *network_names.OWN,
+            *network_names.MONAI,
+            pattern=network_names.MODULE,
+            told=f"classical | {network_names.TOLD}",
+        )
+    )
+    # of that network: a file, or imagenet. What it holds counts, not where it lies
+    weights: str | None = where(None)
+    C: float = number(30.0, above=0)  # of svm and linear: what a patch on the wrong side costs
     # of the SVM's kernel, times the number of features
     gamma: float = number(0.25, above=0)
     class_weight: str = choice("none", "balanced")  # balanced: rare classes weigh more

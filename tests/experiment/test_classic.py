@@ -11,7 +11,7 @@ import pytest
 
 from stemcell_lit.base.artifacts import key_hash
 from stemcell_lit.classify.classic import ClassicStage
-from stemcell_lit.classify.features import feature_names, features
+from stemcell_lit.classify.features import Classical, FeatureTable, feature_names, features
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import classic as classic_module
@@ -90,7 +90,7 @@ def test_an_interrupted_making_of_features_goes_on_behind_its_last_part(folder, 
     calls = []
 
     def until(most):
-        def measured(part, shown):
+        def measured(self, part, shown=None):
             if len(calls) == most:
                 raise KeyboardInterrupt
             calls.append(len(part))
@@ -98,12 +98,12 @@ def test_an_interrupted_making_of_features_goes_on_behind_its_last_part(folder, 
 
         return measured
 
-    monkeypatch.setattr(classic_module, "features", until(2))
+    monkeypatch.setattr(Classical, "__call__", until(2))
     with pytest.raises(KeyboardInterrupt):
         feature_table(trial)
     part = next(trial.artifacts.root.glob("features/.*.partial/part-50.npy"))
     part.write_bytes(part.read_bytes()[:-1])  # a broken one is made again
-    monkeypatch.setattr(classic_module, "features", until(99))
+    monkeypatch.setattr(Classical, "__call__", until(99))
     table = feature_table(trial)
     again = -(-len(pixels) // 50) - 1  # all but the first
     assert len(calls) == 2 + again
@@ -192,7 +192,7 @@ OWN = {
 
 def stage_key(settings):
     trial = prepare(settings)
-    return key_hash(TrainedClassic(trial, trial.hierarchy.nodes[0], None).key())
+    return key_hash(TrainedClassic(trial, trial.hierarchy.nodes[0], FeatureTable()).key())
 
 
 @pytest.mark.parametrize("change", OWN, ids=lambda change: change[0])

@@ -6,17 +6,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
 
 from stemcell_lit.classify import networks
+from stemcell_lit.classify.network_features import NetworkFeatures
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.evaluation import evaluate_store
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.results import collect
 from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare, with_settings
+from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.predict.command import predict
 from stemcell_lit.settings.command_keys import (
     EvaluateCommand,
@@ -94,6 +98,76 @@ def test_predict_cuts_windows_out_where_layers_share_nothing_and_says_so(network
     about = json.loads((place / "maps" / "predict.json").read_text())
     assert about["shared"] == [] and about["exact"]
     assert any("its windows are cut out" in notice for notice in about["notices"])
+
+
+# --- features of a network, under a classical model ---------------------------------------------------------------
+
+
+def features_of(network, weights=None):
+    words = [f"classic.features={network}", "method=classic", "classic=linear"]
+    return [*words, *([f"classic.weights={weights}"] if weights else [])]
+
+
+def test_a_classical_model_learns_from_what_the_body_of_a_network_says(place):
+    for name, seed in (("a.pt", 1), ("b.pt", 2)):
+        torch.save(networks.build("small", 4, 16, 0.2, seed=seed).state_dict(), name)
+    trial = run(config(*features_of("small", "a.pt")))
+    about = json.loads((trial / "result.json").read_text())
+    assert about["importance"] is None  # its features have no names
+    for file in place.glob("*.pt"):
+        file.rename(file.with_suffix(".gone"))  # the model holds what it needs
+    model = TrainedHierarchy.load(trial / "model")
+    store = PatchStore.open("store")
+    table = pd.read_parquet(trial / "predictions.parquet")
+    rows = table["patch"].to_numpy()
+    p, _ = model.predict(store.pixels[rows], store.manifest.iloc[rows])
+    kept = table[[f"p/{c}" for c in store.classes]].to_numpy()
+    np.testing.assert_allclose(kept, p, atol=1e-4)
+    extractor = model.stages["root"].table.extractor
+    turned = np.rot90(store.pixels[rows], 1, (1, 2))
+    np.testing.assert_allclose(extractor(turned), extractor(store.pixels[rows]), atol=1e-3)
+    for file in place.glob("*.gone"):
+        file.rename(file.with_suffix(".pt"))
+    a, b = (prepare(config(*features_of("small", f"{n}.pt"))) for n in "ab")
+    assert a.hash != b.hash and a.folder == trial
+    run(b.config)
+    names = {found.method for found in collect("out")}
+    assert {f"classic.weights={n}.pt" in "".join(names) for n in "ab"} == {True}, names
+
+
+def test_features_of_a_network_of_ones_own_need_its_name_again_where_the_model_is_used(place):
+    trial = run(config(*features_of("module:my_networks.plain")))
+    with pytest.raises(UserError, match="give allow_module=my_networks.plain"):
+        TrainedHierarchy.load(trial / "model")
+    model = TrainedHierarchy.load(trial / "model", "my_networks.plain")
+    assert isinstance(model.stages["root"].table.extractor, NetworkFeatures)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (features_of("small"), "random weights says little; give classic.weights="),
+        (features_of("small", "w.pt"), r"w\.pt: .*small: 0\.0\.weight has shape \[4, 1, 3, 3\]"),
+        (features_of("smal"), "did you mean small"),
+    ],
+)
+def test_features_that_cannot_be_had_are_refused_before_anything_runs(words, told, place):
+    weights("w.pt", 5)
+    with pytest.raises(UserError, match=told):
+        plan([config(*words)])
+    assert not (place / "out").exists()
+
+
+def test_weights_from_colour_pictures_are_shown_what_they_are_used_to(place):
+    state = networks.build("small", 4, 16, 0.2, seed=1).state_dict()
+    stem = next(n for n, v in state.items() if v.ndim == 4)
+    torch.save(state | {stem: state[stem].expand(-1, 3, -1, -1) / 3}, "rgb.pt")
+    torch.save(state, "gray.pt")
+    pixels = PatchStore.open("store").pixels[:4]
+    gray, rgb = (NetworkFeatures.begin("small", f"{n}.pt", 1, 16) for n in ("gray", "rgb"))
+    assert (gray.key["colour"], rgb.key["colour"]) == (False, True)
+    seen = (torch.from_numpy(np.array(pixels)).float()[:, None] / 255 - 0.449) / 0.226
+    np.testing.assert_allclose(rgb._scaled(torch.from_numpy(np.array(pixels))), seen, atol=1e-5)
 
 
 def test_the_documented_network_of_timm_is_built_where_timm_imports():
