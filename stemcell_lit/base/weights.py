@@ -73,7 +73,8 @@ def read_state(file: Path, what: str, remedy: str) -> dict[str, torch.Tensor]:
         except Exception as error:
             raise UserError(
                 f"{file}: not a readable {what} ({told(error)}); expected safetensors, or what torch.save writes "
-                f"since torch 1.6; {remedy}"
+                "since torch 1.6 (an older file: torch.save(torch.load('old.pth', weights_only=True), 'new.pt')); "
+                f"{remedy}"
             ) from error
     try:
         if not content:
