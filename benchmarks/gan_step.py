@@ -11,7 +11,7 @@ from the same patches, in one process, in turns.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,8 +28,20 @@ PLAIN = {"condition": "projection", "critic_steps": 1, "gp": 0.0, "burn_in": 0.0
 PLAIN |= {"turns": "square", "translate": True}
 
 
-def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[None]:
-    """A step of a loop without any framework at each turn."""
+def bare(
+    gan: dict[str, Any],
+    data: PatchDataModule,
+    device: str,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
+) -> Iterator[None]:
+    """A step of a loop without any framework at each turn.
+
+    Args:
+        gan: a whole `GANConfig`.
+        data: patches.
+        device: cpu or cuda.
+        wrap: what compiles a network; the penalty, which needs a second derivative, sees the critic as it is.
+    """
     size, classes, batch = data.size, len(data.targets), gan["batch_size"]
     torch.manual_seed(0)
     generator, critic = build_pair(gan, classes, size)
@@ -38,6 +50,7 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
     if gan["channels_last"]:
         networks = [n.to(memory_format=torch.channels_last) for n in networks]
     averaged.requires_grad_(False)
+    drawn, judged = wrap(generator), wrap(critic)
     betas = tuple(gan["betas"])
     adam_g = torch.optim.Adam(generator.parameters(), lr=gan["lr"], betas=betas, fused=True)
     adam_d = torch.optim.Adam(critic.parameters(), lr=gan["critic_lr"], betas=betas, fused=True)
@@ -52,9 +65,9 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
         (real, _), label = objectives.random_turn(to_float(bank[index]), draw), labels[index]
         latent = torch.randn(batch, generator.inputs, device=device, generator=draw)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            fake = generator(latent, label)
+            fake = drawn(latent, label)
             seen = objectives.translate(torch.cat([real, fake.detach()]), draw)
-            scores = critic(seen, torch.cat([label, label])).chunk(2)
+            scores = judged(seen, torch.cat([label, label])).chunk(2)
         total = objectives.critic_loss(loss, *scores)
         if step % gan["penalty_every"] == 0:
             for weight, part in zip((gan["r1"], gan["r2"]), seen.chunk(2), strict=True):
@@ -67,9 +80,9 @@ def bare(gan: dict[str, Any], data: PatchDataModule, device: str) -> Iterator[No
 
         critic.requires_grad_(False)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            scores = [critic(objectives.translate(fake, draw), label)]
+            scores = [judged(objectives.translate(fake, draw), label)]
             if loss == "relativistic":
-                scores.append(critic(objectives.translate(real, draw), label))
+                scores.append(judged(objectives.translate(real, draw), label))
         adam_g.zero_grad()
         objectives.generator_loss(loss, *scores).backward()
         adam_g.step()

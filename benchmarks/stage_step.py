@@ -10,7 +10,7 @@ the same patches, in one process, in turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -27,8 +27,14 @@ from stemcell_lit.settings.group_keys import StageConfig
 AUGMENT = "turns"
 
 
-def bare(stage: dict[str, Any], data: PatchDataModule, device: str, half: bool) -> Iterator[None]:
-    """A step of a loop without any framework at each turn."""
+def bare(
+    stage: dict[str, Any],
+    data: PatchDataModule,
+    device: str,
+    half: bool,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
+) -> Iterator[None]:
+    """A step of a loop without any framework at each turn; `wrap` is what compiles the network."""
     network = networks.build(
         stage["network"], len(data.targets), stage["width"], stage["dropout"], 0
     ).to(device)
@@ -36,13 +42,14 @@ def bare(stage: dict[str, Any], data: PatchDataModule, device: str, half: bool) 
     decays = (stage["weight_decay"], 0.0)
     groups = [{"params": p, "weight_decay": d} for p, d in zip(parts, decays, strict=True)]
     optimizer = torch.optim.AdamW(groups, lr=stage["lr"])
+    shown = wrap(network)
     bank, labels = data.bank["train"].to(device), data.labels["train"].to(device)
     draw, random = torch.Generator(device).manual_seed(0), torch.Generator().manual_seed(0)
     while True:
         index = torch.randint(len(bank), (stage["batch_size"],), device=device, generator=draw)
         pixels = augment_batch(to_float(bank[index]), POLICIES[AUGMENT], random)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            logits = network(pixels)
+            logits = shown(pixels)
         loss = F.cross_entropy(
             logits.float(), labels[index], label_smoothing=stage["label_smoothing"]
         )
