@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from _common import report
 from _sweeps import FOLDS, make_store, makings, results, sweep, trials
@@ -29,27 +30,22 @@ POLL_S = 0.02
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = [p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children")]
     except FileNotFoundError:
         return []
+    return [int(p) for p in " ".join(found).split()]
 
 
-def job_of(pid: int) -> str | None:
-    """Which trial a process works on; None: it has not begun, or has ended."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return None
-    if "stemcell_lit" not in words:
-        return None
-    return " ".join(w for w in words if w.startswith(("method=", "split.fold=", "seed=")))
+def workers(launcher: int) -> list[int]:
+    """Processes that work on a trial: children of the one that the launcher forks its jobs from."""
+    return [worker for child in children(launcher) for worker in children(child)]
 
 
 def disturb(command: list[str], log: Path, span: float, rng: random.Random) -> dict[str, object]:
     """Runs the command until it ends well, and kills in the meantime."""
     moments = sorted(rng.uniform(0.03, 0.9) * span for _ in range(WORKERS + 1))
     launcher_at = rng.randrange(1, WORKERS + 1)  # neither first: a sweep that has begun
-    kills: list[dict[str, object]] = []
+    kills: list[dict[str, Any]] = []
     runs, begun = 0, time.monotonic()
     while True:
         runs += 1
@@ -59,15 +55,14 @@ def disturb(command: list[str], log: Path, span: float, rng: random.Random) -> d
             time.sleep(POLL_S)
             if len(kills) == len(moments) or time.monotonic() - begun < moments[len(kills)]:
                 continue
-            found = [(pid, job) for pid in children(process.pid) if (job := job_of(pid))]
+            apart = time.monotonic() - begun - float(kills[-1]["s"]) if kills else span
+            found = workers(process.pid) if apart > 0.03 * span else []
             if not found:
                 continue
-            victim = rng.choice(found)
-            if len(kills) == launcher_at:
-                victim = (process.pid, "launcher")
-            os.kill(victim[0], signal.SIGKILL)
-            kills.append({"s": round(time.monotonic() - begun, 1), "what": victim[1]})
-            print(f"killed {victim[1]} after {kills[-1]['s']} s", flush=True)
+            what = "launcher" if len(kills) == launcher_at else "worker"
+            os.kill(process.pid if what == "launcher" else rng.choice(found), signal.SIGKILL)
+            kills.append({"s": round(time.monotonic() - begun, 1), "what": what})
+            print(f"killed {what} after {kills[-1]['s']} s", flush=True)
         if process.returncode == 0:
             break
         if runs > 20:
