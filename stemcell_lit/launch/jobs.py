@@ -33,6 +33,7 @@ class Job:
     # names of jobs that must have ended before, in whatever way. An artifact that both need is locked by its store
     # anyway; this keeps a slot from idling at the lock
     after: Sequence[str] = ()
+    cost: float = 1.0  # what it is expected to take, in any unit: of use for the time left
 
 
 @dataclass

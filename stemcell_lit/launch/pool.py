@@ -103,7 +103,8 @@ def run_jobs(
     if not places:
         raise ValueError("no slots to run jobs in")
     outcomes = {job.name: JobOutcome(job.name, "skipped") for job in jobs if is_done(job)}
-    view = JobsView(console or Console(stderr=True), title, len(jobs), len(places), outcomes)
+    costs = {job.name: job.cost for job in jobs}
+    view = JobsView(console or Console(stderr=True), title, len(places), outcomes, costs)
     free = list(range(len(places)))
     queue = [job for job in jobs if job.name not in outcomes]
     for job in queue:
@@ -129,7 +130,7 @@ def run_jobs(
                         del running[slot]
                         free.append(slot)
                         outcomes[outcome.name] = outcome
-                        view.ended(outcome, [r.elapsed for r in running.values()])
+                        view.ended(outcome)
                 if fail_fast and any(o.status == "failed" for o in outcomes.values()):
                     break
                 view.refresh()

@@ -86,7 +86,8 @@ def run_on_slurm(
     outcomes = {j.name: JobOutcome(j.name, "skipped") for j in jobs if j.done and j.done()}
     todo = [job for job in jobs if job.name not in outcomes]
     parallel = min(int(parameters.get("array_parallelism", len(jobs))), max(1, len(jobs)))
-    view = JobsView(console or Console(stderr=True), title, len(jobs), parallel, outcomes)
+    costs = {job.name: job.cost for job in jobs}
+    view = JobsView(console or Console(stderr=True), title, parallel, outcomes, costs)
     parameters = fitted(parameters, nodes_of(parameters.get("partition"))) if todo else parameters
     waiting = _submit(todo, function, folder, parameters, max_num_timeout) if todo else {}
     running: dict[int, _Submitted] = {}
@@ -130,7 +131,7 @@ def run_on_slurm(
                     running.pop(number, None)
                     outcomes[job.name] = outcome
                     failed |= outcome.status == "failed"
-                    view.ended(outcome, [r.elapsed for r in running.values()])
+                    view.ended(outcome)
             view.refresh()
             time.sleep(0.1)
     ids = [s.id for s in waiting.values()]

@@ -23,13 +23,19 @@ class JobsView:
 
     console: Console
     title: str
-    total: int
     slots: int
     outcomes: Mapping[str, JobOutcome]
+    costs: Mapping[str, float]  # of every job, see `Job.cost`
     begun: float = field(default_factory=time.monotonic)
     live: Live | None = None
     drawn: float = 0.0
     waits: str = ""  # why jobs wait
+    running: Mapping[int, RunningJob] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Number of jobs."""
+        return len(self.costs)
 
     @contextmanager
     def shown(self, running: Mapping[int, RunningJob]) -> Iterator[None]:
@@ -57,8 +63,8 @@ class JobsView:
         if self.live is None and waits:
             self.console.print(printable(waits), markup=False, highlight=False, soft_wrap=True)
 
-    def ended(self, outcome: JobOutcome, elapsed: Sequence[float]) -> None:
-        """Says that a job has ended; `elapsed`: seconds of those that run."""
+    def ended(self, outcome: JobOutcome) -> None:
+        """Says that a job has ended."""
         if self.live is not None and outcome.status == "done":
             return  # the table counts it
         ended = len(self.outcomes)
@@ -67,7 +73,7 @@ class JobsView:
         ran = sum(o.status != "skipped" for o in self.outcomes.values())
         rate = 60 * ran / (time.monotonic() - self.begun)
         line += f", {rate:.1f} jobs/min" if rate >= 0.5 else f", {60 * rate:.1f} jobs/h"
-        left = self._left(elapsed)
+        left = self._left()
         if left is not None and ended < self.total:
             line += f", about {_clock(left)} left"
         self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
@@ -97,21 +103,27 @@ class JobsView:
     def _elapsed(self) -> float:
         return time.monotonic() - self.begun
 
-    def _left(self, elapsed: Sequence[float]) -> float | None:
-        """Seconds left, if what remains takes as long as what has ended; None: nothing has."""
-        ran = [o.seconds for o in self.outcomes.values() if o.status in ("done", "failed")]
-        if not ran:
+    def _left(self) -> float | None:
+        """Seconds left, if what remains takes as long for its cost as what has ended; None: nothing has."""
+        ran = [o for o in self.outcomes.values() if o.status in ("done", "failed")]
+        cost = sum(self.costs[o.name] for o in ran)
+        if not cost:
             return None
-        mean = sum(ran) / len(ran)
-        queued = self.total - len(self.outcomes) - len(elapsed)
-        return (queued * mean + sum(max(0.0, mean - e) for e in elapsed)) / self.slots
+        of_one = sum(o.seconds for o in ran) / cost
+        runs = {r.name: r.elapsed for r in self.running.values()}
+        seconds = [
+            max(0.0, cost * of_one - runs.get(name, 0.0))
+            for name, cost in self.costs.items()
+            if name not in self.outcomes
+        ]
+        return max([sum(seconds) / self.slots, *seconds]) if seconds else 0.0
 
     def _table(self) -> Table:
         elapsed = [r.elapsed for r in self.running.values()]
         rates = {slot: r.rate() for slot, r in self.running.items()}
         total = sum(rate for rate in rates.values() if rate is not None)
         failed = sum(o.status == "failed" for o in self.outcomes.values())
-        left = self._left(elapsed)
+        left = self._left()
         caption = (
             f"{self.total - len(self.outcomes) - len(elapsed)} queued, {len(elapsed)} running, "
             f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
+from stemcell_lit.experiment.costs import costs
 from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.problems import Planner, check_folders
@@ -200,7 +201,10 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         write_left_out(table.out, left.values())
     print(f"{store}\n{' x '.join(factors)} = {len(jobs)} trials", flush=True)
     outcomes = run_jobs(
-        _generators_first(jobs, trials),
+        _weighed(
+            _generators_first(jobs, trials),
+            {job.name: t for job, t in zip(jobs, trials, strict=True)},
+        ),
         slots=slots,
         devices_per_job=config.trainer.devices,
         fail_fast=config.fail_fast,
@@ -297,6 +301,12 @@ def _free(out: Path) -> Path:
     while (place := out.with_name(f"{out.name}-{number}")).exists():
         number += 1
     return place
+
+
+def _weighed(jobs: list[Job], trials: Mapping[str, Trial]) -> list[Job]:
+    """With the cost of each, given what those before it make."""
+    known = costs([trials[job.name] for job in jobs])
+    return [replace(job, cost=cost) for job, cost in zip(jobs, known, strict=True)]
 
 
 def _generators_first(jobs: list[Job], trials: list[Trial]) -> list[Job]:

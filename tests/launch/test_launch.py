@@ -104,8 +104,18 @@ def test_slow_jobs_are_counted_by_the_hour():
     console = quiet()
     done = JobOutcome("slow", "done", 0, 1200.0)
     begun = time.monotonic() - 1200
-    JobsView(console, "judge", 5, 1, {"slow": done}, begun=begun).ended(done, [])
+    costs = dict.fromkeys(["slow", *"abcd"], 1.0)
+    JobsView(console, "judge", 1, {"slow": done}, costs, begun=begun).ended(done)
     assert "[1/5] slow: done in 20:00, 3.0 jobs/h, about 1:20:00 left" in said(console)
+
+
+def test_time_left_counts_a_job_by_what_it_costs():
+    console = quiet()
+    done = JobOutcome("cheap", "done", 0, 10.0)
+    costs = {"cheap": 5.0, "dear": 600.0, "other": 100.0}
+    view = JobsView(console, "judge", 2, {"cheap": done}, costs)
+    view.ended(done)  # two slots, but the dear one runs on one of them
+    assert "about 20:00 left" in said(console)
 
 
 def test_a_job_whose_result_is_there_is_skipped_and_counted(tmp_path):
