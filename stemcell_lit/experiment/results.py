@@ -151,20 +151,28 @@ class Results:
         return self.of(method)[0].about
 
     @property
+    def validated(self) -> dict[str, tuple[float, float]]:
+        """Method -> macro F1 and TPR on validation patches, the mean over its trials; where each of them has both."""
+        found = {}
+        for method in self.methods:
+            told = [trial.info.get("validation") or {} for trial in self.of(method)]
+            pairs = [(one.get("macro/f1"), one.get("macro/tpr")) for one in told]
+            if None not in [value for pair in pairs for value in pair]:
+                f1, tpr = np.mean(np.array(pairs, np.float64), 0).tolist()
+                found[method] = (f1, tpr)
+        return found
+
+    @property
     def best_without_generated(self) -> str | None:
         """Of the methods that train on real patches alone the one of highest macro F1, then TPR, on validation patches.
 
-        Mean over its trials; None where a trial of every such method has no validation patches.
+        None where a trial of every such method has no validation patches.
         """
-        found = {}
-        for method in self.methods:
-            trials = self.of(method)
-            told = [trial.info.get("validation") or {} for trial in trials]
-            if any(trial.info.get("generator") for trial in trials):
-                continue
-            pairs = [(one.get("macro/f1"), one.get("macro/tpr")) for one in told]
-            if None not in [value for pair in pairs for value in pair]:
-                found[method] = tuple(np.mean(np.array(pairs, np.float64), 0).tolist())
+        found = {
+            method: pair
+            for method, pair in self.validated.items()
+            if not any(trial.info.get("generator") for trial in self.of(method))
+        }
         return max(found, key=found.__getitem__) if found else None
 
     @property
@@ -189,6 +197,16 @@ class Results:
         """Named subsets of the classes, of the hierarchy's file, that have scores of their own."""
         given = self.trials[0].info["config"].get("hierarchy", {}).get("subsets") or {}
         return {str(k): list(v) for k, v in given.items() if set(v) <= set(self.classes)}
+
+    @property
+    def leaky(self) -> bool:
+        """Whether near-duplicates are on both sides of the split, on purpose."""
+        return bool(self.trials[0].info["split"]["kind"] == "leaky")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether patches come from the simulation."""
+        return any(trial.info["data"].get("simulated") for trial in self.trials)
 
     def of(self, method: str) -> list[Result]:
         """Its trials by seed, then fold."""

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from stemcell_lit.base.drawing import DPI
 from stemcell_lit.base.pages import render
 from stemcell_lit.evaluate.intervals import ALPHA, METRICS, POWER, values
-from stemcell_lit.evaluate.metrics import confusion
-from stemcell_lit.evaluate.results_table import claim, effect_sizes, verdict_of
+from stemcell_lit.evaluate.results_table import claim, verdict_of
 from stemcell_lit.experiment.results import CLAIM, TITLES, Results, as_override, flatten, rows_of
+from stemcell_lit.report.advice import Advice, why_a_smaller_one_is_shown
 from stemcell_lit.report.generators import generator_section
-from stemcell_lit.report.print_table import (
-    interval,
-    p_value,
-    percent,
-    signed_points,
-    smallest,
-    verdict_word,
-)
+from stemcell_lit.report.method_table import confusion_tables, method_groups, part_rows, scored
+from stemcell_lit.report.numbers import interval, p_value, percent, signed_points, smallest
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.keys import own_keys, role_of
 from stemcell_lit.settings.quoting import command_line
 from stemcell_lit.settings.roles import Role
 
+SCRIPT = Path(__file__).with_name("report.js").read_text("utf-8")  # sorts the table
 BEST = "the full method instead of the best without generated patches"
 
 
@@ -41,6 +38,7 @@ def report_page(
     table: pd.DataFrame,
     parts: pd.DataFrame,
     counts: Mapping[str, np.ndarray],
+    advice: Advice,
     figures: Mapping[str, bytes],
     facts: Mapping[str, Any],
     resamples: int,
@@ -52,6 +50,7 @@ def report_page(
         table: of `compare`.
         parts: of `contrasts`, with the columns `part` and `where`.
         counts: method -> (seeds, groups, classes, classes).
+        advice: what to do.
         figures: name -> PNG.
         facts: of the pictures.
         resamples: of the bootstrap.
@@ -66,22 +65,30 @@ def report_page(
         }
         for name, image in figures.items()
     }
+    groups = method_groups(results, table, advice.method)
+    # what most readers compare: the baseline, what to use, and the paper's method
+    few = list(dict.fromkeys(m for m in (results.baseline, advice.method, results.full) if m))
     filters = {"percent": percent, "points": signed_points, "p": p_value, "mde": smallest}
     return render(
         Path(__file__).with_name("report.html.j2"),
         filters,
         results=results,
         interval=interval,
-        simulated=any(i["data"].get("simulated") for i in info),
-        leaky=info[0]["split"]["kind"] == "leaky",
+        script=Markup(SCRIPT),
+        script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii"),
+        advice=advice,
+        why=why_a_smaller_one_is_shown(table, results.claimed),
+        simulated=results.simulated,
+        leaky=results.leaky,
         store=info[0]["store"],
         content_hash=info[0]["data"]["content_hash"],
-        headline=_headline(results, table),
-        methods=_method_rows(results, table),
-        parts=[
-            {**pair.iloc[0], "scores": {r["metric"]: _score(r) for r in pair.to_dict("records")}}
-            for _, pair in parts.groupby(["part", "where", "method", "other"], sort=False)
-        ],
+        cards=_claim_cards(results, table),
+        groups=groups,
+        methods=[row for _, rows in groups for row in rows],
+        few=few,
+        bars=_class_bars(results, table, counts, few),
+        confusions=confusion_tables(results, counts, few),
+        parts=part_rows(parts),
         best=BEST,
         columns=_column_sums(counts),
         tuned=_tuned(results),
@@ -119,8 +126,8 @@ def report_page(
     )
 
 
-def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the claim's method gained, per metric, and whether two points are shown."""
+def _claim_cards(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the claim's method gained, per metric: the verdict of the table, then whether it is two points."""
     if results.full is None:
         return []
     rows, told = rows_of(table), []
@@ -128,24 +135,29 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
         row, base = rows[results.full, metric, ""], rows[results.baseline, metric, ""]
         limits = (row["delta_low"], row["delta_high"], row["p"])
         answer, gain = claim(*limits, CLAIM), verdict_of(*limits)
+        kind, words = gain.replace(" ", "-"), ""
         if answer == "yes":
-            words = f"A gain of {100 * CLAIM:.0f} points or more is shown."
-        elif gain == "worse":
-            words = f"The method is worse than {results.baseline} here."
+            title = f"A gain of {100 * CLAIM:.0f} points or more is shown"
         elif gain == "shown":
             ruled = "ruled out" if answer == "no" else "not shown"
-            words = f"A gain is shown; that it is {100 * CLAIM:.0f} points or more is {ruled}."
+            title, words = (
+                "A gain is shown",
+                f"That it is {100 * CLAIM:.0f} points or more is {ruled}.",
+            )
+        elif gain == "worse":
+            title = f"Worse than {results.baseline}"
         elif answer == "no":
-            words = f"No gain is shown, and one of {100 * CLAIM:.0f} points or more is ruled out."
+            title, kind = f"No gain of {100 * CLAIM:.0f} points", "no-gain"
+            words = "One as large is ruled out."
         elif not math.isfinite(row["delta_low"]):
-            words = "Too few groups for an interval: nothing is shown."
+            title, words = "Nothing is shown", "Too few groups for an interval."
         else:
-            words = "No gain is shown: the difference may be chance."
+            title, words = "No gain is shown", "The difference may be chance."
         told.append(
             {
                 "metric": TITLES[metric],
-                "answer": answer,
-                "kind": {"yes": "yes", "no": "no"}.get(answer, "open"),
+                "title": title,
+                "kind": kind,
                 "words": words,
                 "before": base["mean"],
                 "after": row["mean"],
@@ -155,18 +167,26 @@ def _headline(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
     return told
 
 
-def _method_rows(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
+def _class_bars(
+    results: Results, table: pd.DataFrame, counts: Mapping[str, np.ndarray], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """TPR and F1 of each class by the given methods, as lengths in %."""
     rows = rows_of(table)
-    sizes = effect_sizes(_matrices(results), results.baseline)
+    truth = counts[results.baseline].sum(3)
     return [
         {
-            "name": method,
-            "effect": dict(zip(METRICS, sizes.get(method, [math.nan] * 2), strict=True)),
-            "about": results.about(method).about or "",
-            "baseline": method == results.baseline,
-            "scores": {metric: _score(rows[method, metric, ""]) for metric in METRICS},
+            "name": name,
+            "patches": int(truth[:, :, j].sum(1).max()),
+            "groups": int((truth[:, :, j].sum(0) > 0).sum()),
+            "scores": {
+                metric: [
+                    {"method": m, **{k: rows[m, metric, name][k] for k in ("mean", "low", "high")}}
+                    for m in methods
+                ]
+                for metric in METRICS
+            },
         }
-        for method in results.methods
+        for j, name in enumerate(results.classes)
     ]
 
 
@@ -186,25 +206,12 @@ def _class_rows(
             "patches": int(truth[:, :, inside].sum((1, 2)).max()),
             "groups": int((truth[:, :, inside].sum((0, 2)) > 0).sum()),
             "scores": {
-                metric: {m: _score(rows[m, metric, name]) for m in results.methods}
+                metric: {m: scored(rows[m, metric, name]) for m in results.methods}
                 for metric in METRICS
             },
         }
         for name, inside in names.items()
     ]
-
-
-def _matrices(results: Results) -> dict[str, np.ndarray]:
-    """Per method (trials, classes, classes): a confusion matrix for each seed and fold, in one order for all."""
-    return {
-        method: np.stack(
-            [
-                confusion(c.predictions["label"], c.predictions["predicted"], results.classes)
-                for c in results.of(method)
-            ]
-        )
-        for method in results.methods
-    }
 
 
 def _column_sums(counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -243,11 +250,6 @@ def _tuned(results: Results) -> list[dict[str, Any]]:
                 ]
                 rows.append({"method": method, "fold": fold, "tried": tried})
     return rows
-
-
-def _score(row: Mapping[Any, Any]) -> dict[str, Any]:
-    word = verdict_word(row)
-    return {**row, "word": word, "css": word.replace(" ", "-")}
 
 
 def _seed_rows(results: Results, counts: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

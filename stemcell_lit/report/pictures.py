@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +112,25 @@ class Pictures:
         return figure
 
     def _legend(
-        self, figure: Figure, axes: np.ndarray, methods: Sequence[str], style: str = "-"
+        self,
+        figure: Figure,
+        axes: np.ndarray,
+        methods: Sequence[str],
+        style: str = "-",
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        """A legend below, in as many columns as its longest name leaves room for."""
+        names = [(labels or {}).get(m, m) for m in methods]
+        wrapped = ["\n".join(textwrap.wrap(n, int(11 * figure.get_figwidth()))) for n in names]
         first = axes.flat[0]
-        handles = [first.plot([], [], style, color=self.colour[m], label=m)[0] for m in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(methods)))
+        handles = [
+            first.plot([], [], style, color=self.colour[m], label=n)[0]
+            for m, n in zip(methods, wrapped, strict=True)
+        ]
+        longest = max((len(n) for n in names), default=1)
+        columns = int(12 * figure.get_figwidth() // (longest + 8))
+        columns = max(1, min(4, len(methods), columns))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
     def _row(self, method: str, metric: str, name: str = "") -> Row:
         return self.rows[method, metric, name]
@@ -197,35 +213,48 @@ class Pictures:
         return figure
 
     def curves(self) -> Figure | None:
-        """Loss and validation macro F1 of every stage; methods that share a stage share a line."""
-        rows = [
-            {"node": stage["node"], "method": trial.method, "trial": trial.folder.name, **point}
-            for trial in self.results.trials
-            for stage in trial.info.get("stages", [])
-            for point in stage.get("curve", [])
-        ]
-        if not rows:
-            return None
-        data = pd.DataFrame(rows)
-        nodes = list(dict.fromkeys(data["node"]))
-        shown = [k for k in ("loss", "val/macro/f1") if k in data]
+        """Loss and validation macro F1 of every stage that was trained; of methods that share it, by the first."""
+        lines: dict[tuple[str, str], tuple[str, list[dict[str, Any]]]] = {}
+        shares: dict[str, dict[str, None]] = {}
+        for method in self.results.methods:
+            for trial in self.results.of(method):
+                for stage in trial.info.get("stages") or []:
+                    curve = stage.get("curve") or []
+                    if curve:
+                        key = (stage["node"], json.dumps(curve, sort_keys=True))
+                        owner, _ = lines.setdefault(key, (method, curve))
+                        shares.setdefault(owner, {})[method] = None
+        data = pd.DataFrame([point for _, curve in lines.values() for point in curve])
+        shown = [k for k in ("loss", "val/macro/f1") if k in data and data[k].notna().any()]
         if not shown:
             return None
+        nodes = list(dict.fromkeys(node for node, _ in lines))
         wide = min(4.0, max(2.2, 11 / len(nodes)))
-        figure, axes = blank_figure(wide * len(nodes), 2.4 * len(shown), len(shown), len(nodes))
-        for row, key in zip(axes, shown, strict=True):
+        labels = {m: " = ".join(shares[m]) for m in self.results.methods if m in shares}
+        height = 2.4 * len(shown) + 0.16 * len(labels)
+        figure, axes = blank_figure(wide * len(nodes), height, len(shown), len(nodes))
+        for row, score in zip(axes, shown, strict=True):
             for axis, node in zip(row, nodes, strict=True):
-                part = data[data["node"] == node].dropna(subset=[key])
-                for (method, _), line in part.groupby(["method", "trial"], sort=False):
+                for (of, _), (method, curve) in lines.items():
+                    points = [
+                        (p["images"] / 1000, p[score]) for p in curve if p.get(score) is not None
+                    ]
+                    if of != node or not points:
+                        continue
                     axis.plot(
-                        line["images"] / 1000, line[key], color=self.colour[method], lw=1, alpha=0.7
+                        *zip(*points, strict=True),
+                        color=self.colour[method],
+                        lw=1,
+                        alpha=0.7,
+                        # a stage that was validated once has a dot and no line
+                        marker="o" if len(points) == 1 else "",
+                        ms=4,
                     )
-                axis.set_title(f"stage {node}" if key == shown[0] else "")
-                if key == shown[-1]:
+                axis.set_title(f"stage {node}" if score == shown[0] else "")
+                if score == shown[-1]:
                     axis.set_xlabel("thousand images")
-            row[0].set_ylabel("training loss" if key == "loss" else "validation macro F1")
-        used = [m for m in self.results.methods if m in set(data["method"])]
-        self._legend(figure, axes, used)
+            row[0].set_ylabel("training loss" if score == "loss" else "validation macro F1")
+        self._legend(figure, axes, list(labels), labels=labels)
         return figure
 
     def features(self) -> Figure | None:
@@ -284,7 +313,8 @@ class Pictures:
     def reliability(self) -> Figure:
         """Share of right answers over their confidence, and how often each is given."""
         methods = self.results.methods
-        figure, axes = blank_figure(9.5, 3.4, 1, 2)
+        labels = {}
+        figure, axes = blank_figure(9.5, 3.3 + 0.2 * math.ceil(len(methods) / 3), 1, 2)
         for method in methods:
             tested = self.results.tested(method)
             sure = confidence(tested, self.results.classes)
@@ -292,19 +322,16 @@ class Pictures:
             mean, share, number = reliability(sure, right)
             enough = number >= 10 * len(self.results.seeds)  # fewer say nothing of a share
             axes.flat[0].plot(
-                *(mean[enough], share[enough], "o-"),
-                color=self.colour[method],
-                ms=3.5,
-                lw=1.2,
-                label=f"{method}, error {calibration_error(sure, right):.3f}",
+                *(mean[enough], share[enough], "o-"), color=self.colour[method], ms=3.5, lw=1.2
             )
+            labels[method] = f"{method}, error {calibration_error(sure, right):.3f}"
             axes.flat[1].hist(
                 sure, np.linspace(0, 1, 21), histtype="step", color=self.colour[method]
             )
         axes.flat[0].plot([0, 1], [0, 1], color="#aaa", lw=0.8, ls=":")
         axes.flat[0].set(xlabel="how sure (probability of the call)", ylabel="share right")
         axes.flat[0].set_title("Sure and right")
-        axes.flat[0].legend(fontsize=8, loc="best")
         axes.flat[1].set(xlabel="how sure (probability of the call)", ylabel="patches, all seeds")
         axes.flat[1].set_title("How often so sure")
+        self._legend(figure, axes, methods, "o-", labels)  # not on the curves
         return figure

@@ -18,6 +18,15 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.intervals import METRICS, POWER
 from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.results import TITLES, Results
+from stemcell_lit.report.advice import Advice
+from stemcell_lit.report.numbers import (
+    interval,
+    p_value,
+    percent,
+    signed_points,
+    smallest,
+    verdict_word,
+)
 from stemcell_lit.settings.quoting import command_line, plain
 
 if TYPE_CHECKING:
@@ -47,12 +56,13 @@ _NUMBERS = ("mean", "low", "high", "delta", "delta_low", "delta_high", "p", "mde
 _NA = {c: [""] for c in _NUMBERS}  # what is no number in a CSV; a class may be called "nan"
 
 
-def print_table(out: str | Path, notes: Sequence[str] = ()) -> None:
+def print_table(out: str | Path, notes: Sequence[str] = (), advice: Sequence[str] = ()) -> None:
     """Prints macro TPR and F1 of every method with difference, interval and verdict.
 
     Args:
         out: the folder of results.
         notes: of what was left out, printed below the table.
+        advice: what to do with it, printed last, see `advice.Advice.lines`.
 
     Raises:
         UserError: no table.csv there.
@@ -68,6 +78,8 @@ def print_table(out: str | Path, notes: Sequence[str] = ()) -> None:
         _print_parts(console, parts)
     for note in notes:
         console.print(printable(f"note: {note}"), soft_wrap=True, highlight=False, markup=False)
+    for line in ["", *advice]:
+        console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
     # a path is printed whole, for it is to be copied
     console.print(
         printable(Path(out) / "report.html"), soft_wrap=True, highlight=False, markup=False
@@ -132,13 +144,17 @@ def _coloured(row: Mapping[Any, Any]) -> str:
     return f"[{colour}]{told}[/]" if colour else told
 
 
-def table_markdown(results: Results, table: pd.DataFrame, parts: pd.DataFrame) -> str:
-    """Macro scores, what each part adds, and scores by class: the content of table.md."""
+def table_markdown(
+    results: Results, table: pd.DataFrame, parts: pd.DataFrame, advice: Advice
+) -> str:
+    """What to do, macro scores, what each part adds, and scores by class: the content of table.md."""
     ends = ["difference", "interval", "p", "would show", "verdict"]
     scores = ["metric", "mean", "interval", *ends]
     right = {"mean", "difference", "p", "would show"}
     macro, each = (table[inside] for inside in (table["class"] == "", table["class"] != ""))
     lines = [
+        *(f"- {in_markdown(line)}" for line in advice.lines),
+        "",
         "Macro TPR (recall) and F1 in %, with 95 % intervals over "
         f"{len(results.groups)} groups and {len(results.seeds)} seeds. Would show: the smallest gain in points that "
         f"these data would have shown in {100 * POWER:.0f} % of cases.",
@@ -172,38 +188,3 @@ def _difference_cells(row: Mapping[Any, Any]) -> list[str]:
     ends = interval(row["delta_low"], row["delta_high"], True)
     told = [p_value(row["p"]), smallest(row["mde"]), verdict_word(row)]
     return [signed_points(row["delta"]), ends, *told]
-
-
-def percent(value: float) -> str:
-    """A share, 0 to 1, in %; a dash for none."""
-    return f"{100 * value:.1f}" if math.isfinite(value) else "–"
-
-
-def signed_points(value: float) -> str:
-    """A difference of shares in points, with its sign; a dash for none."""
-    return points(value).replace("-", "−") if math.isfinite(value) else "–"
-
-
-def interval(low: float, high: float, signed: bool = False) -> str:
-    """The ends of an interval of shares in %, or `signed` of differences in points; a dash for none."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "–"
-    show = signed_points if signed else percent
-    return f"{show(low)} to {show(high)}"
-
-
-def smallest(value: float) -> str:
-    """The smallest gain that would have been shown, in points; a dash where none would."""
-    return f"{100 * value:.1f}" if math.isfinite(value) else "–"
-
-
-def p_value(value: float) -> str:
-    """A p to three digits; a dash for none."""
-    if not math.isfinite(value):
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def verdict_word(row: Mapping[Any, Any]) -> str:
-    """`shown`, `worse`, `not shown` or what is ruled out: the verdict without the question that it answers."""
-    return str(row["verdict"].rsplit(": ", 1)[-1])

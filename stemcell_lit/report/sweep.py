@@ -36,7 +36,9 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.results_table import points
 from stemcell_lit.experiment.forms import SWEEP
 from stemcell_lit.experiment.results import TITLES, as_override, collect, comparable
-from stemcell_lit.report.print_table import print_table, read_table, verdict_word
+from stemcell_lit.report.advice import Advice
+from stemcell_lit.report.numbers import verdict_word
+from stemcell_lit.report.print_table import print_table, read_table
 from stemcell_lit.report.report import check_report, write_report
 from stemcell_lit.settings.command_keys import SweepConfig
 from stemcell_lit.settings.quoting import override
@@ -135,12 +137,13 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     print(printable(out / "report.html"))
 
 
-def _report(out: Path, baseline: str, resamples: int, seed: int) -> None:
-    """Writes and prints one table."""
+def _report(out: Path, baseline: str, resamples: int, seed: int) -> Advice:
+    """Writes and prints one table, and says what to do with it."""
     check_report(out)
     results = comparable(collect(out), baseline)
-    write_report(results, resamples, seed)
-    print_table(out, results.notes)
+    advice = write_report(results, resamples, seed)
+    print_table(out, results.notes, advice.lines)
+    return advice
 
 
 def _labelled(out: Path) -> int:

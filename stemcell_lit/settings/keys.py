@@ -84,7 +84,8 @@ def keys_of(command: str) -> dict[str, Key]:
     """Legal keys of a command by name; those of no command for an unknown one."""
     from stemcell_lit.settings.command_table import SETTINGS
 
-    return {key.name: key for key in _walk(SETTINGS[command], "")}
+    owner = SETTINGS.get(command)
+    return {key.name: key for key in _walk(owner, "")} if owner else {}
 
 
 def _walk(owner: type, prefix: str) -> Iterator[Key]:
