@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from stemcell_lit.evaluate.intervals import ALPHA, METRICS
+from stemcell_lit.evaluate.intervals import ALPHA, METRICS, POWER
 from stemcell_lit.experiment.results import CLAIM, TITLES, Row, rows_of
 from stemcell_lit.report.numbers import (
     interval,
@@ -274,8 +274,9 @@ def _told(pair: Mapping[str, Row], answer: str) -> str:
     }.get(answer, "")
     seen = [f"{smallest(r['mde'])} {TITLES[m]}" for m, r in pair.items() if math.isfinite(r["mde"])]
     if not seen:
-        return f"{told}. With so few groups no gain can be shown, however large."
-    return f"{told}. The smallest gain that could have been shown, in points: {', '.join(seen)}."
+        return f"{told}. With these groups and resamples no gain can be shown, however large."
+    power = f"{100 * POWER:.0f} %"
+    return f"{told}. Such data show a gain in {power} of cases from {' or '.join(seen)} points on."
 
 
 def _claim(rows: Mapping[tuple[str, str, str], Row], claimed: str, baseline: str) -> str:

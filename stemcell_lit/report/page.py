@@ -67,7 +67,8 @@ def report_page(
     }
     groups = method_groups(results, table, advice.method)
     # what most readers compare: the baseline, what to use, and the paper's method
-    few = list(dict.fromkeys(m for m in (results.baseline, advice.method, results.full) if m))
+    few = list(dict.fromkeys(m for m in (results.baseline, advice.method, results.claimed) if m))
+    subject = _subject(results, advice)
     filters = {"percent": percent, "points": signed_points, "p": p_value, "mde": smallest}
     return render(
         Path(__file__).with_name("report.html.j2"),
@@ -82,7 +83,8 @@ def report_page(
         leaky=results.leaky,
         store=info[0]["store"],
         content_hash=info[0]["data"]["content_hash"],
-        cards=_claim_cards(results, table),
+        subject=subject,
+        cards=_claim_cards(results, table, subject),
         groups=groups,
         methods=[row for _, rows in groups for row in rows],
         few=few,
@@ -126,13 +128,23 @@ def report_page(
     )
 
 
-def _claim_cards(results: Results, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the claim's method gained, per metric: the verdict of the table, then whether it is two points."""
-    if results.full is None:
+def _subject(results: Results, advice: Advice) -> str | None:
+    """Which method is held against the claim: the paper's, else the one to use, else the last; None: only baseline."""
+    if results.claimed:
+        return results.claimed
+    use = advice.method
+    return use if use and use != results.baseline else results.full
+
+
+def _claim_cards(
+    results: Results, table: pd.DataFrame, subject: str | None
+) -> list[dict[str, Any]]:
+    """What a method gained, per metric: the verdict of the table, then whether it is two points."""
+    if subject is None:
         return []
     rows, told = rows_of(table), []
     for metric in METRICS:
-        row, base = rows[results.full, metric, ""], rows[results.baseline, metric, ""]
+        row, base = rows[subject, metric, ""], rows[results.baseline, metric, ""]
         limits = (row["delta_low"], row["delta_high"], row["p"])
         answer, gain = claim(*limits, CLAIM), verdict_of(*limits)
         kind, words = gain.replace(" ", "-"), ""

@@ -27,7 +27,7 @@ import pandas as pd
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.drawing import STYLE, blank_figure, colours, png
 from stemcell_lit.base.files import check_files, check_target, whole_or_absent, write_whole
-from stemcell_lit.base.markdown import markdown_table
+from stemcell_lit.base.markdown import in_markdown, markdown_table
 from stemcell_lit.base.names import safe_name
 from stemcell_lit.base.pages import render
 from stemcell_lit.base.spreadsheets import to_csv
@@ -114,9 +114,10 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     sweep = SweepConfig(**{k: v for k, v in plain.items() if k != "format"})
     check_reports(out, sweep)
     tables = tables_of(out, sweep)
+    advices = []
     for table in tables:
         print(printable(f"{sweep.key} = {as_override(table.value)}"))
-        _report(table.out, baseline, resamples, seed)
+        advices.append(_report(table.out, baseline, resamples, seed))
     together = pd.concat(
         [
             read_table(t.out).assign(value=as_override(t.value), patches=_labelled(t.out))
@@ -128,11 +129,11 @@ def make_reports(out: Path, baseline: str = "flat", resamples: int = 2000, seed:
     first = ["value", "patches"]
     macro = macro[[*first, *[c for c in macro.columns if c not in first]]]
     picture = draw(macro, tables, sweep, baseline)
-    page = _page(out, macro, tables, sweep, baseline, picture)
+    page = _page(out, macro, tables, sweep, baseline, picture, advices)
     with whole_or_absent(out / "figures", "figures") as folder:
         (folder / "sweep.png").write_bytes(picture)
     write_whole(out / "sweep.csv", to_csv(macro, "%.6g"))
-    write_whole(out / "sweep.md", _markdown(macro, sweep))
+    write_whole(out / "sweep.md", _markdown(macro, sweep, advices))
     write_whole(out / "report.html", page)
     print(printable(out / "report.html"))
 
@@ -233,8 +234,13 @@ def _cells(macro: pd.DataFrame, metric: str) -> tuple[list[str], list[str], Mapp
     return list(names.values()), list(dict.fromkeys(rows["method"])), told
 
 
-def _markdown(macro: pd.DataFrame, sweep: SweepConfig) -> str:
-    lines = ["Macro scores in %, difference to the baseline at the same value in points.", ""]
+def _markdown(macro: pd.DataFrame, sweep: SweepConfig, advices: Sequence[Advice]) -> str:
+    names = _names(macro).values()
+    lines = [
+        f"- {in_markdown(sweep.key)} = {in_markdown(name)}: {in_markdown(advice.use)}"
+        for name, advice in zip(names, advices, strict=True)
+    ]
+    lines += ["", "Macro scores in %, difference to the baseline at the same value in points.", ""]
     for metric, title in TITLES.items():
         values, methods, told = _cells(macro, metric)
         rows = [[v, *(told.get((v, m), "–") for m in methods)] for v in values]
@@ -249,6 +255,7 @@ def _page(
     sweep: SweepConfig,
     baseline: str,
     picture: bytes,
+    advices: Sequence[Advice],
 ) -> str:
     return render(
         Path(__file__).with_suffix(".html.j2"),
@@ -258,5 +265,8 @@ def _page(
         leaky=sweep.key == "split.kind",
         picture=base64.b64encode(picture).decode("ascii"),
         metrics=[(title, *_cells(macro, metric)) for metric, title in TITLES.items()],
-        pages=[(as_override(t.value), f"values/{t.name}/report.html") for t in tables],
+        pages=[
+            (as_override(t.value), f"values/{t.name}/report.html", advice)
+            for t, advice in zip(tables, advices, strict=True)
+        ],
     )

@@ -252,6 +252,15 @@ def test_page_is_one_file_that_needs_no_network(results):
     }  # fmt: skip
 
 
+def test_every_picture_has_a_text(results):
+    page = (results / "report.html").read_text()
+    texts = re.findall(r"<img [^>]*alt=\"([^\"]*)\"", page)
+    assert len(texts) == page.count("<img ") == 10
+    assert all(len(text) > 20 for text in texts)
+    bars = re.findall(r"<svg[^>]*>", page)
+    assert bars and all('role="img"' in one and "aria-label=" in one for one in bars)
+
+
 def test_page_answers_the_question_in_words(results):
     text = text_of(results / "report.html")
     assert "Does temporal_gan gain 2 points or more over flat?" in text

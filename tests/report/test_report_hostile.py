@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from stemcell_lit.base.markdown import in_markdown
 from stemcell_lit.base.spreadsheets import as_text, as_written, read_csv, to_csv
+from stemcell_lit.report.advice import Advice, Help
 from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.report import make_report
 from stemcell_lit.report.sweep import Table, _markdown, _page
@@ -194,9 +195,10 @@ def test_no_name_becomes_a_script_in_a_page_of_a_sweep(out):
     tables = [Table(out, f"v{i}", v) for i, v in enumerate(sweep.values)]
     macro = pd.concat([read_table(out).assign(value=t.value, patches=3) for t in tables])
     macro = macro[macro["class"] == ""]
-    page = harmless(_page(out, macro, tables, sweep, SCRIPT, b"\x89PNG"))
+    advice = Advice(SCRIPT, SCRIPT, (Help(SCRIPT, SCRIPT, SCRIPT),), SCRIPT, SCRIPT, SCRIPT)
+    page = harmless(_page(out, macro, tables, sweep, SCRIPT, b"\x89PNG", [advice] * 2))
     assert "a & b" in page.text and "&amp;" not in page.text  # escaped once
-    assert "<" not in _markdown(macro, sweep).replace("| < 0.001 |", "")
+    assert "<" not in _markdown(macro, sweep, [advice] * 2).replace("| < 0.001 |", "")
 
 
 def test_a_result_of_scripts_alone_is_refused_or_harmless(out, tmp_path):

@@ -88,6 +88,9 @@ def test_every_value_has_its_table_and_all_have_one_figure(swept):
     page = (swept / "report.html").read_text()
     assert "values/amount-1.0/report.html" in page and "data:image/png;base64" in page
     assert "generated per real patch" in page
+    # what each value's own table advises
+    assert page.count("on test groups that it never saw") == 2
+    assert (swept / "sweep.md").read_text().count("- mix.amount = ") == 2
     assert (swept / "figures" / "sweep.png").stat().st_size > 5000
 
 
