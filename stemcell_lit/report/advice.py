@@ -31,6 +31,11 @@ YES, NO, DEPENDS, OPEN, NONE = "yes", "no", "it depends", "these data cannot tel
 ASKED = {"Generated patches": "generated patches", "The tree": "the tree", "Time": "time"}
 INSTEAD = "generated patches instead of balanced batches"
 
+_LEAKY = (
+    "No method can be recommended: this split puts near-duplicates on both sides on purpose, and every score is "
+    "inflated."
+)
+_GROUPED = "Run the same with split.kind=grouped."
 ENOUGH = 0.95  # a class whose TPR is surely above it needs no more labels
 LEAST = 6  # groups: with fewer no p value is below 0.05 (2 / 2**5 is above it)
 
@@ -122,10 +127,15 @@ def advise(
         simulated: no real patches.
     """
     rows = rows_of(table)
-    method = None if leaky else chosen(validated)
+    if leaky:
+        told = "Nothing is said on a leaky split: what near-duplicates add differs from method to method."
+        return Advice(
+            None, _LEAKY, tuple(Help(topic, NONE, told) for topic in ASKED), _GROUPED, None
+        )
+    method = chosen(validated)
     return Advice(
         method,
-        _use(rows, method, baseline, validated, about, leaky),
+        _use(rows, method, baseline, validated, about),
         tuple(helps(parts, topic, (absent or {}).get(topic)) for topic in ASKED),
         _next(rows, method or baseline, sizes, simulated),
         command if method else None,
@@ -145,13 +155,7 @@ def _use(
     baseline: str,
     validated: Mapping[str, tuple[float, float]],
     about: Mapping[str, str | None],
-    leaky: bool,
 ) -> str:
-    if leaky:
-        return (
-            "No method can be recommended: this split puts near-duplicates on both sides on purpose, "
-            "and every score is inflated. Run it with split.kind=grouped."
-        )
     if method is None:
         return (
             "No method can be recommended: no method has scores on validation patches, and test groups must not "

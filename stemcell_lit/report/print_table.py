@@ -78,7 +78,7 @@ def print_table(out: str | Path, notes: Sequence[str] = (), advice: Sequence[str
         _print_parts(console, parts)
     for note in notes:
         console.print(printable(f"note: {note}"), soft_wrap=True, highlight=False, markup=False)
-    for line in ["", *advice]:
+    for line in ["", *advice] if advice else []:
         console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
     # a path is printed whole, for it is to be copied
     console.print(

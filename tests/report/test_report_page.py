@@ -123,6 +123,9 @@ def test_the_first_screen_has_its_sentences_where_little_is_known(tmp_path, case
     assert all(one.answer != "yes" for one in advice.helps) or case == "one seed"
     if case == "two groups":
         assert "too few groups for an interval" in advice.use
+    if case == "leaky":
+        assert {one.answer for one in advice.helps} == {"not compared"}
+        assert "split.kind=grouped" in advice.next and advice.claim is None
     if case == "no time":
         assert "No method here uses time" in advice.helps[2].text
     assert "nan" not in " ".join(advice.lines)
