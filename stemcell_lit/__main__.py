@@ -61,9 +61,8 @@ def _main(words: list[str]) -> int:
     command = COMMANDS[name]
     overrides = [command.flags.get(word, word) for word in words[1:]]
     if any(o in ("-h", "--help") for o in overrides):
-        print(f"{command.sentence}\n\n  $ {command.example}\n")
-        if command.settings is not None:
-            print("\n".join(help_lines(name)))
+        about = [o for o in overrides if o[:1] != "-" and "=" not in o]
+        print("\n".join(help_lines(name, *about[:1])))
         return 0
     several = [o for o in overrides if o in ("-m", "--multirun")]
     from stemcell_lit import commands  # what it imports takes time, and `--help` needs none of it

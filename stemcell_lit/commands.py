@@ -14,11 +14,11 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.command_keys import typed
-from stemcell_lit.settings.command_table import SETTINGS
+from stemcell_lit.settings.command_table import COMMANDS, SETTINGS
 from stemcell_lit.settings.compose import compose, one_line, register
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.quoting import command_line
-from stemcell_lit.settings.words import read
+from stemcell_lit.settings.words import nearest, read
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -218,9 +218,50 @@ def do_predict(overrides: list[str]) -> None:
     """Class maps of a movie's frames."""
     from stemcell_lit.predict.command import predict
 
-    # `none` is no map with settings of its own, and so no file of the group
-    overrides = ["colonies.method=none" if o == "colonies=none" else o for o in overrides]
-    print(printable(predict(settings_of("predict", overrides))))
+    print(printable(predict(settings_of("predict", _of_predict(overrides)))))
+
+
+def _of_predict(words: list[str]) -> list[str]:
+    """`none` is no map with settings of its own, and so no file of the group."""
+    return ["colonies.method=none" if word == "colonies=none" else word for word in words]
+
+
+def do_config(words: list[str]) -> None:
+    """A command's settings and where each comes from; nothing is run.
+
+    Raises:
+        UserError: no such command, or what the command itself would refuse.
+    """
+    from stemcell_lit.settings.origins import lines_of, origins
+
+    if not words:
+        raise UserError("expected: stemcell-lit config COMMAND key=value ...")
+    name, *rest = words
+    if name not in SETTINGS:
+        near = nearest(name, list(SETTINGS), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        what = "the command has no settings" if name in COMMANDS else f"no such command{hint}"
+        raise UserError(f"config {printable(name)}: {what} (there are {', '.join(SETTINGS)})")
+    if {"-m", "--multirun"} & set(rest):
+        raise UserError("config shows the settings of one trial; leave -m out, and give one value")
+    rest = [COMMANDS[name].flags.get(word, word) for word in rest]
+    found = origins(name, _of_predict(rest) if name == "predict" else rest)
+    print("\n".join(lines_of(name, found)))
+    if name == "reproduce":
+        print("note: each method adds its own, see `config run method=NAME`", file=sys.stderr)
+
+
+def do_doctor(words: list[str]) -> int:
+    """Whether the main job can run here: 0, else 1.
+
+    Raises:
+        UserError: words, where none are expected.
+    """
+    from stemcell_lit.doctor import doctor
+
+    if words:
+        raise UserError(f"{printable(words[0])}: doctor takes no words")
+    return doctor()
 
 
 def do_artifacts(args: list[str]) -> None:

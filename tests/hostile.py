@@ -34,9 +34,9 @@ from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.sweep import make_reports
 from stemcell_lit.settings.command_keys import GenerateCommand
+from stemcell_lit.settings.gan_keys import GANConfig
 from stemcell_lit.settings.group_keys import (
     ClassicConfig,
-    GANConfig,
     HierarchyConfig,
     StageConfig,
     TemporalConfig,

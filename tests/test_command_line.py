@@ -194,6 +194,13 @@ MISTAKES = {
         "did you mean colonies.forest.masks=",
     ),
     "an unknown choice": (["run", "method=magic"], "flat_gan"),
+    "a choice misspelt": (["run", "method=temporal_gann"], "did you mean temporal_gan?"),
+    "a choice of a sweep misspelt": (["run", "-m", "hierarchy=colny,flat"], "did you mean colony?"),
+    "a method of a table misspelt": (["reproduce", "methods=[flat,flat_gn]"], "mean flat_gan?"),
+    "a generator to judge misspelt": (["judge", "gans=[tny]"], "did you mean tiny?"),
+    "a value misspelt": (["run", "stage.loss=focl"], "did you mean focal?"),
+    "a value in a list misspelt": (["run", "select.filters=[entropi]"], "did you mean entropy?"),
+    "help of a key misspelt": (["run", "--help", "stage.lrr"], "did you mean stage.lr?"),
     "an unknown experiment": (["reproduce", "experiment=x", "methods=[flat]"], "claim"),
 }
 

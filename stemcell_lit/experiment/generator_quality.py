@@ -21,7 +21,7 @@ from stemcell_lit.gan.distances import nearest_training
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.group_keys import QualityConfig
+from stemcell_lit.settings.gan_keys import QualityConfig
 
 QUALITY = "quality.json"
 

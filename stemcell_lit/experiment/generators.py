@@ -39,7 +39,7 @@ from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import GenerateCommand
 from stemcell_lit.settings.compose import without_generated
-from stemcell_lit.settings.group_keys import QualityConfig, SelectConfig
+from stemcell_lit.settings.gan_keys import QualityConfig, SelectConfig
 from stemcell_lit.settings.roles import determining
 
 CHECKPOINT = "generator.ckpt"

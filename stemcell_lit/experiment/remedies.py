@@ -14,11 +14,8 @@ from stemcell_lit.experiment.problems import SPLIT, Planner, in_memory
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.compose import hierarchies, without_generated
-from stemcell_lit.settings.group_keys import (
-    MixConfig,
-    SelectConfig,
-    TemporalConfig,
-)
+from stemcell_lit.settings.gan_keys import SelectConfig
+from stemcell_lit.settings.group_keys import MixConfig, TemporalConfig
 
 # An override as it is typed, and what it does to a configuration; None: the trial is left out.
 Change = tuple[str, Callable[[RunCommand], RunCommand | None]]

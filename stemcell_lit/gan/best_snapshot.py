@@ -21,7 +21,7 @@ from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.settings.field_types import check
-from stemcell_lit.settings.group_keys import QualityConfig
+from stemcell_lit.settings.gan_keys import QualityConfig
 
 _LOOK_EVERY = 64  # batches between two looks at the losses: a look waits for the device
 _LOOKS = 3  # in a row above the limit: one bad batch stops nothing

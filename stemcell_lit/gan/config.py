@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.field_types import check
-from stemcell_lit.settings.group_keys import GANConfig
+from stemcell_lit.settings.gan_keys import GANConfig
 
 FIXED = 2**31  # seed stream of the fixed latents, apart from every training stream
 

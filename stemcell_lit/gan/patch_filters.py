@@ -13,7 +13,7 @@ from stemcell_lit.evaluate.entropy import entropy
 from stemcell_lit.gan.distances import ball_radius
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.settings.field_types import check
-from stemcell_lit.settings.group_keys import SelectConfig
+from stemcell_lit.settings.gan_keys import SelectConfig
 
 FILTERS = ("confidence", "distance", "entropy")
 

@@ -10,7 +10,7 @@ from stemcell_lit.base import formats as form
 from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.module import GANModule
-from stemcell_lit.settings.group_keys import GANConfig
+from stemcell_lit.settings.gan_keys import GANConfig
 
 _WIDTH = form.whole(1, 65_536)
 

@@ -17,19 +17,18 @@ from stemcell_lit.settings.field_types import (
     number,
     numbers,
     random_seed,
+    setting,
 )
+from stemcell_lit.settings.gan_keys import GANConfig, QualityConfig, SelectConfig
 from stemcell_lit.settings.group_keys import (
     ClassicConfig,
     ColoniesConfig,
     DataConfig,
     ExtractionConfig,
-    GANConfig,
     HierarchyConfig,
     LoggerConfig,
     MethodConfig,
     MixConfig,
-    QualityConfig,
-    SelectConfig,
     SimulationConfig,
     SplitConfig,
     StageConfig,
@@ -45,29 +44,61 @@ class SimulateCommand:
 
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
-    out: str = MISSING
-    store: str | None = None  # also cut patches into this store
+    out: str = setting("new folder of the movies", MISSING)
+    store: str | None = setting(
+        "also cut patches into this new store; null: movies alone", None, first=True
+    )
 
 
 @dataclass
 class ImportCommand:
     """`stemcell-lit import`."""
 
-    source: str = MISSING
-    store: str = MISSING
-    table: str | None = None  # CSV or class maps; None: what lies in or beside the source
-    blocks: int = number(10, least=1)  # of columns, the groups of a single movie
-    group: str | None = None  # column to split by; None: the first of group, track, movie
-    # px of crops; None: as they are, they must then agree
-    size: int | None = number(None, least=1, most=8192)
-    um_per_px: float | None = number(None, above=0)  # of the source; None: what its files say
-    hours_per_frame: float | None = number(None, above=0)
-    # which channel of files that hold several: its name, or its number from 0
-    channel: str | None = None
-    # which focal plane of files that hold several, from 0
-    plane: int | None = number(None, least=0)
-    position: str | None = None  # one stage position, by its name or number in the files; None: all
-    classes: list[str] | None = None  # names of a class map's values; order; None: alphabetical
+    source: str = setting(
+        "folder with a folder of crops per class, crops beside a CSV, a movie, or a folder of movies",
+        MISSING,
+    )
+    store: str = setting("new folder for the store of patches", MISSING)
+    table: str | None = setting(
+        "CSV of labels, or class maps; null: what lies in or beside the source", None, first=True
+    )
+    blocks: int = setting(
+        "columns of the field that a single movie is divided into, its groups",
+        number(10, least=1),
+        first=True,
+    )
+    group: str | None = setting(
+        "column of the CSV to split by; null: the first there of group, track, movie",
+        None,
+        first=True,
+    )
+    size: int | None = setting(
+        "px to which crops are brought; null: as they are, they must then agree",
+        number(None, least=1, most=8192),
+        first=True,
+    )
+    um_per_px: float | None = setting(
+        "um of a pixel of the source; null: what its files say", number(None, above=0), first=True
+    )
+    hours_per_frame: float | None = setting(
+        "hours from a frame to the next; null: what the files say",
+        number(None, above=0),
+        first=True,
+    )
+    channel: str | None = setting(
+        "which channel of files that hold several: its name, or its number from 0", None
+    )
+    plane: int | None = setting(
+        "which focal plane of files that hold several, from 0", number(None, least=0)
+    )
+    position: str | None = setting(
+        "one stage position, by its name or number in the files; null: all", None
+    )
+    classes: list[str] | None = setting(
+        "names of a class map's values, or the order of classes; null: alphabetical",
+        None,
+        first=True,
+    )
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
 
@@ -76,30 +107,59 @@ class ImportCommand:
 class AnnotateCommand:
     """`stemcell-lit annotate`: sort patches by hand."""
 
-    source: str = MISSING  # a movie, a folder of movies, of frames or of crops, or a patch store
-    out: str = MISSING  # the folder of answers; begun there, it goes on
-    classes: list[str] | None = None  # up to 9; None: the store's, or those it was begun with
-    # auto | movie | crops | store: what the source is
-    kind: str = choice("auto", "movie", "crops", "store")
-    limit: int | None = number(None, least=1)  # patches to ask, drawn at random; None: all
-    size: int = number(64, least=1, most=8192)  # px of patches cut from a movie
-    per_frame: int = number(4, least=1)  # patches of a frame at most; no two share more than half
-    every: int = number(1, least=1)  # use each n-th frame of a movie
-    foreground: float = number(0.5, above=0, most=1)  # least share of a patch inside colonies
-    # of a single movie, what a split keeps together: family (colonies that merged or split) | block (of the field) |
-    # time (blocks of it, where a field cannot be divided) | auto (families where there are enough, else blocks)
-    groups: str = choice("auto", "family", "block", "time")
-    blocks: int = number(10, least=2, most=1000)  # of the field or of time, at most
-    um_per_px: float | None = number(None, above=0)  # None: what the file says
-    hours_per_frame: float | None = number(None, above=0)
-    # which channel of files that hold several: its name, or its number from 0
-    channel: str | None = None
-    # which focal plane of files that hold several, from 0
-    plane: int | None = number(None, least=0)
-    position: str | None = None  # one stage position, by its name or number in the files; None: all
+    source: str = setting(
+        "a movie, a folder of movies, of frames or of crops, or a store of patches", MISSING
+    )
+    out: str = setting("folder of answers; one that was begun goes on", MISSING)
+    classes: list[str] | None = setting(
+        "up to 9, such as [debris,dense]; null: the store's, or those it was begun with",
+        None,
+        first=True,
+    )
+    kind: str = setting(
+        "what the source is; auto: found out", choice("auto", "movie", "crops", "store"), first=True
+    )
+    limit: int | None = setting(
+        "patches to ask for, drawn at random; null: all", number(None, least=1), first=True
+    )
+    size: int = setting(
+        "px, side of patches cut from a movie", number(64, least=1, most=8192), first=True
+    )
+    per_frame: int = setting(
+        "patches of a frame at most; no two share more than half", number(4, least=1), first=True
+    )
+    every: int = setting("use each n-th frame of a movie", number(1, least=1), first=True)
+    foreground: float = setting(
+        "least share of a patch inside colonies", number(0.5, above=0, most=1)
+    )
+    groups: str = setting(
+        "what a split keeps together, of a single movie: families of colonies, blocks of its field, or blocks of time",
+        choice("auto", "family", "block", "time"),
+    )
+    blocks: int = setting("blocks of the field or of time, at most", number(10, least=2, most=1000))
+    um_per_px: float | None = setting(
+        "um of a pixel; null: what the file says", number(None, above=0), first=True
+    )
+    hours_per_frame: float | None = setting(
+        "hours from a frame to the next; null: what the file says",
+        number(None, above=0),
+        first=True,
+    )
+    channel: str | None = setting(
+        "which channel of files that hold several: its name, or its number from 0", None
+    )
+    plane: int | None = setting(
+        "which focal plane of files that hold several, from 0", number(None, least=0)
+    )
+    position: str | None = setting(
+        "one stage position, by its name or number in the files; null: all", None
+    )
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
-    seed: int = random_seed()  # of places and order
-    port: int = number(0, least=0, most=65_535)  # of the page on 127.0.0.1; 0: any free one
+    seed: int = setting("seed of places and their order", random_seed())
+    port: int = setting(
+        "port of the page on this machine (127.0.0.1); 0: any free one",
+        number(0, least=0, most=65_535),
+    )
 
 
 @dataclass
@@ -119,34 +179,52 @@ class RunCommand:
     method: MethodConfig = repeat(MethodConfig)  # its name is the row's
     trainer: TrainerConfig = repeat(TrainerConfig)  # the order of sums, and so last digits
     logger: LoggerConfig = shown(LoggerConfig)
-    seed: int = repeat(random_seed())  # of stages: first weights, order, augmentation
-    tune: bool = False  # choose among method.choices on the fold's validation patches
-    # the seed they are compared with: one choice for all seeds of a fold
-    tune_seed: int = repeat(random_seed())
-    generator_seed: int = repeat(random_seed())  # of the generator: one per fold serves all seeds
-    out: str = shown("results/default")
-    artifacts: str | None = shown(
-        None
-    )  # shared store of what is made once; None: `artifacts` in out
+    seed: int = setting(
+        "seed of networks: first weights, order of patches, augmentation",
+        repeat(random_seed()),
+        first="run train",
+    )
+    tune: bool = setting(
+        "choose among method.choices on the fold's validation patches",
+        False,
+        first="run reproduce",
+    )
+    tune_seed: int = setting(
+        "seed with which choices are compared: one choice for all seeds of a fold",
+        repeat(random_seed()),
+    )
+    generator_seed: int = setting(
+        "seed of the generator: one for each fold serves all seeds", repeat(random_seed())
+    )
+    out: str = setting("folder of results", shown("results/default"), first=True)
+    artifacts: str | None = setting(
+        "folder of what is made once and shared between trials; null: artifacts in out", shown(None)
+    )
 
 
 @dataclass
 class TrainCommand(RunCommand):
     """`stemcell-lit train`: one module of a trial."""
 
-    task: str = choice("gan", "stage")
-    node: str = "root"  # which stage of the tree
+    task: str = setting(
+        "what to train: the generator, or a stage of the tree", choice("gan", "stage"), first=True
+    )
+    node: str = setting("which stage of the tree, by its path, when task=stage", "root", first=True)
 
 
 @dataclass
 class GenerateCommand:
     """`stemcell-lit generate`: patches from a trained generator."""
 
-    checkpoint: str = MISSING
-    store: str = MISSING
-    per_class: int = number(500, least=1)
-    seed: int = random_seed()
-    batch_size: int = number(256, least=1)
+    checkpoint: str = setting("generator.ckpt of a trained generator", MISSING)
+    store: str = setting("new folder for the store of generated patches", MISSING)
+    per_class: int = setting("patches of each class", number(500, least=1), first=True)
+    seed: int = setting(
+        "seed of the random numbers that patches are made from", random_seed(), first=True
+    )
+    batch_size: int = setting(
+        "patches made at a time; fewer need less memory", number(256, least=1), first=True
+    )
     select: SelectConfig = field(default_factory=SelectConfig)
 
 
@@ -154,83 +232,129 @@ class GenerateCommand:
 class EvaluateCommand:
     """`stemcell-lit evaluate`: a trained trial on a store."""
 
-    checkpoint: str = MISSING
-    store: str = MISSING
-    out: str = MISSING
-    # a network of your own that the checkpoint asks for, package.attribute: its code is run
-    allow_module: str | None = None
-    # go on where the model has learned from every group of the store: its scores tell nothing of new ones
-    seen: bool = False
+    checkpoint: str = setting("the model folder of a finished trial", MISSING)
+    store: str = setting("folder of the store to classify", MISSING)
+    out: str = setting("new folder of results", MISSING)
+    allow_module: str | None = setting(
+        "a network of your own that the checkpoint asks for, package.attribute: its code is run",
+        None,
+        first=True,
+    )
+    seen: bool = setting(
+        "go on where the model has learned from every group of the store: its scores tell nothing of new ones",
+        False,
+        first=True,
+    )
 
 
 @dataclass
 class SweepConfig:
     """One setting that varies over a table for each of its values, such as a dose (`report/sweep`)."""
 
-    key: str | None = None  # such as mix.amount or split.labelled_fraction; None: one table
-    values: list[Any] = field(default_factory=list)
-    fixed: dict[str, Any] = field(default_factory=dict)  # set beside it, such as mix.recipe
-    label: str | None = None  # of the figure's axis; None: the key
+    key: str | None = setting(
+        "the setting, such as mix.amount or split.labelled_fraction; null: one table", None
+    )
+    values: list[Any] = setting("its values, a table for each", field(default_factory=list))
+    fixed: dict[str, Any] = setting(
+        "what is set beside it, such as {mix.recipe:ratio}", field(default_factory=dict)
+    )
+    label: str | None = setting("name of the figure's axis; null: the key", None)
 
 
 @dataclass
 class ReproduceCommand(RunCommand):
     """`stemcell-lit reproduce`: methods x folds x seeds, then the report."""
 
-    methods: list[str] = field(  # time_only is left out where no patch has a time
-        default_factory=lambda: [
-            # all that can be had from five trainings: flat, flat_sampler, flat_gan, and the tree without and with
-            # generated patches; experiment=claim has the other baselines
-            "time_only",
-            "flat",
-            "flat_sampler",
-            "classic",
-            "flat_gan",
-            "flat_temporal",
-            "classic_temporal",
-            "stacked",
-            "stacked_temporal",
-            "hierarchy",
-            "temporal",
-            "temporal_gan",
-        ]
+    methods: list[str] = setting(
+        "rows of the table, listed below; time_only is left out where no patch has a time",
+        field(
+            default_factory=lambda: [
+                # all that can be had from five trainings: flat, flat_sampler, flat_gan, and the tree without and with
+                # generated patches; experiment=claim has the other baselines
+                "time_only",
+                "flat",
+                "flat_sampler",
+                "classic",
+                "flat_gan",
+                "flat_temporal",
+                "classic_temporal",
+                "stacked",
+                "stacked_temporal",
+                "hierarchy",
+                "temporal",
+                "temporal_gan",
+            ]
+        ),
+        first=True,
     )
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    baseline: str = "flat"
-    seeds: list[int] = numbers([0, 1], least=0, most=SEED, items=(1, None), unique=True)
-    # jobs side by side; None: one per device, or per core on a CPU
-    slots: int | None = number(None, least=1, most=4096)
-    fail_fast: bool = False
-    resamples: int = number(2000, least=1)  # of the bootstrap and of the permutation test
+    baseline: str = setting("the method that gains are measured against", "flat", first=True)
+    seeds: list[int] = setting(
+        "each makes the whole table once more, with other first weights",
+        numbers([0, 1], least=0, most=SEED, items=(1, None), unique=True),
+        first=True,
+    )
+    slots: int | None = setting(
+        "jobs side by side; null: one per GPU, or per core on a CPU",
+        number(None, least=1, most=4096),
+        first=True,
+    )
+    fail_fast: bool = setting("stop all when one job fails", False)
+    resamples: int = setting(
+        "draws of the intervals and of the permutation test", number(2000, least=1)
+    )
 
 
 @dataclass
 class JudgeCommand(RunCommand):
     """`stemcell-lit judge`: generators side by side, on the same patches and budget."""
 
-    gans: list[str] = names(["tiny"])  # names of conf/gan
-    selects: list[str] = names(["none"])  # names of conf/select
-    images: int | None = number(None, least=1)  # budget of every generator; None: that of the first
-    folds: list[int] = numbers([0], least=0, items=(1, None), unique=True)
-    seeds: list[int] = numbers(
-        [0, 1, 2], least=0, most=SEED, items=(1, None), unique=True
-    )  # of the accuracy's classifier
-    # generated patches it learns; None: as in the largest real class
-    per_class: int | None = number(None, least=1)
-    # jobs side by side; None: one per device, or per core on a CPU
-    slots: int | None = number(None, least=1, most=4096)
+    gans: list[str] = setting("generators by their files of conf/gan", names(["tiny"]), first=True)
+    selects: list[str] = setting(
+        "ways to keep patches, by their files of conf/select", names(["none"]), first=True
+    )
+    images: int | None = setting(
+        "real patches shown to the critic of every generator; null: as the first has it",
+        number(None, least=1),
+        first=True,
+    )
+    folds: list[int] = setting(
+        "which parts test in turn, from 0",
+        numbers([0], least=0, items=(1, None), unique=True),
+        first=True,
+    )
+    seeds: list[int] = setting(
+        "seeds of the classifier that learns generated patches",
+        numbers([0, 1, 2], least=0, most=SEED, items=(1, None), unique=True),
+        first=True,
+    )
+    per_class: int | None = setting(
+        "generated patches of a class that it learns; null: as many as the largest real class",
+        number(None, least=1),
+        first=True,
+    )
+    slots: int | None = setting(
+        "jobs side by side; null: one per GPU, or per core on a CPU",
+        number(None, least=1, most=4096),
+        first=True,
+    )
 
 
 @dataclass
 class ReportCommand:
     """`stemcell-lit report`: table and pages from existing results."""
 
-    out: str = MISSING
-    baseline: str = "flat"
-    resamples: int = number(2000, least=1)
-    seed: int = random_seed()
-    # make the W&B run of every trial again, and the dashboard; --wandb does the same
-    wandb: bool = False
+    out: str = setting("folder of results, as reproduce or run made it", MISSING)
+    baseline: str = setting("the method that gains are measured against", "flat", first=True)
+    resamples: int = setting(
+        "draws of the intervals and of the permutation test", number(2000, least=1), first=True
+    )
+    seed: int = setting("seed of those draws", random_seed(), first=True)
+    wandb: bool = setting(
+        "make the W&B run of every trial again, and the dashboard; --wandb does the same",
+        False,
+        first=True,
+    )
     logger: LoggerConfig = field(default_factory=LoggerConfig)  # offline | online
 
 
@@ -238,28 +362,46 @@ class ReportCommand:
 class PredictCommand:
     """`stemcell-lit predict`: class maps of a movie's frames."""
 
-    movie: str = MISSING  # a TIFF stack, or a folder of images
-    checkpoint: str = MISSING  # the `model` folder of a finished trial
-    out: str = MISSING
+    movie: str = setting("a TIFF stack, or a folder of images", MISSING)
+    checkpoint: str = setting("the model folder of a finished trial", MISSING)
+    out: str = setting("new folder of the maps", MISSING)
     # none: every pixel has a class
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
-    um_per_px: float | None = number(None, above=0)  # of the movie; None: what the file says
-    hours_per_frame: float | None = number(None, above=0)
-    # which channel of files that hold several: its name, or its number from 0
-    channel: str | None = None
-    # which focal plane of files that hold several, from 0
-    plane: int | None = number(None, least=0)
-    position: str | None = None  # of several stage positions, by its name or number in the file
-    start_h: float = 0.0  # hours since the culture began, at the first frame
-    every: int = number(1, least=1)  # map each n-th frame
-    stride: int = number(16, least=1)  # px of the movie between windows
-    exact: bool = False  # cut every window out, as in training: much slower
-    # windows cut out first, to which shared features are adjusted; 0: none
-    adjust: int = number(1024, least=0)
-    panels: int = number(5, least=1)  # frames in the overlay
-    threads: int = number(0, least=0, most=1024)  # of the networks; 0: torch's choice, all cores
-    # a network of your own that the checkpoint asks for, package.attribute: its code is run
-    allow_module: str | None = None
+    um_per_px: float | None = setting(
+        "um of a pixel of the movie; null: what the file says", number(None, above=0), first=True
+    )
+    hours_per_frame: float | None = setting(
+        "hours from a frame to the next; null: what the file says",
+        number(None, above=0),
+        first=True,
+    )
+    channel: str | None = setting(
+        "which channel of files that hold several: its name, or its number from 0", None, first=True
+    )
+    plane: int | None = setting(
+        "which focal plane of files that hold several, from 0", number(None, least=0)
+    )
+    position: str | None = setting("one stage position, by its name or number in the file", None)
+    start_h: float = setting("hours since the culture began, at the first frame", 0.0, first=True)
+    every: int = setting("map each n-th frame", number(1, least=1), first=True)
+    stride: int = setting(
+        "px of the movie between windows: fewer make finer, slower maps",
+        number(16, least=1),
+        first=True,
+    )
+    exact: bool = setting("cut every window out, as in training: much slower", False)
+    adjust: int = setting(
+        "windows cut out first, to which features shared between windows are adjusted; 0: none",
+        number(1024, least=0),
+    )
+    panels: int = setting("frames in the overview picture", number(5, least=1))
+    threads: int = setting(
+        "cores for the networks; 0: torch's choice, all", number(0, least=0, most=1024), first=True
+    )
+    allow_module: str | None = setting(
+        "a network of your own that the checkpoint asks for, package.attribute: its code is run",
+        None,
+    )
 
 
 def typed(config: Any, kind: type = RunCommand) -> Any:

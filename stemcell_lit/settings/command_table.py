@@ -12,42 +12,50 @@ from stemcell_lit.settings import command_keys
 class Command:
     """A command."""
 
-    sentence: str  # what it does
+    sentence: str  # what it does, in a line of `stemcell-lit --help`
     example: str  # a whole command line
     settings: type | None = None  # its keys; None: its words are no settings
     flags: Mapping[str, str] = field(default_factory=dict)  # options that stand for a setting
+    words: Mapping[str, str] = field(
+        default_factory=dict
+    )  # where they are no settings: what each does
+    more: str = ""  # what its own help adds to the sentence
 
 
 COMMANDS: dict[str, Command] = {
     "reproduce": Command(
-        "Answers the question: methods x folds x seeds, then the table and report.html.",
+        "Answers the question: trains every method, then table and report.",
         "stemcell-lit reproduce data.store=stores/mine hierarchy=colony out=results/mine",
         command_keys.ReproduceCommand,
         {"--fail-fast": "fail_fast=true"},
+        more="Every method learns on every fold with every seed. Ends with table.csv and report.html in out; "
+        "what is done is kept, and the same command goes on after an interruption.",
     ),
     "import": Command(
-        "Turns labelled crops, movies with class maps, or a movie and a CSV of tiles into a store of patches.",
+        "Makes a store of patches from labelled crops, tiles or movies.",
         "stemcell-lit import source=my_crops store=stores/mine",
         command_keys.ImportCommand,
+        more="A source is a folder of crops per class, crops beside a CSV, movies with class maps, or a movie and a "
+        "CSV of labelled tiles; see docs/import.md.",
     ),
     "annotate": Command(
-        "Shows patches of a movie, crops or a store in the browser to be sorted, a key per class.",
+        "Shows patches in the browser, to be sorted with a key per class.",
         "stemcell-lit annotate source=movie.tif out=sorted classes=[debris,dense,spread,differentiated]",
         command_keys.AnnotateCommand,
     ),
     "simulate": Command(
-        "Writes phase-contrast time-lapses of growing colonies with a class map per frame.",
+        "Writes phase-contrast movies of growing colonies with class maps.",
         "stemcell-lit simulate out=movies simulation.movies=3",
         command_keys.SimulateCommand,
     ),
     "run": Command(
-        "Makes one trial of the table: a method on a fold with a seed; -m makes many.",
+        "Makes one trial: a method on a fold with a seed; -m makes many.",
         "stemcell-lit run method=temporal_gan split.fold=0 seed=0 out=results/mine",
         command_keys.RunCommand,
         {"--fail-fast": "hydra.launcher.fail_fast=true"},
     ),
     "train": Command(
-        "Trains one module of a trial: its generator, or one stage of its hierarchy.",
+        "Trains one part of a trial: its generator, or a stage of its tree.",
         "stemcell-lit train task=gan data.store=stores/mine split.fold=0 out=results/mine",
         command_keys.TrainCommand,
     ),
@@ -57,29 +65,48 @@ COMMANDS: dict[str, Command] = {
         command_keys.GenerateCommand,
     ),
     "judge": Command(
-        "Compares generators at one budget: quality beside its floor, accuracy score, grids.",
+        "Compares generators: quality, use to a classifier, sample grids.",
         "stemcell-lit judge data.store=stores/mine gans=[tiny,dcgan] folds=[0] out=results/gans",
         command_keys.JudgeCommand,
+        more="All generators have the same patches and the same budget; see docs/quality.md.",
     ),
     "evaluate": Command(
-        "Classifies a whole store with the trained hierarchy of a trial.",
+        "Classifies a whole store with the trained model of a trial.",
         "stemcell-lit evaluate checkpoint=results/mine/trials/NAME/model store=stores/other out=results/other",
         command_keys.EvaluateCommand,
     ),
     "report": Command(
-        "Makes table and report.html again from the results that are there; wandb=true the W&B runs too.",
+        "Makes table and report.html again from the results that are there.",
         "stemcell-lit report out=results/mine wandb=true",
         command_keys.ReportCommand,
         {"--wandb": "wandb=true"},
     ),
     "predict": Command(
-        "Maps the classes of a movie's frames with the trained hierarchy of a trial.",
+        "Maps the classes of a movie's frames with a trial's trained model.",
         "stemcell-lit predict movie=movie.tif checkpoint=results/mine/trials/NAME/model out=maps/movie",
         command_keys.PredictCommand,
     ),
     "artifacts": Command(
-        "Lists, shows or prunes what is made once and shared between trials.",
+        "Lists, shows or prunes what is made once and shared by trials.",
         "stemcell-lit artifacts list results/mine/artifacts",
+        words={
+            "list DIR": "kind, hash, size and seconds of each",
+            "show DIR HASH": "what it was made from, as JSON",
+            "prune DIR HASH [HASH ...]": "delete those named; what needs them makes them again",
+        },
+    ),
+    "config": Command(
+        "Shows a command's settings and where each comes from; runs nothing.",
+        "stemcell-lit config run method=temporal_gan profile=gpu stage.lr=0.001",
+        words={"COMMAND key=value ...": "the words that the command itself would get"},
+        more="One line for each key: key=value, then default, a file of conf/, or command line. Those that differ "
+        "from the default come first, marked with a star.",
+    ),
+    "doctor": Command(
+        "Checks this machine: versions, devices, memory, Slurm, folders.",
+        "stemcell-lit doctor",
+        more="A line for each check: ok, note (to know), or problem (to mend). Exit status 1 where reproduce could not "
+        "run here, else 0.",
     ),
 }
 SETTINGS: dict[str, type] = {name: c.settings for name, c in COMMANDS.items() if c.settings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.group_keys import HierarchyConfig, MethodConfig
-from stemcell_lit.settings.words import read
+from stemcell_lit.settings.words import nearest, read
 
 
 def methods() -> dict[str, MethodConfig]:
@@ -102,6 +103,12 @@ def one_line(error: BaseException) -> str:
         "Set the env",
     )
     text = " ".join(dict.fromkeys(x for x in lines if x and not x.startswith(noise)))
+    lost = re.search(r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.+)", text)
+    if lost:
+        group, name, there = lost[1], lost[2], lost[3].split()
+        near = nearest(name, there, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{group}={name}: no such choice{hint} (there are {', '.join(there)})"
     if "KeyValidationError" in text or isinstance(error.__cause__, KeyValidationError):
         text += "; YAML takes 1, yes and no for a number or a truth: quote such a name ('1')"
     return text.replace(

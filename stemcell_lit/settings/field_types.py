@@ -6,12 +6,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from stemcell_lit.errors import UserError
 
 BOUND = "bound"  # the key of a field's metadata
+_SENTENCE, _FIRST = "sentence", "first"  # too
 LARGEST = 2**63 - 1  # of a whole number: what torch and Parquet hold
 SEED = (
     2**31 - 1
@@ -76,6 +77,47 @@ def _field(default: Any, bound: Bound) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def with_metadata(default: Any, **more: Any) -> Any:
+    """A field with more metadata than it has.
+
+    Args:
+        default: a field, such as `number(0)`; a class, whose instance is the default; or the default itself.
+        more: its metadata, beside what it has.
+    """
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=more)
+    if not isinstance(default, Field):
+        return field(default=default, metadata=more)
+    metadata = {**default.metadata, **more}
+    if default.default is MISSING:
+        factory: Any = default.default_factory
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default.default, metadata=metadata)
+
+
+def setting(sentence: str, default: Any, *, first: bool | str = False) -> Any:
+    """A key of a command with what it means, which `--help` prints: around whatever else makes the field.
+
+    Args:
+        sentence: in plain words, with its unit, and what null means; bounds and choices are printed beside it.
+        default: as in `with_metadata`.
+        first: whether it is among the ten keys that `--help` shows first: of every command that has it, or of those
+            named, such as `run train`. A key that must be given always is.
+    """
+    return with_metadata(default, **{_SENTENCE: sentence, _FIRST: first})
+
+
+def sentence_of(of: Field[Any]) -> str:
+    """What a field says of itself, empty where it says nothing."""
+    return str(of.metadata.get(_SENTENCE, ""))
+
+
+def is_first(of: Field[Any], command: str) -> bool:
+    """Whether `--help` of a command shows this field first."""
+    found = of.metadata.get(_FIRST, False)
+    return command in found.split() if isinstance(found, str) else bool(found)
 
 
 def number(
@@ -172,7 +214,7 @@ def check(config: Any, prefix: str = "") -> None:
         if wrong:
             few = "some" if many else "one"
             expected = f"{few} of {bound}" if bound.choices else str(bound)
-            expected += _nearest(wrong[0], bound) if bound.told else ""
+            expected += _nearest(wrong[0], bound)
             raise UserError(f"{key}={_shown(value)}: expected {expected}")
 
 

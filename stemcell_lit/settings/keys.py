@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.field_types import Bound, bound_of
+from stemcell_lit.settings.field_types import Bound, bound_of, is_first, sentence_of
 from stemcell_lit.settings.roles import Role, declared_role
 
 
@@ -27,6 +27,8 @@ class Key:
     required: bool  # whether it must be given
     bound: Bound  # of its value or items
     owner: type  # the dataclass that declares it
+    sentence: str  # what it means
+    first: bool  # whether `--help` shows it among the first
 
     @property
     def text(self) -> bool:
@@ -85,20 +87,22 @@ def keys_of(command: str) -> dict[str, Key]:
     from stemcell_lit.settings.command_table import SETTINGS
 
     owner = SETTINGS.get(command)
-    return {key.name: key for key in _walk(owner, "")} if owner else {}
+    return {key.name: key for key in _walk(owner, "", command)} if owner else {}
 
 
-def _walk(owner: type, prefix: str) -> Iterator[Key]:
+def _walk(owner: type, prefix: str, command: str) -> Iterator[Key]:
     hints = typing.get_type_hints(owner)
     for f in fields(owner):
         kind, name = hints[f.name], f"{prefix}{f.name}"
         if is_dataclass(kind):
-            yield from _walk(kind, f"{name}.")  # type: ignore[arg-type]
+            yield from _walk(kind, f"{name}.", command)  # type: ignore[arg-type]
             continue
         optional = isinstance(kind, types.UnionType)
         if optional:
             kind = next(k for k in typing.get_args(kind) if k is not type(None))
-        yield Key(name, kind, optional, _required(f), bound_of(f), owner)
+        required = _required(f)
+        first = required or is_first(f, command)
+        yield Key(name, kind, optional, required, bound_of(f), owner, sentence_of(f), first)
 
 
 def _required(f: Field[Any]) -> bool:

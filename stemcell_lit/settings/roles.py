@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import Field, asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any
+
+from stemcell_lit.settings.field_types import with_metadata
 
 _KEY = "role"  # of a field's metadata
 _QUIET = "quiet"  # too
@@ -29,19 +30,19 @@ def repeat(default: Any) -> Any:
     """A field whose other values make other results of the same row.
 
     Args:
-        default: a field, such as `number(0)`; a class, whose instance is the default; or the default itself.
+        default: as in `with_metadata`.
     """
-    return _with_role(default, Role.REPEAT)
+    return with_metadata(default, **{_KEY: Role.REPEAT})
 
 
 def where(default: Any) -> Any:
     """A field that says where from, where or how fast a result is computed; `default` as in `repeat`."""
-    return _with_role(default, Role.WHERE)
+    return with_metadata(default, **{_KEY: Role.WHERE})
 
 
 def shown(default: Any) -> Any:
     """A field that says where a result is stored, logged and how it is shown; `default` as in `repeat`."""
-    return _with_role(default, Role.SHOWN)
+    return with_metadata(default, **{_KEY: Role.SHOWN})
 
 
 def quiet(of: Any) -> Any:
@@ -50,19 +51,7 @@ def quiet(of: Any) -> Any:
     Args:
         of: a field, such as `number(1.0)`, with a plain default.
     """
-    return dataclasses.field(default=of.default, metadata={**of.metadata, _QUIET: True})
-
-
-def _with_role(default: Any, role: Role) -> Any:
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata={_KEY: role})
-    if not isinstance(default, Field):
-        return dataclasses.field(default=default, metadata={_KEY: role})
-    metadata = {**default.metadata, _KEY: role}
-    if default.default is dataclasses.MISSING:
-        factory: Any = default.default_factory
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default.default, metadata=metadata)
+    return with_metadata(of, **{_QUIET: True})
 
 
 def determining(settings: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.base.artifacts import ArtifactStore, canonical, key_hash
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.group_keys import GANConfig
+from stemcell_lit.settings.gan_keys import GANConfig
 from tests.recipes import Thing, log_of
 
 SCALARS = (

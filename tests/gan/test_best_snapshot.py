@@ -16,7 +16,7 @@ from stemcell_lit.gan.distances import frechet, kid
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.trained import load_generator
-from stemcell_lit.settings.group_keys import QualityConfig
+from stemcell_lit.settings.gan_keys import QualityConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY, Batches, batch_of
 
 

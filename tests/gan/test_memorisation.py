@@ -9,7 +9,7 @@ from stemcell_lit.gan.best_snapshot import samples
 from stemcell_lit.gan.distances import turned
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.quality import Reference
-from stemcell_lit.settings.group_keys import QualityConfig
+from stemcell_lit.settings.gan_keys import QualityConfig
 from tests.gan.helpers import SIDE
 from tests.gan.test_best_snapshot import Blocks, fit
 

@@ -11,7 +11,7 @@ from stemcell_lit.gan.patch_filters import FILTERS, Filter, make_filters
 from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.group_keys import SelectConfig
+from stemcell_lit.settings.gan_keys import SelectConfig
 from tests.gan.helpers import CLASSES, SIDE, TINY
 
 GIVEN = {"seed": 3, "generator_hash": "abc", "seen_groups": ["b", "a"]}
