@@ -135,7 +135,8 @@ def _choices(command: str, only: str = "") -> list[str]:
     titles = {**sections_of(command), **_GROUPS}
     lines = []
     for group in sorted(g for g in groups_of(command) if choices_of(g) and only in ("", g)):
-        word = override(group, defaults[group])
+        default = defaults[group]  # None: it may be left out, and cannot be typed
+        word = f"{group}=..." if default is None else override(group, default)
         legal = " | ".join(choices_of(group)) if group != "method" else ""  # listed below
         lines += _entry(word, titles.get(group, ""), legal)
         if group == "method":

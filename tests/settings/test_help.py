@@ -78,6 +78,15 @@ def test_help_of_a_section_or_a_key_shows_it_alone():
         help_lines("run", "stagee")
 
 
+def test_a_choice_without_a_default_is_not_shown_as_one(shown):
+    text = "\n".join(shown["reproduce", ""])
+    assert (
+        "  profile=... " in text
+        and "  stage=small " in text
+        and "=null" not in text.split("Choices")[1]
+    )
+
+
 def test_methods_are_listed_with_what_they_are(shown):
     text = "\n".join(shown["reproduce", ""])
     assert "    temporal_gan       the full method: tree, constraint in time" in text

@@ -52,6 +52,12 @@ def test_an_experiment_is_named_and_the_command_line_stands_over_it():
     assert values["seeds"].default == [0, 1] and values["seeds"].changed
 
 
+def test_quotes_and_settings_of_the_launcher_change_no_attribution():
+    values = found("run", "method='flat_gan'", "hydra/launcher=slurm", "hydra.launcher.partition=p")
+    assert values["method.name"].origin == "conf/method/flat_gan.yaml"
+    assert not [v for v in values.values() if v.origin == "command line"]
+
+
 def test_a_value_of_the_commands_own_file_is_attributed_to_it():
     assert found("judge")["stage.images"].origin == "conf/judge.yaml"
 
