@@ -46,7 +46,8 @@ _MODEL = form.versioned(
             "stages": form.mapping(form.listing(_PART, 1, 16), most=10_000),
             "hierarchy": check_fitted,
             "learned": ABOUT,
-        }
+        },
+        {"scaling": form.listing(form.number(), 2, 2)},
     ),
 )
 
@@ -63,6 +64,8 @@ class TrainedHierarchy:
         scales: widths of the views of a patch, see `patches.store.ViewCutter`.
         reduced: px of the patches as they are stored, for each px at `image_size`.
         learned: from which patches.
+        scaling: of crops that were not 8 bit, the stored intensities that became 0 and 255; None: patches were 8 bit,
+            or each movie had its own.
 
     Raises:
         ValueError: a stage answers with other targets, or in another order, than its node in the tree.
@@ -75,6 +78,7 @@ class TrainedHierarchy:
     scales: Sequence[int] = (1,)
     reduced: float = 1.0
     learned: Learned = field(default_factory=Learned)
+    scaling: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         wanted = {node.name: list(node.targets) for node in self.hierarchy.nodes}
@@ -131,6 +135,7 @@ class TrainedHierarchy:
             "stages": files,
             "hierarchy": self.hierarchy.to_dict(),
             "learned": self.learned.save(folder),
+            **({"scaling": list(self.scaling)} if self.scaling else {}),
         }
         (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -175,7 +180,8 @@ class TrainedHierarchy:
                 )
         try:
             um, reduced = about["um_per_px"], about["reduced"]
-            return cls(hierarchy, stages, size, um, scales, reduced, learned)
+            scaling = tuple(about["scaling"]) if "scaling" in about else None
+            return cls(hierarchy, stages, size, um, scales, reduced, learned, scaling)
         except ValueError as error:
             raise UserError(f"{file}: {error}; {again}") from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from stemcell_lit.data.folds import GroupTable, can_validate
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.field_types import check
@@ -57,40 +58,61 @@ class CannotSplit(UserError):
 
 
 FEW_GROUPS = 20  # below, five folds would leave a handful of groups to each test part
+MOST_FOLDS = 10  # that are taken, or proposed, of their own accord
+
+Parts = list[tuple[np.ndarray, np.ndarray]]  # every fold as (training, held out) positions
 
 
 def fold_count(store: PatchStore, config: SplitConfig) -> int:
-    """Number of folds: as given, else 5, or 3 where there are fewer than 20 groups."""
-    if config.folds is not None:
-        return config.folds
+    """Number of folds: as given, else 5, or 3 where there are fewer than 20 groups.
+
+    Of its own accord it is smaller where there are fewer groups, and larger, up to `MOST_FOLDS`, where only then every
+    training part has each class of two groups or more and groups that can validate.
+
+    Raises:
+        UserError: it is not given, and the groups cannot be divided.
+    """
+    return len(_all_folds(store, config)) if config.folds is None else config.folds
+
+
+def fold_note(store: PatchStore, config: SplitConfig) -> str | None:
+    """Why the number of folds is not the usual one, in a sentence; None where it is, or was given."""
+    usual, found = _usual(store), fold_count(store, config)
+    if config.folds is not None or found == usual:
+        return None
+    if found < usual:
+        return f"{found} folds instead of {usual}: there are no more groups"
+    return (
+        f"{found} folds instead of {usual}: with fewer, some fold would train without a class, or none of its groups "
+        "could validate"
+    )
+
+
+def _usual(store: PatchStore) -> int:
     return 5 if store.manifest["group"].nunique() >= FEW_GROUPS else 3
 
 
 def make_split(store: PatchStore, config: SplitConfig) -> Split:
     """One fold of a stratified k-fold over groups (movies, fields, tracks).
 
-    Every row is tested in exactly one fold. Inside the training groups, `validation_share` of the patches is set
-    aside, again by group, never the last training group of a class; `labelled_fraction` then keeps part of the
-    remaining groups, the same classes present.
+    Every row is tested in exactly one fold. Where two groups or more hold a class, no fold tests them all, if any
+    assignment of groups to folds can do that (`data/folds.py`). Inside the training groups, `validation_share` of the
+    patches is set aside, again by group, never the last training group of a class; `labelled_fraction` then keeps part
+    of the remaining groups, the same classes present.
 
     Raises:
         UserError: fewer groups than folds, a fold that does not exist, or no group that can validate.
     """
     check(config, "split.")
-    folds = fold_count(store, config)
-    if not 0 <= config.fold < folds:
+    parts = _all_folds(store, config)
+    if not 0 <= config.fold < len(parts):
         raise CannotSplit(
-            f"split.fold={config.fold}: expected 0 to {folds - 1} (split.folds={folds})",
+            f"split.fold={config.fold}: expected 0 to {len(parts) - 1} (split.folds={len(parts)})",
             "give one of these",
             "fold",
         )
-    labels = store.labels
-    groups = store.manifest["group"].to_numpy()
-    if config.kind == "leaky":
-        groups = np.array(
-            [f"patch-{i}" for i in range(len(labels))]
-        )  # the paper's split: each frame on its own
-    rest, test = _fold(labels, groups, folds, config.fold, config.seed, store)
+    labels, groups = store.labels, _units(store, config)
+    rest, test = parts[config.fold]
     train, val = rest, rest[:0]
     if config.validation_share > 0:
         inner, held = _validation(labels[rest], groups[rest], config, store)
@@ -102,13 +124,52 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     return Split(np.sort(train), np.sort(val), np.sort(test), config.kind, np.sort(hidden))
 
 
+def _units(store: PatchStore, config: SplitConfig) -> np.ndarray:
+    """(patches,) what each must stay together with: its group, or under the leaky split nothing."""
+    if config.kind == "leaky":  # the paper's split: each frame on its own
+        return np.array([f"patch-{i}" for i in range(len(store.labels))])
+    groups: np.ndarray = store.manifest["group"].to_numpy()
+    return groups
+
+
+def _all_folds(store: PatchStore, config: SplitConfig) -> Parts:
+    """The stratified folds, or where these leave a class without training groups, others that do not.
+
+    Where no assignment does, the stratified ones of the usual number: planning says which class is in the way.
+    """
+    labels, groups = store.labels, _units(store, config)
+    table = GroupTable(labels, groups)
+    found, largest = len(table.counts), int(np.unique(labels, return_counts=True)[1].max())
+    if config.folds is not None:
+        numbers = [config.folds]
+    else:
+        first = max(2, min(_usual(store), found, largest))
+        numbers = list(range(first, max(first, min(found, largest, MOST_FOLDS)) + 1))
+    if found < numbers[0]:
+        many = f"{found} {'group' if found == 1 else 'groups'}"
+        raise CannotSplit(
+            f"{store.path}: {many} cannot make {numbers[0]} folds",
+            f"give split.folds={max(found, 2)} or less, or import with another group column",
+        )
+    for validate in (True, False) if config.validation_share > 0 else (False,):
+        for folds in numbers:
+            parts = _folds(labels, groups, folds, config.seed, store)
+            if table.fits(table.fold_of(parts), folds, validate):
+                return parts
+            other = table.search(folds, config.seed, validate)
+            if other is not None:
+                return table.parts(other, folds)
+    return _folds(labels, groups, numbers[0], config.seed, store)
+
+
 def _validation(
     labels: np.ndarray, groups: np.ndarray, config: SplitConfig, store: PatchStore
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of a fold's training patches train and which validate, as positions.
 
     The splitter knows nothing of a class that one or two groups hold. Of its parts the first is taken that leaves every
-    class a training group; where none does, the part of which most remains when such groups are given back.
+    class a training group; where none does, the part of which most remains when such groups are given back; where
+    nothing remains, the smallest group that is the last of no class.
     """
     folds = max(2, round(1 / config.validation_share))
     # A part needs a group and, stratified, a member of the largest class.
@@ -128,31 +189,24 @@ def _validation(
         back = np.isin(groups[held], groups[held][np.isin(labels[held], lost)])
         if (~back).sum() > len(best[1]):
             best = np.union1d(inner, held[back]), held[~back]
-    if not len(best[1]):
+    if len(best[1]):
+        return best
+    table = GroupTable(labels, groups)
+    free = np.flatnonzero(can_validate(table.holds))
+    if not len(free):
         raise CannotSplit(
             f"{where}: each of its training groups is the last of a class, none can validate",
             "give split.validation_share=0",
             "validation",
         )
-    return best
-
-
-def _fold(
-    labels: np.ndarray, groups: np.ndarray, folds: int, fold: int, seed: int, store: PatchStore
-) -> tuple[np.ndarray, np.ndarray]:
-    found = len(set(groups))
-    if found < folds:
-        raise CannotSplit(
-            f"{store.path}: {found} {'group' if found == 1 else 'groups'} cannot make {folds} folds",
-            f"give split.folds={max(found, 2)} or less, or import with another group column",
-        )
-    return _folds(labels, groups, folds, seed, store)[fold]
+    alone = table.codes == free[np.argmin(table.counts[free].sum(1))]
+    return np.flatnonzero(~alone), np.flatnonzero(alone)
 
 
 def _folds(
     labels: np.ndarray, groups: np.ndarray, folds: int, seed: int, store: PatchStore
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every fold as (training, held out) positions."""
+) -> Parts:
+    """Stratified folds."""
     # Where each row is a group of its own, grouping is no constraint, and the plain splitter is much quicker.
     single = len(set(groups)) == len(groups)
     kind = StratifiedKFold if single else StratifiedGroupKFold

@@ -84,6 +84,7 @@ def train_trial(trial: Trial) -> Trained:
         trial.store.scales,
         trial.store.size / size,
         _learned(trial, size),
+        trial.store.scaling,
     )
     if len(trial.val) and learners:
         val = trial.seen(trial.val)

@@ -44,7 +44,8 @@ class Problem:
     """Something that cannot work.
 
     Attributes:
-        kind: what it is about, by which a remedy is looked for; `settings` has its own in the sentence.
+        kind: what it is about, by which a remedy is looked for; `settings` has its own in the sentence, and for
+            `alone`, a class of one group, no split is one.
         what: a sentence.
         method: of the trial; empty where every method has it.
         label: the class that it is about, where it is about one.
@@ -120,11 +121,17 @@ class Planner:
         key = f"split {config.data.store} {store.classes} {config.split}"
         return self._once(key, lambda: make_split(store, config.split))
 
+    def fold_count(self, config: RunCommand) -> int:
+        """How many folds it has."""
+        store = self.store(config)
+        key = f"folds {config.data.store} {store.classes} {replace(config.split, fold=0)}"
+        return self._once(key, lambda: fold_count(store, config.split))
+
     def folds(self, config: RunCommand, every: bool) -> list[RunCommand]:
         """The configuration on each of its folds, or as it is."""
         if not every:
             return [config]
-        count = fold_count(self.store(config), config.split)
+        count = self.fold_count(config)
         return [replace(config, split=replace(config.split, fold=f)) for f in range(count)]
 
     def trial(self, config: RunCommand) -> Trial:
@@ -232,7 +239,7 @@ class Planner:
         trial = self.trial(config)
         if trial.finished:
             return
-        where = f"fold {config.split.fold} of {fold_count(store, config.split)}"
+        where = f"fold {config.split.fold} of {self.fold_count(config)}"
         if not len(split.test):
             yield Problem("folds", f"{where}: no patches to test")
         try:
@@ -251,7 +258,10 @@ class Planner:
             return
         learned = np.isin(np.arange(len(store.classes)), train["labels"])
         for i in np.flatnonzero(~learned):
-            yield Problem("class", _why_not(store, int(i), where), label=store.classes[i])
+            of = store.manifest["group"][store.labels == i]
+            held = len(of) if config.split.kind == "leaky" else of.nunique()
+            kind = "class" if held > 1 else "alone"
+            yield Problem(kind, _why_not(store, int(i), where), label=store.classes[i])
         names = np.array(store.classes)[train["labels"]]
         for node in hierarchy.nodes if learned.all() else []:
             inside = node.scope.learns_at(train["times"])

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemcell_lit.data.splits import fold_count
+from stemcell_lit.data.splits import MOST_FOLDS, fold_count
 from stemcell_lit.experiment.problems import SPLIT, Planner, in_memory
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.compose import hierarchies, without_generated
 from stemcell_lit.settings.gan_keys import SelectConfig
 from stemcell_lit.settings.group_keys import MixConfig, TemporalConfig
+from stemcell_lit.settings.quoting import override
 
 # An override as it is typed, and what it does to a configuration; None: the trial is left out.
 Change = tuple[str, Callable[[RunCommand], RunCommand | None]]
 
-MOST_FOLDS = 10
 SEEDS = range(1, 6)
 MOST_STEPS = 4  # changes that a remedy may take together
 
@@ -66,7 +66,10 @@ class Remedies:
             if holds:
                 last = {w.split("=")[0]: w for w in [*taken, *then]}  # the later choice of a key
                 also = f", then {' '.join(last.values())}" if last else ""
-                said.append(f"take {names} out of the source and import again{also}")
+                how = f"take {names} out of the source and import again"
+                if store.info.get("made_by", {}).get("command") == "import":
+                    how = f"import again with {override('without', lost)}"
+                said.append(how + also)
         return ", or ".join(said) or None
 
     def _search(
@@ -83,11 +86,11 @@ class Remedies:
                 break
             kinds = set(SPLIT) if first.kind in SPLIT else {first.kind}
             solved |= kinds
-            for override, change in self._changes(first.kind, configs):
+            for words, change in self._changes(first.kind, configs):
                 changed = [c for c in map(change, configs) if c is not None]
                 left = (p.kind for p in self.planner.problems(changed, self.every_fold))
                 if not any(kind in solved or kind == "settings" for kind in left):
-                    taken.append(override)
+                    taken.append(words)
                     configs = changed
                     break
             else:

@@ -24,11 +24,18 @@ import numpy as np
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.folder import FolderReader
-from stemcell_lit.movies.pictures import image_values
+from stemcell_lit.movies.pictures import image_layout, image_values
 from stemcell_lit.movies.stored import one_sentence
-from stemcell_lit.movies.suffixes import IMAGE_SUFFIXES, MAPS, TIFF_SUFFIXES, bare_name
+from stemcell_lit.movies.suffixes import (
+    IMAGE_SUFFIXES,
+    MAPS,
+    TIFF_SUFFIXES,
+    VENDOR_SUFFIXES,
+    bare_name,
+)
 from stemcell_lit.movies.tiff import TiffReader
 from stemcell_lit.movies.units import Units, lengths
+from stemcell_lit.movies.vendor import VendorReader
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +84,8 @@ def open_frames(
     """Opens a time-lapse: a TIFF or OME-TIFF stack, or a folder of images.
 
     Args:
-        path: a file, a folder of TIFF, PNG, JPEG or BMP files with one frame each, or one movie of these.
+        path: a file (TIFF, or a maker's, see `vendor`), a folder of TIFF, PNG, JPEG or BMP files with one frame each,
+            or one movie of these.
         um_per_px: size of a pixel in micrometres; None: what the file says, if anything.
         hours_per_frame: time from one frame number to the next; None: what the file says, if anything.
         scaling: intensities that become 0 and 1; None: 0 and 255 for 8 bit, else percentiles of
@@ -125,15 +133,33 @@ def read_picture(file: Path, *, channel: str | None = None, plane: int | None = 
         values = image_values(file, channel=channel)
         _check_finite(values, str(file))
         return values
-    with closing(_reader(file, channel, plane, None, False)) as reader:
-        if reader.shape[0] != 1:
-            raise UserError(
-                f"{file}: found {reader.shape[0]} pictures, expected one; "
-                f"give plane=0 to plane={reader.shape[0] - 1} if they are focal planes, or save one of them alone"
-                if any("planes" in n for n in reader.notices)
-                else f"{file}: found {reader.shape[0]} pictures, expected one; save each as a file of its own"
-            )
+    with closing(_one_picture(file, channel, plane)) as reader:
         return _read_checked(reader, 0)
+
+
+def picture_shape(
+    file: Path, *, channel: str | None = None, plane: int | None = None
+) -> tuple[int, int]:
+    """(height, width) of one picture, from its header; arguments and errors as of `read_picture`."""
+    file = Path(file)
+    if file.suffix.lower() not in TIFF_SUFFIXES:
+        return image_layout(file, channel=channel).shape
+    with closing(_one_picture(file, channel, plane)) as reader:
+        return reader.shape[1:]
+
+
+def _one_picture(file: Path, channel: str | None, plane: int | None) -> _Reader:
+    """The reader of a file that holds one picture."""
+    reader = _reader(file, channel, plane, None, False)
+    if reader.shape[0] == 1:
+        return reader
+    reader.close()
+    found = f"{file}: found {reader.shape[0]} pictures, expected one; "
+    if any("planes" in n for n in reader.notices):
+        raise UserError(
+            f"{found}give plane=0 to plane={reader.shape[0] - 1} if they are focal planes, or save one of them alone"
+        )
+    raise UserError(f"{found}save each as a file of its own")
 
 
 def pair(frames: Frames, maps: Frames) -> list[int]:
@@ -242,7 +268,9 @@ def _reader(
         return TiffReader(path, position=position, **given)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return FolderReader(path.parent, [path], position=position, **given)
-    known = " ".join(TIFF_SUFFIXES + IMAGE_SUFFIXES)
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        return VendorReader(path, position=position, **given)
+    known = " ".join((*TIFF_SUFFIXES, *IMAGE_SUFFIXES, *VENDOR_SUFFIXES))
     raise UserError(
         f"{path}: files of type {path.suffix or '(no suffix)'!r} are not read; expected one of "
         f"{known} or a folder of such images; export the movie as TIFF"
@@ -254,7 +282,7 @@ class Frames:
 
     Attributes:
         path: the file or folder.
-        source: tiff, imagej, ome-tiff or images.
+        source: tiff, imagej, ome-tiff, images, or the suffix of a maker's file, such as nd2.
         shape: (frames, height, width).
         dtype: of the intensities as stored (of one channel).
         um_per_px: size of a pixel in micrometres, None where unknown.

@@ -7,6 +7,13 @@ from pathlib import Path
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+# Files of microscopes' makers -> the package that reads them
+VENDOR_SUFFIXES = {
+    ".nd2": "bioio-nd2",
+    ".czi": "bioio-czi",
+    ".lif": "bioio-lif",
+    ".vsi": "bioio-bioformats",
+}
 # Pictures and films that are not read, and are told when they lie among those that are
 _OTHER_SUFFIXES = (
     *(".gif", ".webp", ".avi", ".mp4", ".mov", ".mkv", ".jp2", ".dcm", ".svs", ".zarr", ".h5"),
@@ -20,7 +27,8 @@ MAPS = ("_classes", "_colonies")
 def bare_name(path: Path) -> str:
     """A movie's name without its suffixes: `a.ome.tif` and `a.tif` are both `a`."""
     name = path.name
-    if path.suffix.lower() in TIFF_SUFFIXES + IMAGE_SUFFIXES and not path.is_dir():
+    known = (*TIFF_SUFFIXES, *IMAGE_SUFFIXES, *VENDOR_SUFFIXES)
+    if path.suffix.lower() in known and not path.is_dir():
         name = path.stem
         if name.lower().endswith(".ome"):
             name = name[:-4]

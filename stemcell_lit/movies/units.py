@@ -82,11 +82,11 @@ def tiff_units(tiff: tifffile.TiffFile, image: int, frames: int, channel: int, p
                 plausible or not sizes
             ):  # a printer's 72 dpi beside a microscope's own words says nothing
                 sizes.append(("its resolution tag", x, y))
-    units.um_per_px = _settle(units, sizes)
+    units.um_per_px = settle(units, sizes)
     return units
 
 
-def _settle(units: Units, sizes: list[tuple[str, float | None, float | None]]) -> float | None:
+def settle(units: Units, sizes: list[tuple[str, float | None, float | None]]) -> float | None:
     """The one size that all sources tell, or None and a notice that says why."""
     found: list[tuple[str, float]] = []
     for source, x, y in sizes:

@@ -13,14 +13,21 @@ import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.frames import percentile_scaling, read_picture, sample_pixels, to_8_bit
-from stemcell_lit.movies.resample import resample, scale_between
+from stemcell_lit.movies.frames import (
+    percentile_scaling,
+    picture_shape,
+    read_picture,
+    sample_pixels,
+    to_8_bit,
+)
+from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
 from stemcell_lit.movies.suffixes import natural_key
 from stemcell_lit.patches.crop_files import CropFiles, folder_rows
 from stemcell_lit.patches.labels import checked_labels
+from stemcell_lit.patches.squares import Squares
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
-from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.command_keys import ImportCommand, given_columns
 
 # the first one present keeps related crops on one side of a split
 GROUP_COLUMNS = ("group", "track", "movie")
@@ -32,8 +39,8 @@ def import_crops(config: ImportCommand) -> PatchStore:
 
     The source is a folder. A table, `patches.csv` in it where none is named, has columns `path` (relative to the CSV)
     and `label`, perhaps `group`, `track`, `movie`, `frame`, `time_h`, `x`, `y`. Without one the sub-folders are the
-    classes, and theirs are groups. Crops are resampled to `extraction.um_per_px`, then cut to `size` around their
-    centre, where these are given; without `size` all must agree.
+    classes, and theirs are groups. Crops are resampled to `extraction.um_per_px`, where it is given, then cut or padded
+    to squares around their centre: of `size`, else as they are where all are equal squares (`patches/squares.py`).
 
     A track is a track of its movie or group, since trackers number from 1 in each: where a name of a track occurs in
     several, tracks are called MOVIE/TRACK, GROUP/TRACK or, where the table has both, GROUP/MOVIE/TRACK. So with
@@ -43,7 +50,7 @@ def import_crops(config: ImportCommand) -> PatchStore:
     one gray value throughout tell nothing and are not compared.
 
     Raises:
-        UserError: nothing to import, an unreadable image, crops of several sizes or types, a table that contradicts
+        UserError: nothing to import, an unreadable image, crops of several types, a table that contradicts
             itself or can be read in more than one way.
     """
     source, group, wanted_um = Path(config.source), config.group, config.extraction.um_per_px
@@ -55,15 +62,19 @@ def import_crops(config: ImportCommand) -> PatchStore:
         )
     found = Path(config.table) if config.table is not None else table_in(source)
     if found is not None:
-        rows, base = _from_table(found, group, config.hours_per_frame), found.parent
+        rows, base = _from_table(found, config), found.parent
     else:
+        if given_columns(config.columns):
+            raise UserError(
+                f"columns=: {source} has no table; expected a patches.csv, or leave it out"
+            )
         rows, base = folder_rows(source), source
         if group is not None and group not in rows:
             raise UserError(
                 f"group={group}: {source} has no table with that column; expected a patches.csv, or leave it out"
             )
     group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
-    names, rows, unsure = checked_labels(rows, config.classes, found or source)
+    names, rows, unsure = checked_labels(rows, config.classes, found or source, config.without)
     if len(unsure):
         warnings.warn(
             f"{found or source}: {len(unsure)} crops are labelled unsure and left out", stacklevel=2
@@ -71,7 +82,9 @@ def import_crops(config: ImportCommand) -> PatchStore:
     paths = rows["path"].tolist()
     reader = CropReader(base, paths, config.channel, config.plane)
     scale = scale_between(config.um_per_px, wanted_um)
-    pixels = _read_all(reader, base, paths, config.size, scale)
+    pixels, squares = _read_all(reader, base, paths, config.size, scale)
+    for sentence in squares.notices(rows["label"].tolist()):
+        warnings.warn(f"{found or source}: {sentence}", stacklevel=2)
 
     manifest = pd.DataFrame({"label": rows["label"], "source": rows["path"]})
     if group is None:
@@ -93,6 +106,7 @@ def import_crops(config: ImportCommand) -> PatchStore:
         "hours_per_frame": config.hours_per_frame,
         "unsure": len(unsure),
         "scaling": list(reader.scaling),
+        **squares.describe(),
         "channel": config.channel,
         "plane": config.plane,
     }
@@ -122,10 +136,12 @@ def table_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _from_table(path: Path, group: str | None, hours_per_frame: float | None) -> pd.DataFrame:
+def _from_table(path: Path, config: ImportCommand) -> pd.DataFrame:
     """What a table says of each crop, typed, each file once."""
+    group, hours_per_frame = config.group, config.hours_per_frame
     needed = ["path", "label", *([group] if group else [])]
-    table = read_table(path, needed, [*GROUP_COLUMNS, "frame", "time_h", "x", "y"])
+    known = [*GROUP_COLUMNS, "frame", "time_h", "x", "y"]
+    table = read_table(path, needed, known, columns=given_columns(config.columns))
     rows = table.rows[[c for c in table.rows if c not in ("frame", "time_h", "x", "y")]].copy()
     rows["path"] = CropFiles(path.parent, path).find_all(rows)
     for column in ("x", "y"):
@@ -189,6 +205,14 @@ class CropReader:
         """
         return to_8_bit(self._raw(name), self.scaling)
 
+    def shape(self, name: str) -> tuple[int, int]:
+        """(height, width) in px, from its header.
+
+        Raises:
+            UserError: not readable.
+        """
+        return picture_shape(self._base / name, channel=self._channel, plane=self._plane)
+
     def _raw(self, name: str) -> np.ndarray:
         raw = read_picture(self._base / name, channel=self._channel, plane=self._plane)
         self._kind = self._kind or raw.dtype
@@ -201,30 +225,21 @@ class CropReader:
 
 
 def _read_all(
-    reader: CropReader, base: Path, paths: Sequence[str], size: int | None, scale: float
-) -> np.ndarray:
-    """uint8 (crops, height, width): resampled, cut, and all of one size."""
-    pixels: np.ndarray | None = None
+    reader: CropReader, base: Path, paths: Sequence[str], wanted: int | None, scale: float
+) -> tuple[np.ndarray, Squares]:
+    """uint8 (crops, size, size), resampled and made square, and how."""
+    shapes = np.array([scaled_shape(reader.shape(name), scale) for name in paths])
+    squares = Squares.of(shapes, wanted)
+    pixels = np.empty((len(paths), squares.size, squares.size), np.uint8)
     for i, name in enumerate(paths):
-        file = base / name
         crop = resample(reader.read(name), scale)
-        if size is not None:
-            crop = _centre(crop, size, file)
-        height, width = crop.shape
-        if pixels is None:
-            if height != width:
-                raise UserError(
-                    f"{file}: is {height} x {width} px, expected a square; give size=N to cut squares"
-                )
-            pixels = np.empty((len(paths), height, width), np.uint8)
-        if crop.shape != pixels.shape[1:]:
+        if crop.shape != tuple(shapes[i]):
             raise UserError(
-                f"{file}: is {height} x {width} px, the crops before it {pixels.shape[1]} x {pixels.shape[2]}; "
-                "give size=N to cut all to one size"
+                f"{base / name}: is {crop.shape[0]} x {crop.shape[1]} px, its header says {shapes[i][0]} x "
+                f"{shapes[i][1]}; it is damaged: export it again"
             )
-        pixels[i] = crop
-    assert pixels is not None
-    return pixels
+        pixels[i] = squares.make(crop)
+    return pixels, squares
 
 
 def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str]:
@@ -266,13 +281,3 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
         )
     names = {group: min(of_one, key=natural_key) for of_one in joined for group in of_one}
     return [names.get(group, group) for group in groups]
-
-
-def _centre(crop: np.ndarray, size: int, file: Path) -> np.ndarray:
-    height, width = crop.shape
-    if height < size or width < size:
-        raise UserError(
-            f"{file}: is {height} x {width} px, smaller than size={size}; give a smaller size"
-        )
-    y, x = (height - size) // 2, (width - size) // 2
-    return crop[y : y + size, x : x + size]

@@ -13,7 +13,7 @@ from stemcell_lit.patches.labelled import Select, has_maps
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import SUFFIXES as TABLES
 from stemcell_lit.patches.tiles import import_tiles, is_tiles
-from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.command_keys import ImportCommand, given_columns
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ExtractionConfig
 
@@ -42,6 +42,13 @@ def import_patches(config: ImportCommand) -> PatchStore:
     check_target(config.store, "store", inputs=[source, table])
     csv = table is not None and table.suffix.lower() in TABLES
     if (table is not None and not csv) or (table is None and has_maps(source)):
+        if given_columns(config.columns):
+            raise UserError("columns=: goes with a table of crops or tiles, found class maps")
+        if config.without:
+            raise UserError(
+                f"without={list(config.without)}: goes with a table or folders of crops, found class maps; set the "
+                "class to 0 in the maps"
+            )
         return extract(
             source,
             Path(config.store),
@@ -53,7 +60,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
             blocks=config.blocks,
             select=Select(config.channel, config.plane, config.position),
         )
-    if source.is_file() or (table is not None and is_tiles(table)):
+    if source.is_file() or (table is not None and is_tiles(table, given_columns(config.columns))):
         table = table or source.with_name("tiles.csv")
         if not table.is_file():
             raise UserError(

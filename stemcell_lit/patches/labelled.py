@@ -17,6 +17,7 @@ from stemcell_lit.movies.suffixes import (
     IMAGE_SUFFIXES,
     MAPS,
     TIFF_SUFFIXES,
+    VENDOR_SUFFIXES,
     bare_name,
     images_in,
     natural_key,
@@ -118,18 +119,28 @@ def movies_in(source: Path, select: Select | None = None) -> list[Movie]:
 
 
 def stacks_in(folder: Path) -> list[Path]:
-    """The movies in a folder of TIFF stacks, without the maps beside them; none if a file is a frame."""
-    files = [f for f in images_in(folder) if f.suffix.lower() in TIFF_SUFFIXES]
-    files = [f for f in files if not is_map(f)]
+    """The movies in a folder: stacks, without the maps beside them, and makers' files; none if a TIFF is a frame."""
+    makers = sorted(
+        (
+            f
+            for f in folder.iterdir()
+            if f.suffix.lower() in VENDOR_SUFFIXES and not f.name.startswith(".") and f.is_file()
+        ),
+        key=lambda f: natural_key(f.name),
+    )
+    pictures = [f for f in images_in(folder) if not is_map(f)]
+    files = [f for f in pictures if f.suffix.lower() in TIFF_SUFFIXES]
     if not files:
-        return []
+        return [] if pictures else makers  # pictures are the frames of one movie
     try:
         reader = TiffReader(files[0], first=True)
     except UserError as error:
         # several channels or planes: a stack, too; anything else is told when it is opened
-        return files if "expected one channel and one plane over time" in str(error) else []
+        return (
+            files + makers if "expected one channel and one plane over time" in str(error) else []
+        )
     reader.close()
-    return files if reader.shape[0] > 1 or len(reader.positions) > 1 else []
+    return files + makers if reader.shape[0] > 1 or len(reader.positions) > 1 else []
 
 
 def is_map(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -101,7 +102,10 @@ def checked_classes(classes: Sequence[str]) -> list[str]:
 
 
 def checked_labels(
-    rows: pd.DataFrame, classes: Sequence[str] | None, where: Path
+    rows: pd.DataFrame,
+    classes: Sequence[str] | None,
+    where: Path,
+    without: Sequence[str] | None = None,
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
     """Classes in their order, the rows that have one, and those that are labelled `unsure`.
 
@@ -109,17 +113,19 @@ def checked_labels(
         rows: with a column `label`, as `clean_label` gives it.
         classes: the classes and their order; None: alphabetical.
         where: begins messages.
+        without: labels whose rows are left out, with a notice.
 
     Raises:
-        UserError: a label that is not among the given classes, a class without rows, or no labelled row.
+        UserError: a label that is not among the given classes, a class without rows, a label to leave out that no row
+            has, or no labelled row.
     """
+    rows = _left_out(rows, [clean_label(str(name)) for name in without or ()], where)
     doubtful = (rows["label"] == UNSURE).to_numpy()
     sure = rows[~doubtful].reset_index(drop=True)
     labels = sorted(sure["label"].unique())
     if not labels:
-        raise UserError(
-            f"{where}: all of its {len(rows)} patches are {UNSURE}; expected labelled ones"
-        )
+        what = f"all of its {len(rows)} patches are {UNSURE}" if len(rows) else "no patch is left"
+        raise UserError(f"{where}: {what}; expected labelled ones")
     names = checked_classes(classes) if classes else labels
     strange = [name for name in labels if name not in names]
     if strange:
@@ -133,3 +139,20 @@ def checked_labels(
             f"{where}: no patch is labelled {absent[0]!r}; found {labels}; leave it out of classes="
         )
     return names, sure, rows[doubtful].reset_index(drop=True)
+
+
+def _left_out(rows: pd.DataFrame, without: list[str], where: Path) -> pd.DataFrame:
+    if not without:
+        return rows
+    labels = sorted(rows["label"].unique())
+    absent = [name for name in without if name not in labels]
+    if absent:
+        raise UserError(
+            f"{where}: without={without}: no patch is labelled {absent[0]!r}; found {labels}"
+        )
+    out = rows["label"].isin(without)
+    warnings.warn(
+        f"{where}: {int(out.sum())} patches labelled {', '.join(without)} are left out, as without= says",
+        stacklevel=3,
+    )
+    return rows[~out].reset_index(drop=True)

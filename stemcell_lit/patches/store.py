@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -99,6 +100,17 @@ class PatchStore:
     def content_hash(self) -> str:
         """SHA-256 (hex) over pixels, manifest and classes."""
         return str(self.info["content_hash"])
+
+    @property
+    def scaling(self) -> tuple[float, float] | None:
+        """Of crops that were not 8 bit, the stored intensities that became 0 and 255; None for other patches."""
+        found: Any = (self.info.get("made_by") or {}).get("scaling")
+        try:
+            low, high = (float(value) for value in found)
+        except (TypeError, ValueError):
+            return None
+        wide = math.isfinite(low) and math.isfinite(high) and low < high
+        return (low, high) if wide and (low, high) != (0.0, 255.0) else None
 
     @property
     def labels(self) -> np.ndarray:

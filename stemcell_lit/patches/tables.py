@@ -15,7 +15,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import pandas as pd
 
 from stemcell_lit.base.formats import read_bytes
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.column_names import find_columns, word
 from stemcell_lit.patches.decoding import decoded_text
 from stemcell_lit.patches.labels import check_looks, clean_label, clean_name, why_no_name
 
@@ -60,6 +61,7 @@ class Table:
     # text; the wanted columns that are there, cleaned, and `line`, where each row stands in the file
     rows: pd.DataFrame
     delimiter: str = ","  # between its fields
+    hours: float = 1.0  # what one of the column `time_h` is, in hours
 
     def whole(self, column: str, least: int = 0) -> np.ndarray:
         """int64 (rows,): a column of whole numbers; `3.0` is 3.
@@ -82,6 +84,8 @@ class Table:
             UserError: a cell is no number, or not from `least` to `most`.
         """
         values = self._parsed(column, False)
+        if column == "time_h":
+            values = values * self.hours if self.hours >= 1 else values / round(1 / self.hours)
         low, high = -math.inf if least is None else least, math.inf if most is None else most
         bad = (values < low) | (values > high)
         if bad.any():
@@ -175,7 +179,12 @@ class Table:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], known: Sequence[str] = (), *, gaps: bool = False
+    path: Path,
+    needed: Sequence[str],
+    known: Sequence[str] = (),
+    *,
+    gaps: bool = False,
+    columns: Mapping[str, str | None] | None = None,
 ) -> Table:
     """Reads a CSV.
 
@@ -188,13 +197,19 @@ def read_table(
         needed: columns that must be there.
         known: columns that may be there.
         gaps: whether cells of known columns may be empty.
+        columns: our names of columns -> theirs, see `column_names`; None: each must have ours.
 
     Raises:
         UserError: it cannot be read in one way only; says which of encoding, delimiter, quotes or row is at fault.
     """
     lines = _lines(path)
-    found = _Header.find(path, lines, needed)
-    wanted = found.columns(needed, known)
+    theirs = {n: t for n, t in (columns or {}).items() if t is not None}
+    found = _Header.find(path, lines, [theirs.get(name, name) for name in needed])
+    other = find_columns(found.names, list(dict.fromkeys((*needed, *known))), columns, str(path))
+    absent = {name for name, there in (columns or {}).items() if there is None}
+    wanted = found.columns(needed, [n for n in known if n not in absent], other.places)
+    for sentence in other.said:
+        warnings.warn(f"{path}: {sentence}", stacklevel=2)
     records = _records(path, lines, found)
     if not records:
         raise UserError(f"{path}: no rows; expected one per patch")
@@ -220,7 +235,7 @@ def read_table(
             named = rows.loc[~empty, [column, "line"]].drop_duplicates(column)
             places = ((name, f"line {line}") for name, line in named.itertuples(index=False))
             check_looks(places, f"{path}: column {column}", separators=column == "label")
-    return Table(path, rows, found.delimiter)
+    return Table(path, rows, found.delimiter, other.hours)
 
 
 def column_names(path: Path) -> list[str]:
@@ -302,10 +317,15 @@ class _Header:
             return cls(path, delimiter, names, at, at + reader.line_num)
         return None
 
-    def columns(self, needed: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-        """Wanted name -> its position."""
+    def columns(
+        self, needed: Sequence[str], known: Sequence[str], other: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Wanted name -> its position; `other` are those that are called otherwise."""
         wanted = {}
         for name in dict.fromkeys((*needed, *known)):
+            if name in other:
+                wanted[name] = other[name]
+                continue
             same = [i for i, n in enumerate(self.names) if n == name]
             same = same or [i for i, n in enumerate(self.names) if n.casefold() == name.casefold()]
             if len(same) > 1:
@@ -321,7 +341,11 @@ class _Header:
                 raise UserError(
                     f"{self.path}: column {name!r} is missing, found {shown} (between them: "
                     f"{DELIMITERS[self.delimiter]}); expected {', '.join(needed)}"
-                    + (f"; rename {hint!r} to {name!r} if it is that" if hint else "")
+                    + (
+                        f"; rename {hint!r} to {name!r} if it is that, or give columns={{{name}:{word(hint)}}}"
+                        if hint
+                        else ""
+                    )
                 )
         return wanted
 

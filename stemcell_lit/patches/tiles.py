@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stemcell_lit.movies.colonies import classifier_of, foreground
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
 from stemcell_lit.movies.resample import resample, scaled_shape
 from stemcell_lit.movies.suffixes import bare_name
+from stemcell_lit.patches.column_names import find_columns
 from stemcell_lit.patches.extraction import (
     check_extraction,
     one_size,
@@ -24,18 +25,20 @@ from stemcell_lit.patches.labelled import Select, movies_in
 from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.store import PatchStore, ViewCutter, check_scales
 from stemcell_lit.patches.tables import column_names, read_table
-from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.command_keys import ImportCommand, given_columns
 from stemcell_lit.settings.group_keys import ColoniesConfig
 
 COLUMNS = ("frame", "y", "x", "size", "label")
 
 
-def is_tiles(table: Path) -> bool:
-    """Whether a CSV names places in frames rather than files."""
+def is_tiles(table: Path, columns: Mapping[str, str | None]) -> bool:
+    """Whether a CSV names places in frames rather than files; `columns` as in `read_table`."""
     if not table.is_file():
         raise UserError(f"{table}: no such file; expected a CSV of crops or of tiles")
     names = column_names(table)
-    return set(COLUMNS) <= set(names) and "path" not in names
+    own = {n: theirs for n, theirs in columns.items() if n in (*COLUMNS, "path")}
+    called = {*names, *find_columns(names, (*COLUMNS, "path"), own, str(table)).places}
+    return set(COLUMNS) <= called and "path" not in called
 
 
 def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
@@ -59,7 +62,9 @@ def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
     """
     movie, extraction, blocks = Path(config.source), config.extraction, config.blocks
     check_extraction(extraction)
-    read = read_table(table, COLUMNS, ["coverage", "movie", "time_h"])
+    read = read_table(
+        table, COLUMNS, ["coverage", "movie", "time_h"], columns=given_columns(config.columns)
+    )
     rows = read.rows.copy()
     for column in ("frame", "y", "x", "size"):
         rows[column] = read.whole(column)
@@ -82,7 +87,7 @@ def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
             )
     place = [c for c in ("movie", "frame", "y", "x") if c in rows]
     rows = read.once(rows, place, "tile")
-    names, rows, unsure = checked_labels(rows, config.classes, table)
+    names, rows, unsure = checked_labels(rows, config.classes, table, config.without)
     select = Select(config.channel, config.plane, config.position)
     movies = _movies(movie, rows, table, select)
     alone = len(set(movies.values())) == 1

@@ -85,12 +85,13 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
             f"{micrometres(model.um_per_px)}: at another scale it would call other classes; give um_per_px "
             "(micrometres per pixel of the movie)"
         )
+    on_scale = _on_its_scale(model, frames)
     try:
         mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
     except UserError as error:
         raise UserError(f"{config.movie}: {error}") from error
     movie = MappedMovie(config, frames, movie_um)
-    notices = _notices(config, model, frames, mapper)
+    notices = [*on_scale, *_notices(config, model, frames, mapper)]
     for notice in notices:
         warnings.warn(notice, stacklevel=2)
     known = _adjust(config, movie, mapper)
@@ -116,6 +117,33 @@ def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, ou
     }
     with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
         write_outputs(folder, found, movie, mapper, tracks, record)
+
+
+def _on_its_scale(model: TrainedHierarchy, frames: Frames) -> list[str]:
+    """Puts a movie on the intensity scale of the crops that the model learned from, if they had one.
+
+    Raises:
+        UserError: the movie's intensities lie outside it.
+    """
+    if model.scaling is None:
+        return []
+    low, high = model.scaling
+    name, scale = frames.path.name, f"{low:g} to {high:g}"
+    if frames.dtype == np.uint8:
+        return [
+            f"the model learned from crops whose intensities {scale} became 0 to 255, and {name} is 8 bit: its values "
+            "are taken as they are; give the movie as the microscope stored it"
+        ]
+    own = frames.scaling
+    if own[1] <= low or own[0] >= high:
+        raise UserError(
+            f"{name}: its intensities, {own[0]:g} to {own[1]:g}, lie outside those of the crops that the model learned "
+            f"from, {scale}; expected a movie of the same camera and settings"
+        )
+    frames.scaling = model.scaling
+    return [
+        f"the intensities {scale} of {name} become 0 to 255, as in the crops that the model learned from"
+    ]
 
 
 def _notices(

@@ -51,6 +51,26 @@ class SimulateCommand:
 
 
 @dataclass
+class ColumnsConfig:
+    """What a table calls its columns; None: our name, or one with a single meaning; none: there is no such column."""
+
+    path: str | None = setting("the file of a crop", None)
+    label: str | None = setting("the class", None)
+    group: str | None = setting("what a split keeps together, such as a donor or a well", None)
+    track: str | None = setting("the same cell over time", None)
+    movie: str | None = setting("the movie that a crop or tile is from", None)
+    frame: str | None = setting("number of the frame", None)
+    time_h: str | None = setting("hours", None)
+    time_d: str | None = setting("days, in place of time_h", None)
+    time_min: str | None = setting("minutes, in place of time_h", None)
+    time_s: str | None = setting("seconds, in place of time_h", None)
+    x: str | None = setting("px from the left", None)
+    y: str | None = setting("px from the top", None)
+    size: str | None = setting("px, side of a tile", None)
+    coverage: str | None = setting("share of a tile that is foreground, 0 to 1", None)
+
+
+@dataclass
 class ImportCommand:
     """`stemcell-lit import`."""
 
@@ -72,8 +92,10 @@ class ImportCommand:
         None,
         first=True,
     )
+    # what your table calls our columns, such as columns={time_h:hours,label:class}
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     size: int | None = setting(
-        "px to which crops are brought; null: as they are, they must then agree",
+        "px that crops are cut or padded to; null: as they are, or of several sizes one that holds most",
         number(None, least=1, most=8192),
         first=True,
     )
@@ -98,6 +120,9 @@ class ImportCommand:
         "names of a class map's values, or the order of classes; null: alphabetical",
         None,
         first=True,
+    )
+    without: list[str] | None = setting(
+        "labels of a table or folder whose patches are left out, such as [debris]", None
     )
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
@@ -402,6 +427,11 @@ class PredictCommand:
         "a network of your own that the checkpoint asks for, package.attribute: its code is run",
         None,
     )
+
+
+def given_columns(columns: ColumnsConfig) -> dict[str, str | None]:
+    """Our name -> theirs, of the columns that are named; None where there is no such column."""
+    return {n: None if t == "none" else t for n, t in vars(columns).items() if t is not None}
 
 
 def typed(config: Any, kind: type = RunCommand) -> Any:

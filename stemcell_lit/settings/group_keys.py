@@ -129,7 +129,7 @@ class SplitConfig:
         choice("grouped", "leaky"),
     )
     folds: int | None = setting(
-        "parts that the groups are divided into, each tests once; null: 5, or 3 where there are fewer than 20 groups",
+        "parts that the groups are divided into, each tests once; null: 5 or 3, or what classes of few groups need",
         number(None, least=2),
         first="run train reproduce",
     )

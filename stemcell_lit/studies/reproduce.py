@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from stemcell_lit.base.artifacts import key_hash
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.base.yamls import check_chosen
-from stemcell_lit.data.splits import fold_count
+from stemcell_lit.data.splits import fold_count, fold_note
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.costs import costs
 from stemcell_lit.experiment.generators import TrainedGenerator
@@ -167,7 +167,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     store = planned[0][0].store
     for reason in left.values():
         print(printable(reason))
-    for sentence in _few(by_fold[0, config.baseline]):
+    other = fold_note(store, planned[0][0].config.split)
+    for sentence in [*_few(by_fold[0, config.baseline]), *([other] if other else [])]:
         print(f"note: {printable(sentence)}", file=sys.stderr)
     check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []

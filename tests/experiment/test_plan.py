@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stemcell_lit.data.splits import fold_count
 from stemcell_lit.errors import UserError
@@ -150,3 +152,63 @@ def test_planned_trials_are_those_that_run(tmp_path):
     ((planned,),) = plan([config])
     assert planned.name == prepare(config).name
     assert fold_count(planned.store, config.split) == 3
+
+
+def test_ten_individuals_of_which_two_hold_a_class_are_planned_whatever_the_seed(tmp_path):
+    everyone = [f"worm{i}" for i in range(10)]
+    for pair in (["worm0", "worm1"], ["worm4", "worm9"]):
+        holders = {"egg": pair, "larva": everyone, "adult": everyone}
+        store = write(tmp_path / pair[0], holders)
+        for seed in range(3):
+            config = trial(store, tmp_path / "out", split=SplitConfig(seed=seed))
+            (trials,) = plan([config], every_fold=True)
+            assert len(trials) == 3
+            tested = [set(t.split.groups(t.store, "test")) & set(pair) for t in trials]
+            assert sorted(map(len, tested)) == [0, 1, 1]
+
+
+def test_classes_in_pairs_of_four_groups_take_a_fold_for_each_group(tmp_path):
+    """Any two of four groups share a class: three folds would put two of them together."""
+    pairs = {"ab": "ab", "ac": "ac", "ad": "ad", "bc": "bc", "bd": "bd", "cd": "cd"}
+    store = write(tmp_path / "s", {name: list(of) for name, of in pairs.items()})
+    config = trial(store, tmp_path / "out", split=SplitConfig(validation_share=0))
+    (trials,) = plan([config], every_fold=True)
+    assert len(trials) == 4
+
+
+def followed(said, config, holders, path):
+    """The configuration after what a message proposes."""
+    remedy = said.split("what works: ")[1].split(", or ")[-1]
+    for name in list(holders):
+        if f"take {name} out" in remedy or f"[{name}]" in remedy:
+            kept = {c: groups for c, groups in holders.items() if c != name}
+            config = replace(config, data=DataConfig(store=write(path, kept)))
+    words = [w.split("=") for w in remedy.replace(",", " ").split() if w.startswith("split.")]
+    numbers = {k.removeprefix("split."): float(v) for k, v in words}
+    whole = {k: v if k == "validation_share" else int(v) for k, v in numbers.items()}
+    return replace(config, split=replace(config.split, **whole))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+def test_following_the_last_remedy_that_a_message_names_the_plan_holds(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("remedy")
+    everyone = [f"m{i}" for i in range(data.draw(st.integers(4, 7)))]
+    rare = data.draw(st.sets(st.sampled_from(everyone), min_size=1, max_size=3))
+    holders = {"debris": sorted(rare), "dense": everyone, "spread": everyone[::2]}
+    folds = data.draw(st.sampled_from([None, 2, 5, 9]))
+    split = SplitConfig(folds=folds, seed=data.draw(st.integers(0, 9)))
+    config = trial(write(path / "s", holders, each=2), path / "out", split=split)
+    try:
+        plan([config], every_fold=True)
+    except UserError as error:
+        assert "what works: " in str(error)
+        plan([followed(str(error), config, holders, path / "t")], every_fold=True)
+
+
+def test_a_store_that_was_imported_is_to_be_imported_again_without_a_class(tmp_path):
+    store = write(tmp_path / "s", {"debris": ["m2"], "dense": EVERY, "spread": EVERY})
+    file = tmp_path / "s" / "store.json"
+    file.write_text(file.read_text().replace('"command": "test"', '"command": "import"'))
+    said = refused([trial(store, tmp_path / "out")], every_fold=True)
+    assert said.endswith("or import again with without=[debris]")

@@ -76,9 +76,6 @@ def make_bad(kind, root):
     if kind == "truncated":
         (root / "a" / "1.png").write_bytes((root / "a" / "1.png").read_bytes()[:40])
         return r"1\.png: cannot be decoded"
-    if kind == "sizes":
-        crop(root / "b" / "1.png", size=(9, 9))
-        return "9 x 9"
     if kind == "16 bit":
         Image.fromarray(np.zeros((8, 8), np.uint16)).save(root / "a" / "1.png")
         return "found uint16, expected uint8 as in a/0.png"
@@ -108,7 +105,6 @@ def make_bad(kind, root):
     [
         "empty",
         "truncated",
-        "sizes",
         "16 bit",
         "escape",
         "absent",
@@ -179,6 +175,7 @@ def test_16_bit_crops_get_one_scale_that_the_store_records(tmp_path):
         noise(tmp_path / "src" / "ab"[i % 2] / f"{i}.png", i, np.uint16)
     store = import_crops(tmp_path / "src", tmp_path / "s")
     low, high = store.info["made_by"]["scaling"]
+    assert store.scaling == (low, high)
     raw = np.stack([np.asarray(Image.open(tmp_path / "src" / s)) for s in store.manifest["source"]])
     assert (low, high) == tuple(np.percentile(raw, (0.1, 99.9)))
     expected = np.rint(np.clip((raw - low) / (high - low), 0, 1) * 255)
@@ -266,3 +263,14 @@ def test_paths_are_found_as_any_system_writes_them_but_never_outside(tmp_path, p
         with pytest.raises(UserError) as error:
             import_crops(root, tmp_path / "s")
         assert says in str(error.value) and not (tmp_path / "s").exists()
+
+
+def test_labels_that_are_to_be_left_out_are_and_are_counted(tmp_path):
+    folders(tmp_path / "src")
+    for i in range(2):
+        crop(tmp_path / "src" / "c" / f"{i}.png", 200 + i)
+    with pytest.warns(UserWarning, match="3 patches labelled a are left out, as without= says"):
+        store = import_crops(tmp_path / "src", tmp_path / "s", without=["a"])
+    assert store.classes == ["b", "c"] and len(store) == 4
+    with pytest.raises(UserError, match=r"no patch is labelled 'd'; found \['a', 'b', 'c'\]"):
+        import_crops(tmp_path / "src", tmp_path / "t", without=["d"])

@@ -44,11 +44,11 @@ def test_a_place_stays_in_one_block_of_columns(movie):
 
 def test_tables_of_tiles_and_of_files_are_told_apart(movie):
     folder, _, rows = movie
-    assert is_tiles(folder / "tiles.csv")
+    assert is_tiles(folder / "tiles.csv", {})
     rows.assign(path="a.png").to_csv(folder / "crops.csv", index=False)
-    assert not is_tiles(folder / "crops.csv")
+    assert not is_tiles(folder / "crops.csv", {})
     with pytest.raises(UserError, match="no such file"):
-        is_tiles(folder / "none.csv")
+        is_tiles(folder / "none.csv", {})
 
 
 def test_hours_of_the_table_are_kept_and_equal_rows_count_once(movie):

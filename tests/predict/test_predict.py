@@ -505,3 +505,27 @@ def test_annotate_import_and_predict_find_the_same_colonies_by_default():
     }
     found = [settings_of(command, given).colonies for command, given in words.items()]
     assert found[0] == found[1] == found[2] and found[0].name == "colony"
+
+
+def test_a_movie_is_put_on_the_scale_of_the_crops_that_the_model_learned_from(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    replace(make_model(), scaling=(1000.0, 3550.0)).save(folder)
+    assert TrainedHierarchy.load(folder).scaling == (1000.0, 3550.0)
+    dim = np.full((2, 64, 64), 1400, np.uint16)  # 40 of 255 on that scale, a constant on its own
+    dim[1, :, :32] = 3400
+    movie = movie_of(tmp_path / "film.ome.tif", dim)
+    with pytest.warns(
+        UserWarning, match="intensities 1000 to 3550 of film.ome.tif become 0 to 255"
+    ):
+        scaled = run(movie, folder, tmp_path / "a")
+    eight = movie_of(tmp_path / "eight.ome.tif", ((dim - 1000.0) / 10).astype(np.uint8))
+    make_model().save(tmp_path)
+    plain = run(eight, tmp_path, tmp_path / "b")
+    maps = [tifffile.imread(out / "classes.ome.tif") for out in (scaled, plain)]
+    assert np.array_equal(*maps)
+    other = movie_of(tmp_path / "other.ome.tif", (dim // 100).astype(np.uint16))
+    with pytest.raises(UserError, match="lie outside those of the crops"):
+        run(other, folder, tmp_path / "c")
+    with pytest.warns(UserWarning, match="is 8 bit: its values are taken as they are"):
+        run(eight, folder, tmp_path / "d")
