@@ -14,7 +14,9 @@ from stemcell_lit.base.endings import DEBUG, mute, refused, unforeseen
 from stemcell_lit.base.terminal import printable, printable_lines
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.command_table import COMMANDS
+from stemcell_lit.settings.conf import groups_of, notice, use
 from stemcell_lit.settings.help import help_lines, usage
+from stemcell_lit.settings.options import Options, options_of
 from stemcell_lit.settings.quoting import split
 from stemcell_lit.settings.words import nearest
 
@@ -31,19 +33,28 @@ def main(argv: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = _main(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        mute()  # the reader of our output has gone: nothing to say, and nobody to say it to
-        status = 141
+        status = _nobody_reads()
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         status = 130
     except Exception as error:
         if os.environ.get(DEBUG) == "1":
             raise
-        status = _explain(error, words)
+        try:
+            status = _explain(error, words)
+        except BrokenPipeError:
+            status = _nobody_reads()
     if status:
         sys.exit(status)
+
+
+def _nobody_reads() -> int:
+    """The reader of our output has gone: nothing to say, and nobody to say it to."""
+    mute()
+    return 141
 
 
 def _main(words: list[str]) -> int:
@@ -54,21 +65,36 @@ def _main(words: list[str]) -> int:
     if name in ("-V", "--version"):
         print(f"stemcell-lit {stemcell_lit.__version__}")
         return 0
+    if name in ("-sc", "--shell-completion"):
+        from stemcell_lit.settings.completion import shell_completion
+
+        print("\n".join(shell_completion(words[1:])))
+        return 0
     if name not in COMMANDS:
         near = nearest(name, list(COMMANDS), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"no command {name!r}{hint} (`stemcell-lit --help` lists them)")
     command = COMMANDS[name]
-    overrides = [command.flags.get(word, word) for word in words[1:]]
+    options = options_of(words[1:]) if command.settings else Options(words[1:])
+    overrides = options.words = [command.flags.get(word, word) for word in options.words]
+    use(options.folder)
     if any(o in ("-h", "--help") for o in overrides):
         about = [o for o in overrides if o[:1] != "-" and "=" not in o]
         print("\n".join(help_lines(name, *about[:1])))
         return 0
-    several = [o for o in overrides if o in ("-m", "--multirun")]
+    if options.several and name != "run":
+        raise UserError(f"-m goes with `run`, not with `{name}`")
+    if command.settings and groups_of(name) and (said := notice()):
+        print(said, file=sys.stderr)
+    if options.shows:
+        from stemcell_lit.settings.showing import show
+
+        show(name, options)
+        return 0
     from stemcell_lit import commands  # what it imports takes time, and `--help` needs none of it
 
-    if several and command.settings is not None:
-        commands.sweep(name, [o for o in overrides if o not in several])
+    if options.several:
+        commands.sweep(overrides)
         return 0
     status: int | None = getattr(commands, f"do_{name}")(overrides)
     return status or 0

@@ -11,14 +11,15 @@ from typing import Any
 
 from stemcell_lit.base.endings import DEBUG, refused, unforeseen
 from stemcell_lit.base.terminal import printable
-from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.errors import JobsFailed, UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.command_table import COMMANDS, SETTINGS
 from stemcell_lit.settings.compose import compose, one_line, register
-from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.conf import conf_dir, use
+from stemcell_lit.settings.options import options_of
+from stemcell_lit.settings.own import check_chosen, chosen
 from stemcell_lit.settings.quoting import command_line
-from stemcell_lit.settings.words import nearest, read
+from stemcell_lit.settings.words import located, nearest, read
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -32,21 +33,20 @@ def settings_of(command: str, words: list[str]) -> Any:
     return typed(compose(command, words), SETTINGS[command])
 
 
-def sweep(command: str, words: list[str]) -> None:
+def sweep(words: list[str]) -> None:
     """Many trials, by Hydra: `run -m`, without that word.
 
     Raises:
-        UserError: another command, or settings that do not fit.
+        UserError: settings that do not fit.
         JobsFailed: some trials failed.
     """
     import hydra
     from hydra.errors import HydraException
 
-    if command != "run":
-        raise UserError(f"-m goes with `run`, not with `{command}`")
+    command = "run"
     register()
     overrides = read(command, words, several=True)
-    check_chosen(conf_dir(), overrides)
+    check_chosen(overrides)
     sys.argv = [f"stemcell-lit {command}", "-m", *overrides]
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)
@@ -61,8 +61,9 @@ def sweep(command: str, words: list[str]) -> None:
     # errors come here, instead of being printed with their tracebacks
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        job()
-    except JobsFailed:
+        with chosen(overrides):
+            job()
+    except (JobsFailed, UserError):
         raise
     except HydraException as error:
         raise UserError(
@@ -110,15 +111,23 @@ def do_import(overrides: list[str]) -> None:
     settings = {"data.store": c.store, "hierarchy": tree or "flat", "out": f"results/{name}"}
     print(f"next: {command_line('reproduce', settings)}")
     if tree is None:
-        like = printable(conf_dir() / "hierarchy" / "colony.yaml")
+        begin = command_line("init", {"folder": name, "store": c.store})
         print(
             "no tree is over these classes, and hierarchy=flat has neither a tree nor time: methods that differ by "
-            f"them (hierarchy, temporal, ...) are left out. To have them, write a tree beside {like}"
+            f"them (hierarchy, temporal, ...) are left out. To have them, begin a tree of your own: {begin}"
         )
 
 
+def do_init(overrides: list[str]) -> None:
+    """A folder of the user's own settings."""
+    from stemcell_lit.project.initial import start
+
+    for file in start(settings_of("init", overrides)):
+        print(printable(file))
+
+
 def tree_over(classes: Sequence[str]) -> str | None:
-    """Name of a tree in `conf/hierarchy` over exactly these classes; None: there is none, beside the flat one."""
+    """Name of a tree over exactly these classes, built in or the user's own; None: the flat one alone is."""
     from stemcell_lit.classify.tree import classes_of
     from stemcell_lit.settings.compose import hierarchies
 
@@ -146,8 +155,10 @@ def run_trial(overrides: list[str]) -> None:
     Raises:
         UserError: what the user gave cannot be used, or what the system refused.
     """
+    options = options_of(overrides)
+    use(options.folder)
     try:
-        do_run(overrides)
+        do_run(options.words)
     except UserError:
         raise
     except Exception as error:  # the log of a task ends with a line, too
@@ -184,6 +195,7 @@ def do_reproduce(overrides: list[str]) -> int:
     """Methods x folds x seeds, then the report; 1 where jobs failed."""
     from stemcell_lit.studies.reproduce import reproduce
 
+    overrides = located("reproduce", overrides)
     config = settings_of("reproduce", overrides)
     return reproduce(config, overrides, partial(settings_of, "run"))
 
@@ -192,6 +204,7 @@ def do_judge(overrides: list[str]) -> int:
     """Generators side by side; 1 where jobs failed."""
     from stemcell_lit.studies.judge import judge
 
+    overrides = located("judge", overrides)
     config = settings_of("judge", overrides)
     return judge(config, overrides, partial(settings_of, "run"))
 

@@ -143,6 +143,7 @@ INSIDE_A_FILE = [
     "simulate out=notes.txt/x",
     "simulate out=new store=notes.txt/x",
     "import source=crops store=notes.txt/x",
+    "init notes.txt/x",
     "annotate source=crops out=notes.txt/x classes=[a,b]",
     "run data.store=store data.patch_size=16 out=notes.txt/x",
     "run data.store=store data.patch_size=16 out=new artifacts=notes.txt/x",

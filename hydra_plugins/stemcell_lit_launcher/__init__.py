@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stemcell_lit import errors
 from stemcell_lit.base.formats import anything, read_json
 from stemcell_lit.base.terminal import printable_lines
+from stemcell_lit.settings.conf import for_jobs
 from stemcell_lit.settings.quoting import override
 
 RETURN = "return.json"  # in a job's folder: what its task function returned
@@ -233,7 +234,7 @@ class _Trial:
         """As Slurm takes it: overrides alone."""
         from stemcell_lit.launch.jobs import Job
 
-        return Job(self.name, self.overrides, self.out, self.done)
+        return Job(self.name, [*self.overrides, *for_jobs()], self.out, self.done)
 
     def job(self) -> Any:
         """As a process of its own."""
@@ -243,6 +244,7 @@ class _Trial:
         argv = [
             *_running_program(),
             *self.overrides,
+            *for_jobs(),
             # What the user said of Hydra itself; the mode below has the last word.
             *launcher.config.hydra.overrides.hydra,
             "hydra.mode=RUN",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from stemcell_lit.errors import UserError
 MOST_BYTES = 256 << 10
 MOST_VALUES = 10_000
 MOST_ALIASES = 64
-_TEXTS = ("tree", "moves", "subsets")  # keys of a hierarchy below which all are names
 
 
 def yaml_node(file: Path, remedy: str) -> yaml.Node | None:
@@ -113,50 +111,3 @@ def unquoted(node: yaml.Node, names: Collection[str]) -> tuple[int, str, str] | 
                 mark = found.start_mark
                 return (mark.line + 1 if mark else 0), found.value, kinds.get(kind, kind)
     return None
-
-
-def check_chosen(conf: Path, overrides: Sequence[str]) -> None:
-    """Looks at the files of groups that a command line chooses, before Hydra reads them without bounds.
-
-    Raises:
-        UserError: a file that is no plain YAML, or whose names of classes need quotes.
-    """
-    for override in overrides:
-        group = override.lstrip("+~").partition("=")[0]
-        if not group or ".." in group or not (conf / group).is_dir():
-            continue
-        for name in _names(override, [p.stem for p in (conf / group).glob("*.yaml")]):
-            file = conf / group / f"{name.removesuffix('.yaml')}.yaml"
-            if "\0" in name or not os.path.lexists(file):
-                continue  # whoever composes says which there are
-            node = yaml_node(file, "mend the file")
-            found = unquoted(node, _TEXTS) if node and group == "hierarchy" else None
-            if found:
-                line, written, kind = found
-                raise UserError(
-                    f"{file}: line {line}: {written or 'an empty place'} is {kind} to YAML, expected the name of a "
-                    f"class or group; quote it: '{written}'"
-                )
-
-
-def _names(override: str, there: Sequence[str]) -> list[str]:
-    """The files that an override of a group names, such as `hierarchy=choice(a,b)`, among those that are there."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Glob, QuotedString, Transformer
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        value = parsed.value()
-        if isinstance(value, Glob):
-            return value.filter(list(there))
-        if parsed.is_sweep_override():
-            value = list(parsed.sweep_iterator(transformer=Transformer.identity))
-    except (HydraException, RecursionError):
-        return []  # whoever composes says what is wrong
-    names = [
-        n
-        for v in (value if isinstance(value, list) else [value])
-        for n in (v if isinstance(v, list) else [v])
-    ]
-    return [n.text if isinstance(n, QuotedString) else str(n) for n in names]

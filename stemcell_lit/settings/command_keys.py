@@ -71,6 +71,19 @@ class ColumnsConfig:
 
 
 @dataclass
+class InitCommand:
+    """`stemcell-lit init`: settings of one's own to begin with."""
+
+    folder: str = setting("folder of the project, made if absent", MISSING)
+    store: str | None = setting(
+        "store whose classes the tree is over; null: an example", None, first=True
+    )
+    name: str | None = setting(
+        "of the tree and the experiment; null: the folder's", None, first=True
+    )
+
+
+@dataclass
 class ImportCommand:
     """`stemcell-lit import`."""
 

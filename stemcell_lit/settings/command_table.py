@@ -20,6 +20,7 @@ class Command:
         default_factory=dict
     )  # where they are no settings: what each does
     more: str = ""  # what its own help adds to the sentence
+    first: str | None = None  # the key that a first word without = is the value of
 
 
 COMMANDS: dict[str, Command] = {
@@ -37,6 +38,14 @@ COMMANDS: dict[str, Command] = {
         command_keys.ImportCommand,
         more="A source is a folder of crops per class, crops beside a CSV, movies with class maps, or a movie and a "
         "CSV of labelled tiles; see docs/import.md.",
+    ),
+    "init": Command(
+        "Begins a folder of your own settings for a store.",
+        "stemcell-lit init mine store=stores/mine",
+        command_keys.InitCommand,
+        first="folder",
+        more="It holds a tree over the store's classes, an experiment, and a README of the commands; see "
+        "docs/own_settings.md.",
     ),
     "annotate": Command(
         "Shows patches in the browser, to be sorted with a key per class.",

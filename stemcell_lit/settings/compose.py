@@ -5,27 +5,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from stemcell_lit.base.yamls import check_chosen, read_yaml
+from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.errors import UserError
 from stemcell_lit.settings.command_keys import typed
-from stemcell_lit.settings.conf import conf_dir
+from stemcell_lit.settings.conf import conf_dir, files_of, is_own
 from stemcell_lit.settings.group_keys import HierarchyConfig, MethodConfig
+from stemcell_lit.settings.own import check_chosen, check_file, chosen, register_own
 from stemcell_lit.settings.words import nearest, read
 
 
 def methods() -> dict[str, MethodConfig]:
-    """What the files of `conf/method` say of each method, in the order of the table.
+    """What the files of the group `method` say of each, in the order of the table.
+
+    One of the user's own that cannot be read is left out, as in `hierarchies`.
 
     Raises:
-        UserError: a file that says what no method has.
+        UserError: a built-in file that says what no method has.
     """
     found = {}
-    for file in sorted((conf_dir() / "method").glob("*.yaml")):
+    for file in files_of("method"):
+        if is_own(file):
+            try:
+                check_file(file, "method", named=True)
+            except UserError:
+                continue
         plain = read_yaml(file, "mend the file")
         told = plain.get("method") if isinstance(plain, dict) else None
         try:
@@ -41,14 +49,14 @@ def without_generated() -> list[str]:
 
 
 def hierarchies() -> dict[str, HierarchyConfig]:
-    """The trees of `conf/hierarchy` by name, the flat one last.
+    """The trees of the group `hierarchy` by name, the flat one last.
 
     One that cannot be read is left out: whoever chooses it is told why, and nobody else is stopped by it.
     """
     found = {}
-    files = sorted((conf_dir() / "hierarchy").glob("*.yaml"), key=lambda f: f.stem == "flat")
-    for file in files:
+    for file in sorted(files_of("hierarchy"), key=lambda f: f.stem == "flat"):
         with contextlib.suppress(UserError):
+            check_file(file, "hierarchy")
             plain = read_yaml(file, "mend the file")
             found[file.stem] = typed(OmegaConf.create(plain or {}), HierarchyConfig)
     return found
@@ -63,6 +71,7 @@ def register() -> None:
 
     for name, node in SETTINGS.items():
         ConfigStore.instance().store(name=f"{name}_command", node=node)
+    register_own()
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -72,14 +81,28 @@ def compose(command: str, words: Sequence[str]) -> Any:
         UserError: an unknown key, a value of the wrong type, an unknown choice.
     """
     from hydra import compose as hydra_compose
+
+    overrides = read(command, words)
+    with composing(command, overrides):
+        return hydra_compose(command, overrides=overrides)
+
+
+@contextlib.contextmanager
+def composing(command: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra, ready to compose a command.
+
+    Raises:
+        UserError: what anything within raises, in a line.
+    """
     from hydra import initialize_config_dir
 
     register()
-    overrides = read(command, words)
-    check_chosen(conf_dir(), overrides)
+    check_chosen(overrides)
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra_compose(command, overrides=overrides)
+        with chosen(overrides), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    except (UserError, BrokenPipeError):
+        raise
     except Exception as error:  # of any kind: only what the user gave and conf/ are read here
         raise UserError(
             f"{one_line(error)} (`stemcell-lit {command} --help` lists the keys)"
@@ -101,6 +124,7 @@ def one_line(error: BaseException) -> str:
         "reference_type",
         "object_type",
         "Set the env",
+        "To append to",  # keys are not added here
     )
     text = " ".join(dict.fromkeys(x for x in lines if x and not x.startswith(noise)))
     lost = re.search(r"Could not find '([\w/]+)/([^/']+)' Available options in '[^']*': (.+)", text)

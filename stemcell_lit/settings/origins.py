@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.command_table import SETTINGS
-from stemcell_lit.settings.compose import compose
+from stemcell_lit.settings.compose import compose, composing
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.quoting import override
@@ -84,23 +84,20 @@ def _layers(command: str, overrides: Sequence[str]) -> Iterator[tuple[str, set[s
 
     The schema is left out: it is below all.
     """
-    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with composing(command, overrides):
         loader: Any = GlobalHydra.instance().config_loader()
         chosen = loader.compute_defaults_list(command, list(overrides), RunMode.RUN)
         for default in chosen.defaults:
             if default.config_path is None or default.config_path.startswith("hydra/"):
                 continue
             loaded = loader._load_single_config(default, loader.repository)
-            if loaded.path.startswith("file://"):
-                yield (
-                    _file(loaded.path, default.config_path),
-                    set(_leaves(OmegaConf.to_container(loaded.config), "")),
-                )
+            if loaded.path.startswith(("file://", "own://")):
+                keys = set(_leaves(OmegaConf.to_container(loaded.config), ""))
+                yield _file(loaded.path, default.config_path), keys
         for parsed in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
             group = loader.repository.group_exists(parsed.key_or_group)
             value = parsed.value()
@@ -109,7 +106,9 @@ def _layers(command: str, overrides: Sequence[str]) -> Iterator[tuple[str, set[s
 
 
 def _file(folder: str, name: str) -> str:
-    """A file of settings, below `conf/` where it is one of ours."""
+    """A file of settings, below `conf/` where it is one of ours; one of the user's own by its path."""
+    if folder.startswith("own://"):
+        return folder.removeprefix("own://")
     place = Path(folder.removeprefix("file://"))
     return f"{'conf' if place == conf_dir() else place}/{name.removesuffix('.yaml')}.yaml"
 

@@ -47,10 +47,10 @@ def literal(value: Any, quoted: bool = True) -> str:
     text = str(value)
     if not quoted or (_SIMPLE.fullmatch(text) and text.lower() not in _RESERVED):
         return text
-    return _quoted(_escaped(text))
+    return _quoted(escaped(text))
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text in which `${` is text, for OmegaConf; there a backslash counts only before it."""
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
 

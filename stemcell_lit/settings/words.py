@@ -15,9 +15,10 @@ from typing import Any
 
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.conf import choices_of, groups_of
+from stemcell_lit.settings.command_table import COMMANDS
+from stemcell_lit.settings.conf import groups_of, is_path, refuse_choice
 from stemcell_lit.settings.keys import Key, keys_of
-from stemcell_lit.settings.quoting import command_word, override, unescaped
+from stemcell_lit.settings.quoting import command_word, literal, override, unescaped
 
 
 def read(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:
@@ -28,35 +29,106 @@ def read(command: str, words: Sequence[str], *, several: bool = False) -> list[s
     Raises:
         UserError: a word that is no setting of this command, with the right spelling.
     """
-    keys = keys_of(command)
+    keys, first = keys_of(command), COMMANDS[command].first
+    if first and words and "=" not in words[0] and words[0][:1] not in ("", "-", "+", "~"):
+        words = [f"{first}={words[0]}", *words[1:]]
     _whole(command, words)
     found = []
-    for word in words:
+    for word in located(command, words, several=several):
         key, _, value = word.partition("=")
         if key.lstrip("+~").startswith(("hydra.", "hydra/")):
             found.append(_of_hydra(word))
             continue
+        if key.startswith("++") and _holds_names(key[2:], keys):
+            key, word = key[2:], word[2:]  # read before
         if key[:1] in ("+", "~"):
-            raise UserError(
-                f"{printable(word)}: keys are neither added nor removed, only set (`stemcell-lit {command} --help`)"
-            )
+            raise UserError(_only_set(command, word))
         known = _known(command, key, keys)
         if not value.strip():
             null = f"; {key}=null leaves it open" if known and known.optional else ""
             raise UserError(f"{key}= has no value; write {key}=VALUE without blanks around ={null}")
-        found.append(_read(command, key, value, known, several))
+        sign = "++" if _holds_names(key, keys) else ""  # new names are no new keys
+        found.append(sign + _read(command, key, value, known, several))
+    given = {w.lstrip("+").partition("=")[0] for w in words}
+    if "hierarchy.tree" in given and "hierarchy" not in given:
+        raise UserError(
+            "hierarchy.tree= would join the tree of the default hierarchy; write hierarchy=flat beside it"
+        )
     return found
 
 
-# options of Hydra that name a folder or a file of settings
-_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+def _only_set(command: str, word: str) -> str:
+    return (
+        f"{printable(word)}: keys are neither added nor removed, only set: every key is there already "
+        f"(`stemcell-lit {command} --help`)"
+    )
+
+
+# options of Hydra that name other settings than these
+_FOLDERS = ("--config-path", "-cp", "--config-name", "-cn")
 
 
 def _elsewhere(word: str) -> str:
     return (
-        f"{printable(word)}: files of settings are read from conf/ alone; put yours into a folder there, such as "
-        "conf/hierarchy/mine.yaml, and choose it with hierarchy=mine"
+        f"{printable(word)}: settings of your own lie in conf/ of the working folder, in --config-dir DIR, or are "
+        "chosen by their path, such as hierarchy=./mine.yaml"
     )
+
+
+def located(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:
+    """Words in which files that are chosen by their path have absolute ones, as jobs in other folders need them.
+
+    Raises:
+        UserError: a choice that there is not.
+    """
+    groups, found = groups_of(command), []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in groups and value and value[0] not in "{[":
+            word = _choice(key, value, several)
+        elif key in _LISTS and value[:1] == "[" and (items := _items(value[1:-1])):
+            names = [text_of(item) for item in items]
+            if any(map(is_path, names)):
+                word = override(key, [_absolute(_LISTS[key], name, word) for name in names])
+        found.append(word)
+    return found
+
+
+# keys that list choices of a group
+_LISTS = {"methods": "method", "gans": "gan", "selects": "select"}
+
+
+def _choice(group: str, value: str, several: bool) -> str:
+    """A word that chooses of a group, its paths absolute."""
+    from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+
+    word, text = f"{group}={value}", text_of(value)
+    parsed = _parsed(word)
+    one = parsed is None or not parsed.is_sweep_override()
+    if is_path(text) and (one or Path(text).is_file()):
+        if one and parsed is not None and not Path(text).exists():
+            text = _plain(parsed.value())  # Hydra's sweepers write `my\\ tree.yaml`
+        return override(group, _absolute(group, text, word))
+    sweep = parsed._value if parsed is not None else None
+    if not several or not isinstance(sweep, ChoiceSweep):
+        return word
+    names = [v.text if isinstance(v, QuotedString) else v for v in sweep.list]
+    for name in names:
+        if isinstance(name, str):
+            refuse_choice(group, name, printable(word))
+    if not any(isinstance(n, str) and is_path(n) for n in names):
+        return word
+    if sweep.tags or sweep.shuffle:
+        raise UserError(f"{printable(word)}: with paths, write {group}=choice(a,./b.yaml) alone")
+    inside = [literal(_absolute(group, n, word) if isinstance(n, str) else n) for n in names]
+    return f"{group}=choice({','.join(inside)})"
+
+
+def _absolute(group: str, choice: str, word: str) -> str:
+    if not is_path(choice):
+        return choice
+    refuse_choice(group, choice, printable(word))
+    return str(Path(choice).absolute())
 
 
 def _whole(command: str, words: Sequence[str]) -> None:
@@ -87,6 +159,8 @@ def _whole(command: str, words: Sequence[str]) -> None:
             if rest and rest[0] != "=":
                 _in_pieces(command, key, value, rest)
             continue
+        if word[0] in "+~":
+            raise UserError(_only_set(command, word))
         if after[:1] == "=":
             value = after[1:] or (words[i + 2] if i + 2 < len(words) else "VALUE")
             raise UserError(
@@ -130,11 +204,8 @@ def _known(command: str, key: str, keys: Mapping[str, Key]) -> Key | None:
     """The key; None for a group or part of a mapping. Refuses others with the nearest legal ones."""
     if key in keys:
         return keys[key]
-    parts = key.split(".")
-    for n in range(1, len(parts)):
-        above = keys.get(".".join(parts[:n]))
-        if above is not None and above.mapping:
-            return None
+    if _holds_names(key, keys):
+        return None
     groups = groups_of(command)
     sections = {".".join(k.split(".")[:n]) for k in keys for n in range(1, k.count(".") + 1)}
     if key in groups or key in sections:
@@ -144,6 +215,13 @@ def _known(command: str, key: str, keys: Mapping[str, Key]) -> Key | None:
     raise UserError(
         f"{printable(key)}: no such key{hint} (`stemcell-lit {command} --help` lists them)"
     )
+
+
+def _holds_names(key: str, keys: Mapping[str, Key]) -> bool:
+    """Whether a key is a mapping whose names are the user's, such as a tree, or lies inside one."""
+    parts = key.split(".")
+    above = (keys.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+    return any(k is not None and k.mapping for k in above)
 
 
 def nearest(word: str, legal: Sequence[str], most: int = 3) -> list[str]:
@@ -170,15 +248,15 @@ def _read(command: str, key: str, value: str, known: Key | None, several: bool) 
             if re.match(r"(choice|glob)\(", value):
                 return word
             _check_sweep_of_text(key, value)
-        return override(key, _text(value))
+        return override(key, text_of(value))
     if known is not None and known.texts and value[0] == "[" and value[-1] == "]":
         items = _items(value[1:-1])
         if items is not None:
-            return override(key, [_text(item) for item in items])
+            return override(key, [text_of(item) for item in items])
     return _of_grammar(command, key, value, known, several)
 
 
-def _text(value: str) -> str:
+def text_of(value: str) -> str:
     """What the value of a plain key means: itself, or what is inside quotes of Hydra's grammar."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         from hydra.core.override_parser.types import QuotedString
@@ -268,9 +346,15 @@ def _of_grammar(command: str, key: str, value: str, known: Key | None, several: 
 
 def _check_group(group: str, value: Any, shown: str) -> None:
     open_ones = ("experiment", "profile")  # may be left out
-    legal = isinstance(value, str | dict) or (value is None and group in open_ones)
-    if not legal and choices_of(group):
-        raise UserError(f"{shown}: expected one of {', '.join(choices_of(group))}")
+    if isinstance(value, dict) or (value is None and group in open_ones):
+        return
+    refuse_choice(group, _plain(value), shown)
+
+
+def _plain(value: Any) -> str:
+    from hydra.core.override_parser.types import QuotedString
+
+    return value.text if isinstance(value, QuotedString) else str(value)
 
 
 # what of Hydra's settings names code

@@ -17,6 +17,7 @@ from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
 from stemcell_lit.settings.command_keys import JudgeCommand, RunCommand
+from stemcell_lit.settings.conf import for_jobs
 from stemcell_lit.settings.quoting import override
 from stemcell_lit.studies.judge_entries import Entry, _base, entries_of, real_accuracy
 from stemcell_lit.studies.judge_table import write
@@ -67,6 +68,7 @@ def _jobs(config: JudgeCommand, overrides: list[str], missing: Sequence[Entry]) 
     for e in missing:
         name = f"{safe_name(e.name)}-f{e.fold}"
         argv = [
+            *for_jobs(),
             *base,
             override("gans", [e.gan]),
             override("selects", [e.select]),

@@ -35,6 +35,7 @@ from stemcell_lit.gan.encoder import train_classifier
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import JudgeCommand, RunCommand
 from stemcell_lit.settings.keys import own_keys
+from stemcell_lit.settings.own import name_of
 from stemcell_lit.settings.quoting import override, split
 from stemcell_lit.settings.roles import determining
 
@@ -63,8 +64,8 @@ class Entry(Recipe):
 
     kind: ClassVar[str] = "judged"
     name: str  # `tiny`, or with a selection `tiny+confidence`
-    gan: str  # name in conf/gan
-    select: str  # name in conf/select
+    gan: str  # name in conf/gan, or the path of a file
+    select: str  # likewise, of conf/select
     fold: int  # of the split
     trial: Trial  # its settings and data
     seeds: tuple[int, ...]  # of the accuracy's classifier
@@ -185,7 +186,8 @@ def entries_of(
     entries: list[Entry] = []
     for (gan, select, fold), (trial,) in zip(names, plan(configs, generator=True), strict=True):
         per_class = config.per_class or max(trial.train.counts.values())
-        name = gan if select == "none" else f"{gan}+{select}"
+        named, filtered = name_of("gan", gan), name_of("select", select)
+        name = named if filtered == "none" else f"{named}+{filtered}"
         entries.append(Entry(name, gan, select, fold, trial, tuple(config.seeds), per_class))
     return entries
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from omegaconf import OmegaConf
 
 from stemcell_lit.base.artifacts import key_hash
 from stemcell_lit.base.terminal import printable
-from stemcell_lit.base.yamls import check_chosen
 from stemcell_lit.data.splits import fold_count, fold_note
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.costs import costs
 from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.plan import plan
 from stemcell_lit.experiment.problems import Planner, check_folders
-from stemcell_lit.experiment.results import Result, comparable, flatten, read_result, together
+from stemcell_lit.experiment.results import Result, comparable, read_result, together
 from stemcell_lit.experiment.same import left_out, write_left_out
 from stemcell_lit.experiment.training import quiet
 from stemcell_lit.experiment.trial import RESULT, Trial, needs_generator
@@ -28,10 +27,12 @@ from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
 from stemcell_lit.report.sweep import Table, check_reports, make_reports, tables_of, write_sweep
 from stemcell_lit.settings.command_keys import ReproduceCommand, RunCommand
-from stemcell_lit.settings.conf import choices_of, conf_dir
-from stemcell_lit.settings.keys import own_keys
+from stemcell_lit.settings.conf import file_of, for_jobs, groups, is_path, refuse_choice
+from stemcell_lit.settings.keys import keys_of, own_keys
+from stemcell_lit.settings.own import as_words, check_chosen, name_of
 from stemcell_lit.settings.quoting import override, split
 from stemcell_lit.settings.roles import determining
+from stemcell_lit.settings.words import text_of
 
 
 def for_trials(overrides: list[str]) -> list[str]:
@@ -43,25 +44,40 @@ def for_trials(overrides: list[str]) -> list[str]:
         UserError: an experiment that does not exist.
     """
     own, settings, rest = own_keys("reproduce"), [], []
-    groups = {k for k in (key for key, _ in split(overrides)) if (conf_dir() / k).is_dir()}
+    chosen = {k for k in (key for key, _ in split(overrides)) if k in groups()}
     for word, (key, value) in zip(overrides, split(overrides), strict=True):
         if key == "experiment" and value not in ("", "null"):
-            name = value.strip("'\"")
-            if name not in choices_of("experiment"):
-                raise UserError(
-                    f"experiment={value}: no such choice; expected one of {', '.join(choices_of('experiment'))}"
-                )
-            file = conf_dir() / "experiment" / f"{name}.yaml"
-            check_chosen(conf_dir(), [f"experiment={name}"])
-            flat = flatten(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
+            name = text_of(value)
+            refuse_choice("experiment", name, printable(word))
+            check_chosen([override("experiment", name)])
+            file = file_of("experiment", name)
+            assert file is not None  # it would have been refused
+            plain: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+            plain.pop("defaults", None)
+            told = [*as_words(file), *_settings(plain)]
             settings += [
                 override(k, v)
-                for k, v in flat.items()
-                if not _is_own(k, own) and k.split(".")[0] not in groups
+                for k, v in told
+                if not _is_own(k, own) and k.split(".")[0] not in chosen
             ]
         elif not _is_own(key, own):
             rest.append(word)
     return settings + rest
+
+
+def _settings(plain: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The keys of a trial in a file and their values; a mapping such as a tree is one value."""
+    keys = keys_of("run")
+    flat = {k: v for name, v in plain.items() for k, v in _flat(name, v, keys)}
+    return list(flat.items())
+
+
+def _flat(name: str, value: Any, keys: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value and name not in keys:
+        for key, below in value.items():
+            yield from _flat(f"{name}.{key}", below, keys)
+    else:
+        yield name, value
 
 
 def _is_own(key: str, own: set[str]) -> bool:
@@ -101,6 +117,20 @@ def check_baseline(words: Sequence[str], baseline: str) -> None:
             )
 
 
+def _by_name(methods: Sequence[str]) -> dict[str, str]:
+    """Name of each method in the table -> how it is chosen, by that name or by the absolute path of its file."""
+    found: dict[str, str] = {}
+    for method in methods:
+        choice = str(Path(method).absolute()) if is_path(method) else method
+        name = name_of("method", choice)
+        if found.setdefault(name, choice) != choice:
+            raise UserError(
+                f"methods={methods}: two of them are called {name}, and a table has a row a name; give one another "
+                "name in its file"
+            )
+    return found
+
+
 def _is_mix(word: str) -> bool:
     return word == "mix" or word.startswith(("mix=", "mix."))
 
@@ -118,6 +148,9 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         UserError: settings that do not fit, found before any job starts.
     """
     quiet()
+    chosen = _by_name(config.methods)
+    (baseline,) = _by_name([config.baseline])
+    config = replace(config, methods=list(chosen), baseline=baseline)
     if config.baseline not in config.methods:
         raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
     check_folders(config)
@@ -134,7 +167,8 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     mixed = [word for word, (key, _) in zip(base, split(base), strict=True) if _is_mix(key)]
     base = [word for word in base if word not in mixed]
     methods = list(config.methods)
-    words = {m: [*base, override("out", config.out), override("method", m)] for m in methods}
+    named_so = {m: override("method", chosen[m]) for m in methods}
+    words = {m: [*base, override("out", config.out), named_so[m]] for m in methods}
     generated = {m for m in methods if needs_generator(typed_run(words[m]))}
     plain = {m: typed_run([*words[m], *(mixed if m in generated else [])]) for m in methods}
     tables = tables_of(Path(config.out), config.sweep)
@@ -145,7 +179,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
             for m in methods
         }
         where = override("out", table.out)
-        settings.append({m: [*base, where, override("method", m), *own[m]] for m in methods})
+        settings.append({m: [*base, where, named_so[m], *own[m]] for m in methods})
     configs = [
         {m: typed_run(words) if config.sweep.key else plain[m] for m, words in of_table.items()}
         for of_table in settings
@@ -178,7 +212,7 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
         for seed in config.seeds:
             for fold in range(len(by_fold[t, config.baseline])):
                 for method in methods:
-                    argv = [*settings[t][method], f"split.fold={fold}", f"seed={seed}"]
+                    argv = [*settings[t][method], f"split.fold={fold}", f"seed={seed}", *for_jobs()]
                     alike = by_fold[t, method][fold]
                     trial = replace(alike, config=replace(alike.config, seed=seed))
                     of_table.append(trial)

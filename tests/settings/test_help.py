@@ -42,7 +42,7 @@ def test_every_text_of_help_fits_80_columns(shown):
 def test_the_first_keys_are_ten_at_most_and_hold_all_that_must_be_given(command, shown):
     keys = keys_of(command).values()
     first = [k.name for k in keys if k.first]
-    assert 5 <= len(first) <= 10, first
+    assert min(5, len(keys)) <= len(first) <= 10, first
     assert {k.name for k in keys if k.required} <= set(first)
     text = "\n".join(shown[command, ""])
     listed = re.findall(r"^  ([\w.]+)=", text.split("Choices, ")[0], re.MULTILINE)
