@@ -19,6 +19,7 @@ import torch
 from stemcell_lit.annotate.session import Session
 from stemcell_lit.base.artifacts import ArtifactStore
 from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.domain import Domain
 from stemcell_lit.classify.features import feature_names
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
@@ -31,6 +32,7 @@ from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.labelled import simulated
 from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.predict.finished import is_done
 from stemcell_lit.report.print_table import read_table
 from stemcell_lit.report.sweep import make_reports
 from stemcell_lit.settings.command_keys import GenerateCommand
@@ -44,6 +46,14 @@ from stemcell_lit.settings.group_keys import (
 
 CLASSES = ["a", "b"]
 SCRIPT = '"><img src=x onerror=alert(1)><script>alert(1)</script>'
+
+MADE_WITH = {
+    "hash": "0123abcd",
+    "model": "4567",
+    "settings": {"a": {"b": 1}},
+    "files": {"a.b": "89ef"},
+}
+MOVIE = {"path": "movie.tif", "position": None, "hash": "cdef"}
 
 # name of a door -> file, and what reads it
 DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -69,6 +79,7 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "left out": ("out/left_out.json", lambda d: read_left_out(d / "out")),
     "sweep": ("swept/sweep.json", lambda d: make_reports(d / "swept")),
     "artifact": ("artifacts/thing/0123456789abcdef/artifact.json", lambda d: _artifacts(d).list()),
+    "prediction": ("predicted/predict.json", lambda d: is_done(d / "predicted", MADE_WITH, MOVIE)),
     "session": ("session/session.json", lambda d: Session.open(d / "session")),
     "items": ("session/items.csv", lambda d: Session.open(d / "session")),
 }
@@ -100,6 +111,9 @@ def make(folder: Path) -> None:
     _model(folder / "classic", _classic(rng))
     _generator(folder / "generator")
     _results(folder / "out", rng)
+    _write(
+        folder / "predicted/predict.json", {"format": 2, "made_with": MADE_WITH, "source": MOVIE}
+    )
     _write(
         folder / "movies/manifest.json",
         {
@@ -151,7 +165,8 @@ def _model(folder: Path, stage: StageModule | ClassicStage) -> None:
     n = np.arange(8)
     hierarchy = hierarchy.fit(n % 2, n.astype(float), np.array([""] * 8), n)
     folder.mkdir()
-    TrainedHierarchy(hierarchy, {"root": stage}, 16, 1.0).save(folder)
+    domain = Domain.of(np.random.default_rng(1).integers(0, 255, (20, 16, 16), np.uint8))
+    TrainedHierarchy(hierarchy, {"root": stage}, 16, 1.0, domain=domain).save(folder)
 
 
 def _generator(folder: Path) -> None:

@@ -60,15 +60,19 @@ class Progress:
         self.last, self.said = self.start, False
         self.terminal = sys.stderr.isatty()
 
-    def show(self, done: int) -> None:
-        """Says how many are done; at most twice a second, or a line now and then where there is no terminal."""
+    def show(self, done: int, share: float | None = None) -> None:
+        """Says how many are done; at most twice a second, or a line now and then where there is no terminal.
+
+        `share` of the work that this is, above 0 to 1, where some take longer than others.
+        """
         now = time.monotonic()
         pause = 0.5 if self.terminal else LINE_S
         if now - self.start < SILENT_S or now - self.last < pause:
             return
         self.last, self.said = now, True
         rate = done / (now - self.start)
-        left = (self.total - done) / rate / 60
+        share = done / self.total if share is None else share
+        left = (now - self.start) * (1 - share) / share / 60
         line = f"{self.title}: {done:,} of {self.total:,} {self.unit}, {rate:.2f} {self.unit}/s, {left:.1f} min left"
         print(
             f"\r\033[K{line}" if self.terminal else line,

@@ -16,8 +16,9 @@ import pytorch_lightning as pl
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
 from stemcell_lit.base.weights import read_tensors
-from stemcell_lit.classify import classic
+from stemcell_lit.classify import classic, domain
 from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.domain import Domain
 from stemcell_lit.classify.features import FeatureTable
 from stemcell_lit.classify.hierarchy import Hierarchy, check_fitted
 from stemcell_lit.classify.learned import ABOUT, Learned
@@ -26,7 +27,7 @@ from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import reduce_pixels
 
-FORMAT = 5
+FORMAT = 6
 _PART = form.record(
     {
         "file": form.beside,
@@ -46,8 +47,10 @@ _MODEL = form.versioned(
             "stages": form.mapping(form.listing(_PART, 1, 16), most=10_000),
             "hierarchy": check_fitted,
             "learned": ABOUT,
-        },
-        {"scaling": form.listing(form.number(), 2, 2)},
+            "scaling": form.maybe(form.listing(form.number(), 2, 2)),
+            "domain": form.maybe(domain.ABOUT),
+            "unsure_below": form.maybe(form.number(0, 1)),
+        }
     ),
 )
 
@@ -66,6 +69,8 @@ class TrainedHierarchy:
         learned: from which patches.
         scaling: of crops that were not 8 bit, the stored intensities that became 0 and 255; None: patches were 8 bit,
             or each movie had its own.
+        domain: what those patches look like, None where that was not measured.
+        unsure_below: a patch whose greatest class probability is below is unsure, None: nothing is known of that.
 
     Raises:
         ValueError: a stage answers with other targets, or in another order, than its node in the tree.
@@ -79,6 +84,8 @@ class TrainedHierarchy:
     reduced: float = 1.0
     learned: Learned = field(default_factory=Learned)
     scaling: tuple[float, float] | None = None
+    domain: Domain | None = None
+    unsure_below: float | None = None
 
     def __post_init__(self) -> None:
         wanted = {node.name: list(node.targets) for node in self.hierarchy.nodes}
@@ -135,7 +142,9 @@ class TrainedHierarchy:
             "stages": files,
             "hierarchy": self.hierarchy.to_dict(),
             "learned": self.learned.save(folder),
-            **({"scaling": list(self.scaling)} if self.scaling else {}),
+            "scaling": self.scaling and list(self.scaling),
+            "domain": self.domain and self.domain.to_dict(),
+            "unsure_below": self.unsure_below,
         }
         (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -180,8 +189,12 @@ class TrainedHierarchy:
                 )
         try:
             um, reduced = about["um_per_px"], about["reduced"]
-            scaling = tuple(about["scaling"]) if "scaling" in about else None
-            return cls(hierarchy, stages, size, um, scales, reduced, learned, scaling)
+            scaling = about["scaling"] and tuple(about["scaling"])
+            known = about["domain"] and Domain.from_dict(about["domain"])
+            unsure = about["unsure_below"]
+            return cls(
+                hierarchy, stages, size, um, scales, reduced, learned, scaling, known, unsure
+            )
         except ValueError as error:
             raise UserError(f"{file}: {error}; {again}") from error
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.base.files import check_target, finite, whole_or_absent
+from stemcell_lit.classify.model_folder import find_model
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
@@ -72,7 +73,8 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
     out, inputs = Path(config.out), [config.store, config.checkpoint]
     check_target(out, "evaluation", inputs=inputs)
     store = PatchStore.open(config.store)
-    model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
+    folder = find_model(config.checkpoint)
+    model = TrainedHierarchy.load(folder, config.allow_module)
     table, _ = evaluate(model, Part(store, np.arange(len(store))))
     seen = model.learned.seen(store, model.image_size)
     if seen.all() and not config.seen:
@@ -86,7 +88,7 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
     result = {
         "format": FORMAT,
         "model": {
-            "path": str(config.checkpoint),
+            "path": str(folder),
             "store": model.learned.store,
             "content_hash": model.learned.content_hash,
             "groups": list(model.learned.groups),
@@ -97,10 +99,10 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
         "seen": _scored(table[seen], model.hierarchy.classes),
         "versions": versions(),
     }
-    with whole_or_absent(out, "evaluation", inputs=inputs) as folder:
-        table.to_parquet(folder / PREDICTIONS, index=False)
+    with whole_or_absent(out, "evaluation", inputs=inputs) as made:
+        table.to_parquet(made / PREDICTIONS, index=False)
         text = json.dumps(finite(result), indent=1)
-        (folder / RESULT).write_text(text + "\n", encoding="utf-8")
+        (made / RESULT).write_text(text + "\n", encoding="utf-8")
     return Evaluation(out, result)
 
 

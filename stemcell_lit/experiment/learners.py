@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stemcell_lit.classify.classic import ClassicStage
+from stemcell_lit.classify.domain import MOST_PATCHES, Domain
 from stemcell_lit.classify.features import families, feature_names
 from stemcell_lit.classify.learned import Learned
 from stemcell_lit.classify.stacked import Stacked, Stage, fitted_weight
@@ -24,7 +25,7 @@ from stemcell_lit.experiment.classic import (
 from stemcell_lit.experiment.generators import make_generated
 from stemcell_lit.experiment.stages import TrainedStage, open_stage
 from stemcell_lit.experiment.trial import Trial
-from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.patches.store import PatchStore, reduce_pixels
 
 REPEATS = 5  # permutations of a family of features
 
@@ -85,6 +86,7 @@ def train_trial(trial: Trial) -> Trained:
         trial.store.size / size,
         _learned(trial, size),
         trial.store.scaling,
+        _domain(trial, size),
     )
     if len(trial.val) and learners:
         val = trial.seen(trial.val)
@@ -98,6 +100,14 @@ def _learned(trial: Trial, size: int) -> Learned:
     split = trial.split
     more = [split.unlabelled] if trial.config.stage.pseudo_rounds else []
     return Learned.of(trial.store, np.concatenate([split.train, split.val, *more]), size)
+
+
+def _domain(trial: Trial, size: int) -> Domain:
+    """What the training patches look like at the size that the model wants."""
+    rows = np.sort(trial.split.train)
+    if len(rows) > MOST_PATCHES:
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_PATCHES])
+    return Domain.of(reduce_pixels(trial.store.finest[rows], size))
 
 
 def _stacked(trial: Trial, node: Node, parts: list[Stage]) -> Stacked:

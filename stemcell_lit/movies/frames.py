@@ -28,7 +28,6 @@ from stemcell_lit.movies.pictures import image_layout, image_values
 from stemcell_lit.movies.stored import one_sentence
 from stemcell_lit.movies.suffixes import (
     IMAGE_SUFFIXES,
-    MAPS,
     TIFF_SUFFIXES,
     VENDOR_SUFFIXES,
     bare_name,
@@ -68,6 +67,53 @@ def movies_at(
         if position is not None or len(reader.positions) == 1:
             return [Movie(path, bare_name(path), position)]
         return [Movie(path, f"{bare_name(path)}_{p}", p) for p in reader.positions]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a movie before a pixel of it is decoded.
+
+    Attributes:
+        shape: (frames, height, width).
+        um_per_px: size of a pixel in micrometres as the file says, None where it does not.
+        numbers: the frames' numbers, rising.
+    """
+
+    shape: tuple[int, int, int]
+    um_per_px: float | None
+    numbers: Sequence[int]
+
+    def each(self, every: int) -> int:
+        """How many frames `Frames.each` gives."""
+        return sum((n - self.numbers[0]) % every == 0 for n in self.numbers)
+
+
+def headers_at(
+    path: str | Path,
+    *,
+    channel: str | None = None,
+    plane: int | None = None,
+    position: str | None = None,
+) -> list[tuple[Movie, Header]]:
+    """As `movies_at`, with the header of each.
+
+    Raises:
+        UserError: there is no movie there, or one cannot be read.
+    """
+    path = Path(path)
+    with closing(_reader(path, channel, plane, position, False, first=True)) as reader:
+        if position is not None or len(reader.positions) == 1:
+            return [(Movie(path, bare_name(path), position), _header(reader))]
+        names = list(reader.positions)
+    found = []
+    for name in names:
+        with closing(_reader(path, channel, plane, name, False)) as reader:
+            found.append((Movie(path, f"{bare_name(path)}_{name}", name), _header(reader)))
+    return found
+
+
+def _header(reader: _Reader) -> Header:
+    return Header(reader.shape, reader.units.um_per_px, list(reader.numbers))
 
 
 def open_frames(
@@ -160,57 +206,6 @@ def _one_picture(file: Path, channel: str | None, plane: int | None) -> _Reader:
             f"{found}give plane=0 to plane={reader.shape[0] - 1} if they are focal planes, or save one of them alone"
         )
     raise UserError(f"{found}save each as a file of its own")
-
-
-def pair(frames: Frames, maps: Frames) -> list[int]:
-    """The map of each frame, by number or name, never by its place in a list.
-
-    Returns:
-        The position in `maps` of each frame's map.
-
-    Raises:
-        UserError: they are of another size, a frame has no map or a map no frame, or nothing tells which belongs to
-            which.
-    """
-    if maps.shape[1:] != frames.shape[1:]:
-        raise UserError(
-            f"{maps.path}: found {maps.shape} (frames, height, width), expected {frames.shape} as {frames.path.name} "
-            "has; make the maps again, 0 where nothing is labelled"
-        )
-    names = [[_label_name(f) for f in m.files] for m in (frames, maps)]
-    if frames.named and maps.named:
-        keys: list[list[Any]] = [frames.numbers.tolist(), maps.numbers.tolist()]
-    elif all(names) and not (frames.named or maps.named):
-        keys = names
-    else:
-        keys = [list(range(len(frames))), list(range(len(maps)))]
-        gaps = any(m.named and (np.diff(m.numbers) != 1).any() for m in (frames, maps))
-        if gaps or (all(names) and len(frames) > 1):
-            raise UserError(
-                f"{maps.path}: nothing tells which map belongs to which frame of {frames.path.name} "
-                f"({len(frames)} frames, {len(maps)} maps); expected maps numbered as the frames are; give them the "
-                "names of their frames"
-            )
-    place = {key: i for i, key in enumerate(keys[1])}
-    bare = [str(k) for k in keys[0] if k not in place]
-    left = [str(k) for k in keys[1] if k not in set(keys[0])]
-    if bare or left:
-        said = [f"no map for frame {', '.join(bare[:6])}"] * bool(bare)
-        said += [f"a map but no frame for {', '.join(left[:6])}"] * bool(left)
-        raise UserError(
-            f"{maps.path}: found {len(maps)} maps for the {len(frames)} frames of {frames.path.name}: "
-            f"{' and '.join(said)}; expected one map a frame; add what is missing (0 where nothing is labelled), or "
-            "move the rest elsewhere"
-        )
-    return [place[key] for key in keys[0]]
-
-
-def _label_name(file: Path) -> str:
-    """The name of a picture without what tells that it is a map."""
-    name = bare_name(file).casefold()
-    for ending in (*MAPS, "_mask", "_masks", "_labels", "_label"):
-        name = name.removesuffix(ending)
-    return name
 
 
 def percentile_scaling(samples: Sequence[np.ndarray]) -> tuple[float, float]:

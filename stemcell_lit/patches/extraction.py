@@ -14,7 +14,8 @@ import pandas as pd
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import label_colonies
-from stemcell_lit.movies.frames import Frames, Movie, open_frames, pair
+from stemcell_lit.movies.frames import Frames, Movie, open_frames
+from stemcell_lit.movies.maps import pair
 from stemcell_lit.movies.resample import resample, resample_labels, scale_between, scaled_shape
 from stemcell_lit.movies.tracks import track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated

@@ -71,7 +71,7 @@ def find_movies(
         raise UserError(f"{source}: no such file or folder; expected a movie or a folder of movies")
     if table is not None and not Path(table).exists():
         raise UserError(f"{table}: no such file or folder; expected class maps, or a CSV")
-    places = _places_of(source)
+    places = places_of(source)
     found, bare = [], []
     listing: Listing = {}
     for name, path in places:
@@ -115,7 +115,7 @@ def find_movies(
 def movies_in(source: Path, select: Select | None = None) -> list[Movie]:
     """The movies of a source: itself, or those in its folders; each stage position is one."""
     select = select or Select()
-    return [m for name, path in _places_of(Path(source)) for m in _expand(name, path, select)]
+    return [m for name, path in places_of(Path(source)) for m in _expand(name, path, select)]
 
 
 def stacks_in(folder: Path) -> list[Path]:
@@ -132,15 +132,17 @@ def stacks_in(folder: Path) -> list[Path]:
     files = [f for f in pictures if f.suffix.lower() in TIFF_SUFFIXES]
     if not files:
         return [] if pictures else makers  # pictures are the frames of one movie
-    try:
-        reader = TiffReader(files[0], first=True)
-    except UserError as error:
-        # several channels or planes: a stack, too; anything else is told when it is opened
-        return (
-            files + makers if "expected one channel and one plane over time" in str(error) else []
-        )
-    reader.close()
-    return files + makers if reader.shape[0] > 1 or len(reader.positions) > 1 else []
+    for file in files:
+        try:
+            reader = TiffReader(file, first=True)
+        except UserError as error:
+            # several channels or planes: a stack, too
+            if "expected one channel and one plane over time" in str(error):
+                return files + makers
+            continue  # told when it is opened; what the others are does not hang on it
+        reader.close()
+        return files + makers if reader.shape[0] > 1 or len(reader.positions) > 1 else []
+    return []
 
 
 def is_map(path: Path) -> bool:
@@ -153,10 +155,10 @@ def has_maps(source: Path) -> bool:
     if (source / "manifest.json").is_file():
         return True
     listing: Listing = {}
-    return any(_beside(path, "_classes", [path.parent], listing) for _, path in _places_of(source))
+    return any(_beside(path, "_classes", [path.parent], listing) for _, path in places_of(source))
 
 
-def _places_of(source: Path) -> list[tuple[str, Path]]:
+def places_of(source: Path) -> list[tuple[str, Path]]:
     """(name, file or folder of frames) of the movies of a source, without opening more than one file a folder."""
     if not source.is_dir():
         return [(bare_name(source), source)]

@@ -1,272 +1,244 @@
-"""Class maps of whole frames: from a trained hierarchy back to the movie.
-
-Every stage network sees a frame once. Its convolutions run over the whole frame, in tiles so that
-memory is bounded; then each window averages its part of the shared features and the final layers
-classify it. A window that is cut out sees zeros behind its border, where the shared features see
-the neighbouring pixels: this is the only difference between the two. To correct it, a few windows of
-the movie are cut out first, and a linear term of the last layer is fitted to them; the difference
-that remains is measured on other windows. `exact=true` cuts every window out.
-"""
+"""`predict`: class maps of one movie or of many, by a trained hierarchy."""
 
 from __future__ import annotations
 
-import math
+import json
+import sys
 import warnings
-import zlib
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from stemcell_lit.base.files import check_target, whole_or_absent
+from stemcell_lit.base.files import check_files, check_target, write_whole
 from stemcell_lit.base.progress import Progress
-from stemcell_lit.classify.trained import TrainedHierarchy
-from stemcell_lit.errors import UserError
-from stemcell_lit.movies.colonies import label_colonies
-from stemcell_lit.movies.frames import Frames, open_frames
-from stemcell_lit.movies.tracks import track
-from stemcell_lit.predict.mapper import Mapper, micrometres
-from stemcell_lit.predict.outputs import (
-    PANEL_PX,
-    Found,
-    MappedMovie,
-    deviation_of,
-    write_outputs,
+from stemcell_lit.base.terminal import printable
+from stemcell_lit.classify.model_folder import find_model
+from stemcell_lit.errors import JobsFailed, UserError
+from stemcell_lit.predict.finished import (
+    FORMAT,
+    RECORD,
+    check_out,
+    check_several,
+    is_done,
+    made_with,
+    source_of,
 )
+from stemcell_lit.predict.sources import Source, Sources, sources_of, told
 from stemcell_lit.settings.command_keys import PredictCommand
 from stemcell_lit.settings.field_types import check
 
-FORMAT = 1  # of predict.json
+if TYPE_CHECKING:
+    from stemcell_lit.classify.trained import TrainedHierarchy
 
+MOVIES = "movies.csv"
 
-ADJUST_FRAMES = 8  # from which windows are cut out to adjust to
+JOINED = ("shares.csv", "classes.csv", "colonies.csv")  # of all movies, as of each
 
-
-COMPARED_FRAMES = 4  # in which shared features are compared with windows cut out
+TABLES = (RECORD, MOVIES, *JOINED)  # beside the folders of many movies
 
 
 def predict(config: PredictCommand) -> Path:
-    """Maps the classes of a movie and returns the folder of its outputs, whole or absent.
+    """Maps the classes of movies and returns the folder of the outputs; what is done already is not done again.
+
+    Of one movie the folder is whole or absent. Of many, each has a folder of its own in it, whole or absent, and the
+    tables over all stand beside them; a movie that cannot be read is named, and the others are mapped.
 
     Raises:
-        UserError: the movie, the model or a setting cannot be used.
+        UserError: no movie can be used, or the model or a setting cannot.
+        JobsFailed: some movies could not be mapped, each named; the others are.
     """
-    out = Path(config.out)
     check(config)
-    check_target(out, "prediction", inputs=[config.movie, config.checkpoint])
-    model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
-    threads = torch.get_num_threads()
-    try:
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        with open_frames(
-            config.movie,
-            um_per_px=config.um_per_px,
-            hours_per_frame=config.hours_per_frame,
-            channel=config.channel,
-            plane=config.plane,
-            position=config.position,
-        ) as frames:
-            _predict(config, model, frames, out)
-    finally:
-        torch.set_num_threads(threads)
-    return out
-
-
-def _predict(config: PredictCommand, model: TrainedHierarchy, frames: Frames, out: Path) -> None:
-    hierarchy = model.hierarchy
-    _, height, width = frames.shape
-    movie_um = frames.um_per_px
-    if movie_um is None and model.um_per_px is not None:
-        raise UserError(
-            f"um_per_px=None: {config.movie} does not tell the size of a pixel, and the model learned at "
-            f"{micrometres(model.um_per_px)}: at another scale it would call other classes; give um_per_px "
-            "(micrometres per pixel of the movie)"
+    check_out(Path(config.out), [config.movie, config.checkpoint])
+    model_folder = find_model(config.checkpoint)
+    # what follows may take seconds
+    _say(f"looking at {config.movie}; model {model_folder}")
+    run = _prepare(config, model_folder)
+    if run.left:
+        _map_left(run)
+    if run.several:
+        _write_tables(run)
+    if run.failed:
+        total = len(run.sources.found) + len(run.sources.unread)
+        raise JobsFailed(
+            f"{len(run.failed)} of {total} movies were not mapped: {', '.join(run.failed)}"
         )
-    on_scale = _on_its_scale(model, frames)
-    try:
-        mapper = Mapper(model, (height, width), movie_um, config.stride, exact=config.exact)
-    except UserError as error:
-        raise UserError(f"{config.movie}: {error}") from error
-    movie = MappedMovie(config, frames, movie_um)
-    notices = [*on_scale, *_notices(config, model, frames, mapper)]
-    for notice in notices:
-        warnings.warn(notice, stacklevel=2)
-    known = _adjust(config, movie, mapper)
-    found = Found()
-    tracks = track(_work(config, movie, mapper, found, known), um_per_px=movie_um)
-    record = {
-        "format": FORMAT,
-        "movie": frames.describe(),
-        "checkpoint": str(config.checkpoint),
-        "classes": hierarchy.classes,
-        "um_per_px": {"movie": movie_um, "model": model.um_per_px},
-        "every": config.every,
-        "scales": list(model.scales),
-        "stride_px": mapper.stride / mapper.scale,
-        "windows": list(mapper.grid),
-        "temporal": hierarchy.temporal,
-        "colonies": asdict(config.colonies),
-        "exact": mapper.exact,
-        "shared": mapper.shared,
-        "adjust": config.adjust,
-        "deviation": deviation_of(found),
-        "notices": notices,
-    }
-    with whole_or_absent(out, "prediction", inputs=[config.movie, config.checkpoint]) as folder:
-        write_outputs(folder, found, movie, mapper, tracks, record)
+    return run.out
 
 
-def _on_its_scale(model: TrainedHierarchy, frames: Frames) -> list[str]:
-    """Puts a movie on the intensity scale of the crops that the model learned from, if they had one.
+@dataclass
+class _Run:
+    """What is to be done.
+
+    Attributes:
+        made_with: what determines the results, see `finished.made_with`.
+        left: movies to map.
+        failed: movie -> why it cannot be mapped.
+    """
+
+    config: PredictCommand
+    model: Path
+    sources: Sources
+    made_with: dict[str, Any]
+    left: list[Source]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def several(self) -> bool:
+        return self.sources.several
+
+    def folder(self, source: Source) -> Path:
+        """Of a movie's results."""
+        return self.out / source.name if self.several else self.out
+
+    def fail(self, movie: str, why: str) -> None:
+        """Notes and says that a movie is not mapped."""
+        self.failed[movie] = why
+        print(f"not mapped: {printable(why)}", file=sys.stderr, flush=True)
+
+
+def _prepare(config: PredictCommand, model: Path) -> _Run:
+    """Everything that can be told without the model's networks, and said."""
+    out = Path(config.out)
+    sources = sources_of(config, reserved=TABLES)
+    now = made_with(config, model)
+    run = _Run(config, model, sources, now, [])
+    if sources.several:
+        check_several(out, now)
+        check_files(out, TABLES)
+        for path in (*(source.movie.path for source in sources.found), model):
+            if out.resolve() in (path.resolve(), *path.resolve().parents):
+                raise UserError(f"{out}: is or contains {path}, which is read; give another folder")
+    for source in sources.found:
+        folder = run.folder(source)
+        check_target(folder, "prediction", inputs=[source.movie.path, model])
+        if not is_done(folder, now, source_of(source.movie)):
+            run.left.append(source)
+    frames = sum(source.header.each(config.every) for source in run.left)
+    done = len(sources.found) - len(run.left)
+    what = f"{len(sources.found)} movies" if sources.several else told(sources.found[0].movie)
+    already = f"{done} of them done already, " if done else ""
+    _say(f"{what}: {already}{frames:,} frames to map")
+    for notice in sources.notices:
+        warnings.warn(notice, stacklevel=3)
+    for unread, why in sources.unread.items():
+        run.fail(unread, why)
+    return run
+
+
+def _say(what: str) -> None:
+    print(f"predict: {printable(what)}", file=sys.stderr, flush=True)
+
+
+def _map_left(run: _Run) -> None:
+    """Maps what is left, movie after movie."""
+    # these import torch, which takes seconds
+    from stemcell_lit.classify.trained import TrainedHierarchy
+    from stemcell_lit.predict.device import chosen_device, computing, move
+    from stemcell_lit.predict.mapping import map_movie
+
+    config = run.config
+    device = chosen_device(config.device)
+    model = TrainedHierarchy.load(run.model, config.allow_module)
+    move(model.stages.values(), device)
+    _check_pixel_sizes(run, model)
+    if run.several:
+        _begin(run)
+    work = _Work(run.left, config.every)
+    with computing(device, config.threads):
+        for source in run.left:
+            facts = {"made_with": run.made_with, "source": source_of(source.movie)}
+            try:
+                map_movie(config, model, source, run.folder(source), facts, work.counter(source))
+            except UserError as error:
+                if not run.several:
+                    raise
+                run.fail(told(source.movie), str(error))
+            work.end(source)
+    work.progress.end()
+
+
+def _check_pixel_sizes(run: _Run, model: TrainedHierarchy) -> None:
+    """Leaves out movies whose pixel size nobody tells.
 
     Raises:
-        UserError: the movie's intensities lie outside it.
+        UserError: so it is with every movie.
     """
-    if model.scaling is None:
-        return []
-    low, high = model.scaling
-    name, scale = frames.path.name, f"{low:g} to {high:g}"
-    if frames.dtype == np.uint8:
-        return [
-            f"the model learned from crops whose intensities {scale} became 0 to 255, and {name} is 8 bit: its values "
-            "are taken as they are; give the movie as the microscope stored it"
-        ]
-    own = frames.scaling
-    if own[1] <= low or own[0] >= high:
-        raise UserError(
-            f"{name}: its intensities, {own[0]:g} to {own[1]:g}, lie outside those of the crops that the model learned "
-            f"from, {scale}; expected a movie of the same camera and settings"
-        )
-    frames.scaling = model.scaling
-    return [
-        f"the intensities {scale} of {name} become 0 to 255, as in the crops that the model learned from"
-    ]
+    from stemcell_lit.predict.mapping import check_pixel_size
+
+    wrong: dict[str, UserError] = {}
+    for source in run.left:
+        try:
+            check_pixel_size(model, source, run.config.um_per_px)
+        except UserError as error:
+            wrong[told(source.movie)] = error
+    if len(wrong) == len(run.sources.found):
+        raise next(iter(wrong.values()))
+    for movie, why in wrong.items():
+        run.fail(movie, str(why))
+    run.left = [source for source in run.left if told(source.movie) not in wrong]
 
 
-def _notices(
-    config: PredictCommand, model: TrainedHierarchy, frames: Frames, mapper: Mapper
-) -> list[str]:
-    said = []
-    name, temporal = frames.path.name, model.hierarchy.temporal
-    if model.um_per_px is None:
-        stored = round(mapper.size * model.reduced)
-        said.append(
-            f"the model does not tell the size of a pixel: {name} is taken to have the pixels of the patches that it "
-            f"learned from, {stored} x {stored} px each; import them with um_per_px if it has others"
-        )
-    elif mapper.scale > 1.01:
-        said.append(
-            f"{name} has {micrometres(frames.um_per_px)}, coarser than the model's "
-            f"{micrometres(model.um_per_px)}: frames are enlarged, and lack detail that the model learned from"
-        )
-    real = mapper.stride / mapper.scale
-    if abs(real - config.stride) > 0.01 * config.stride:
-        said.append(
-            f"stride={config.stride}: {real:.4g} px, the nearest that the networks allow, are used"
-        )
-    timed = temporal in ("window", "prior") or not model.stages
-    if frames.hours_per_frame is None and timed:
-        said.append(
-            f"{name} does not tell its frame interval, so the model's knowledge of time is not used; "
-            "give hours_per_frame"
-        )
-    for stage, reason in mapper.cut.items():
-        said.append(f"stage {stage}: {reason}: its windows are cut out, as with exact=true")
-    if mapper.exact and not (config.exact or mapper.cut):
-        said.append(
-            f"the model looks at scales {list(model.scales)}, whose windows cannot share features: every window is cut "
-            "out, as with exact=true"
-        )
-    if temporal == "path":
-        said.append(
-            "temporal=path is applied to the class of each colony in colonies.csv, not to the maps"
-        )
-    return said
+def _begin(run: _Run) -> None:
+    """Notes in the folder what it is made with, so that the same command goes on in it."""
+    about = {
+        "format": FORMAT,
+        "movies": True,
+        "made_with": run.made_with,
+        "checkpoint": run.config.checkpoint,
+        "model": str(run.model),
+    }
+    write_whole(run.out / RECORD, json.dumps(about, indent=1) + "\n")
 
 
-def _adjust(config: PredictCommand, movie: MappedMovie, mapper: Mapper) -> dict[int, np.ndarray]:
-    """Adjusts the shared features to windows of frames spread over the movie.
+class _Work:
+    """How far all movies are; frames count by their pixels for the time that is left.
 
-    Returns:
-        frame -> bool (rows, columns), the windows that were adjusted to.
+    Args:
+        sources: to be mapped.
+        every: each n-th frame is.
     """
-    if mapper.exact or not config.adjust or not mapper.model.stages:
-        return {}
-    chosen = sorted(_spaced(len(movie), ADJUST_FRAMES))
-    rng, known = np.random.default_rng(1), {}
 
-    def examples() -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
-        for i in chosen:
-            frame = movie.read(i)
-            inside = mapper.windows(movie.mask(frame))
-            rows, columns = np.nonzero(inside)
-            # half at most: the other windows are to tell how well it went
-            count = min(math.ceil(config.adjust / len(chosen)), len(rows) // 2)
-            some = rng.permutation(len(rows))[:count]
-            known[i] = np.zeros(mapper.grid, bool)
-            known[i][rows[some], columns[some]] = True
-            yield frame, float(movie.hours[i]), known[i]
+    def __init__(self, sources: list[Source], every: int):
+        self.every = every
+        self.frames = sum(s.header.each(every) for s in sources)
+        self.pixels = sum(self._pixels(s) for s in sources)
+        self.before, self.pixels_before = 0, 0.0
+        self.progress = Progress(self.frames)
 
-    mapper.adjust(examples())
-    return known
+    def _pixels(self, source: Source) -> float:
+        _, height, width = source.header.shape
+        return float(source.header.each(self.every) * height * width)
 
+    def counter(self, source: Source) -> Callable[[int], None]:
+        """To be called with the number of frames of a movie that are done."""
+        each, pixels = source.header.each(self.every), self._pixels(source)
 
-def _work(
-    config: PredictCommand,
-    movie: MappedMovie,
-    mapper: Mapper,
-    found: Found,
-    known: dict[int, np.ndarray],
-) -> Iterator[np.ndarray]:
-    """Maps frame after frame; yields the colonies of each, int32 (height, width)."""
-    total, hours = len(movie), movie.hours
-    classes = len(mapper.model.hierarchy.classes)
-    path = mapper.model.hierarchy.temporal == "path"
-    compared = set() if mapper.exact else _spaced(total, COMPARED_FRAMES)
-    shown = _spaced(total, config.panels)
-    rng = np.random.default_rng(0)
-    progress = Progress(total)
-    for i in range(total):
-        frame = movie.read(i)
-        mask = movie.mask(frame)
-        p = mapper.probabilities(frame, hours[i], mapper.windows(mask))
-        if i in compared and mapper.model.stages:
-            found.differences.append(mapper.deviation(frame, hours[i], p, rng, known.get(i)))
-        chosen = np.where(np.isfinite(p[..., 0]), np.nan_to_num(p).argmax(2) + 1, 0)
-        windows = chosen.astype(np.uint8)
-        labels = label_colonies(mask)
-        number = int(labels.max()) + 1
-        # Class 0 stands where there is no colony, so label 0 drops out with it
-        class_map = mapper.spread(windows) * mask
-        both = labels.ravel().astype(np.int64) * (classes + 1) + class_map.ravel()
-        counts = np.bincount(both, minlength=number * (classes + 1))
-        found.counts.append(counts.reshape(number, classes + 1)[:, 1:])
-        if path:
-            found.mean_p.append(_mean_p(mapper, p, labels, number))
-        found.masks.append(zlib.compress(np.packbits(mask).tobytes(), 1))
-        found.windows.append(windows)
-        if i in shown:
-            step = math.ceil(max(frame.shape) / PANEL_PX)
-            found.panels.append((i, frame[::step, ::step], class_map[::step, ::step]))
-        progress.show(i + 1)
-        yield labels
-    progress.end()
+        def done(frames: int) -> None:
+            share = (self.pixels_before + pixels * frames / each) / self.pixels
+            self.progress.show(self.before + frames, share)
+
+        return done
+
+    def end(self, source: Source) -> None:
+        """A movie is done, or given up."""
+        self.before += source.header.each(self.every)
+        self.pixels_before += self._pixels(source)
 
 
-def _mean_p(mapper: Mapper, p: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
-    """Mean probabilities over the pixels of each colony, (labels + 1, classes)."""
-    flat = labels.ravel()
-    area = np.bincount(flat, minlength=number).clip(1)
-    sums = [
-        np.bincount(flat, mapper.spread(np.nan_to_num(p[..., c])).ravel(), number)
-        for c in range(p.shape[2])
-    ]
-    means: np.ndarray = np.stack(sums, 1) / area[:, None]
-    return means
+def _write_tables(run: _Run) -> None:
+    """The tables over all movies that are mapped."""
+    from stemcell_lit.predict.tables import joined, overview
 
-
-def _spaced(total: int, count: int) -> set[int]:
-    return set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
+    folders = {
+        source.name: run.folder(source)
+        for source in run.sources.found
+        if told(source.movie) not in run.failed
+    }
+    for file in JOINED:
+        write_whole(run.out / file, joined(folders, file))
+    write_whole(run.out / MOVIES, overview(folders, run.failed))

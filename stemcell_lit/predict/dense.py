@@ -55,9 +55,11 @@ class DenseStage:
         self.exact = not any(_padded(body))
         # Features that a tile needs around it
         self.halo = 0 if self.exact else math.ceil(_reach(body) / self.pool)
+        self.device = next(stage.network.parameters()).device
         self.body = nn.Sequential(*_fused(body))
         with torch.inference_mode():  # features that a window averages, per side
-            self.span = int(self.body(torch.zeros(1, 1, size, size)).shape[-1])
+            nothing = torch.zeros(1, 1, size, size, device=self.device)
+            self.span = int(self.body(nothing).shape[-1])
         self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster here
         self.head = nn.Sequential(*head)
         self._term: tuple[torch.Tensor, torch.Tensor] | None = None  # weights, offset
@@ -111,10 +113,11 @@ class DenseStage:
         square = centred.T @ centred
         square += max(RIDGE * np.trace(square) / len(square), 1e-12) * np.eye(len(square))
         weights = np.linalg.solve(square, centred.T @ (y[~held] - offset))
-        term = torch.from_numpy(weights).float(), torch.from_numpy(offset - mean @ weights).float()
+        parts = weights, offset - mean @ weights
+        first, second = (torch.from_numpy(part).float().to(self.device) for part in parts)
         errors = []
-        for self._term in (None, term):
-            p = self._answer(torch.from_numpy(raw[held])).numpy()
+        for self._term in (None, (first, second)):
+            p = self._answer(torch.from_numpy(raw[held]).to(self.device)).cpu().numpy()
             errors.append(np.abs(p - cut[held]).mean())
         if errors[1] >= errors[0]:
             self._term = None
@@ -133,7 +136,7 @@ class DenseStage:
                     if out is None:
                         out = np.zeros((*wanted.shape, found.shape[1]), np.float32)
                     rows, columns = wanted[part][tile].shape
-                    out[part][tile] = found.numpy().reshape(rows, columns, -1)
+                    out[part][tile] = found.cpu().numpy().reshape(rows, columns, -1)
         return np.zeros((*wanted.shape, self.groups), np.float32) if out is None else out
 
     def _answer(self, values: torch.Tensor) -> torch.Tensor:
@@ -162,7 +165,9 @@ class DenseStage:
                     up * self.pool : (top + (rows - 1) * step) * self.pool + around,
                     before * self.pool : (left + (columns - 1) * step) * self.pool + around,
                 ]
-                features = self.body(to_float(torch.from_numpy(pixels.copy())[None]))
+                features = self.body(
+                    to_float(torch.from_numpy(pixels.copy())[None].to(self.device))
+                )
                 features = features[:, :, top - up : bottom - up, left - before : right - before]
                 means = F.avg_pool2d(features, self.span, stride=step)[0].flatten(1).T
                 parts = [self.head(means).float(), means]

@@ -125,6 +125,25 @@ class Mapper:
             out[wanted] = self._decide(self.reduce(frame), hours, wanted, self.exact)
         return out
 
+    def sample(
+        self, frame: np.ndarray, inside: np.ndarray, count: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Some windows as the model sees them.
+
+        Args:
+            frame: uint8 (height, width).
+            inside: bool (rows, columns), from which they are drawn.
+            count: of them, at most.
+            rng: draws them.
+
+        Returns:
+            uint8 (windows, [scales,] size, size).
+        """
+        rows, columns = np.nonzero(inside)
+        some = rng.permutation(len(rows))[:count]
+        views = ViewCutter(self.reduce(frame), self.size, self.model.scales)
+        return views.cut(self.stride * rows[some], self.stride * columns[some])
+
     def adjust(self, examples: Iterable[tuple[np.ndarray, float, np.ndarray]]) -> None:
         """Brings shared features nearer to windows cut out, stage by stage.
 

@@ -270,7 +270,9 @@ class GenerateCommand:
 class EvaluateCommand:
     """`stemcell-lit evaluate`: a trained trial on a store."""
 
-    checkpoint: str = setting("the model folder of a finished trial", MISSING)
+    checkpoint: str = setting(
+        "a trial's folder or its model folder, or results with a delivered model", MISSING
+    )
     store: str = setting("folder of the store to classify", MISSING)
     out: str = setting("new folder of results", MISSING)
     allow_module: str | None = setting(
@@ -398,11 +400,16 @@ class ReportCommand:
 
 @dataclass
 class PredictCommand:
-    """`stemcell-lit predict`: class maps of a movie's frames."""
+    """`stemcell-lit predict`: class maps of the frames of movies."""
 
-    movie: str = setting("a TIFF stack, or a folder of images", MISSING)
-    checkpoint: str = setting("the model folder of a finished trial", MISSING)
-    out: str = setting("new folder of the maps", MISSING)
+    movie: str = setting(
+        "a TIFF stack, a folder of frames, one of movies, or a pattern in quotes ('movies/*.tif')",
+        MISSING,
+    )
+    checkpoint: str = setting(
+        "a trial's folder or its model folder, or results with a delivered model", MISSING
+    )
+    out: str = setting("folder of the maps; each of several movies has its own inside", MISSING)
     # none: every pixel has a class
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
     um_per_px: float | None = setting(
@@ -420,7 +427,7 @@ class PredictCommand:
         "which focal plane of files that hold several, from 0", number(None, least=0)
     )
     position: str | None = setting("one stage position, by its name or number in the file", None)
-    start_h: float = setting("hours since the culture began, at the first frame", 0.0, first=True)
+    start_h: float = setting("hours since the culture began, at the first frame", 0.0)
     every: int = setting("map each n-th frame", number(1, least=1), first=True)
     stride: int = setting(
         "px of the movie between windows: fewer make finer, slower maps",
@@ -433,6 +440,15 @@ class PredictCommand:
         number(1024, least=0),
     )
     panels: int = setting("frames in the overview picture", number(5, least=1))
+    unsure: float | None = setting(
+        "least probability of a class that is called; 0: any; null: as the model says",
+        number(None, least=0, most=1),
+        first=True,
+    )
+    probabilities: bool = setting("also write the probability of each class, pixel by pixel", False)
+    device: str = setting(
+        "where networks run: auto takes a GPU if there is one", choice("auto", "cpu", "cuda")
+    )
     threads: int = setting(
         "cores for the networks; 0: torch's choice, all", number(0, least=0, most=1024), first=True
     )

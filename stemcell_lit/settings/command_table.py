@@ -91,8 +91,8 @@ COMMANDS: dict[str, Command] = {
         {"--wandb": "wandb=true"},
     ),
     "predict": Command(
-        "Maps the classes of a movie's frames with a trial's trained model.",
-        "stemcell-lit predict movie=movie.tif checkpoint=results/mine/trials/NAME/model out=maps/movie",
+        "Maps the classes of movies' frames with a trained model.",
+        "stemcell-lit predict movie='movies/*.tif' checkpoint=results/mine/trials/NAME out=maps",
         command_keys.PredictCommand,
     ),
     "artifacts": Command(

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from stemcell_lit.__main__ import main
+from stemcell_lit.classify.domain import Domain
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.evaluation import evaluate_store
 from stemcell_lit.experiment.run import run
-from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import EvaluateCommand, typed
 from stemcell_lit.settings.compose import compose
 from tests.conftest import CLASSES, make_store
@@ -34,6 +36,19 @@ def command(trial, tmp_path):
     return EvaluateCommand(
         str(trial / "model"), str(trial.parents[1] / "store"), str(tmp_path / "out")
     )
+
+
+def test_a_trials_model_knows_what_its_training_patches_look_like(trial, command):
+    store, model = PatchStore.open(command.store), TrainedHierarchy.load(trial / "model")
+    split = json.loads((trial / "result.json").read_text())["split"]
+    rows = np.flatnonzero(store.manifest["group"].isin(split["train"]))
+    assert model.domain == Domain.of(reduce_pixels(store.finest[rows], model.image_size))
+    assert model.unsure_below is None
+
+
+def test_a_model_is_taken_by_the_folder_of_its_trial(trial, command):
+    command.checkpoint, command.seen = str(trial), True
+    assert evaluate_store(command).result["model"]["path"] == str(trial / "model")
 
 
 def split_of(trial):

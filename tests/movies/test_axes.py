@@ -6,7 +6,8 @@ import tifffile
 from PIL import Image
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.frames import Movie, movies_at, open_frames, pair, read_picture
+from stemcell_lit.movies.frames import Movie, movies_at, open_frames, read_picture
+from stemcell_lit.movies.maps import pair
 from stemcell_lit.patches.labelled import Select, find_movies, movies_in
 
 STACK = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 16, 20), np.uint8)  # C or P, Z, T
