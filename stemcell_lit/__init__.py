@@ -9,21 +9,48 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stemcell_lit.classify.hierarchy import Hierarchy
     from stemcell_lit.classify.stage import StageModule
-    from stemcell_lit.data.datamodule import PatchDataModule
+    from stemcell_lit.data.datamodule import PatchDataModule, Scope
+    from stemcell_lit.data.splits import Split, make_split
+    from stemcell_lit.deliver.classifier import Classifier
+    from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.run import run
     from stemcell_lit.gan.module import GANModule
     from stemcell_lit.patches.store import PatchStore
+    from stemcell_lit.settings.group_keys import MixConfig, SplitConfig, StageConfig
 
 _HOME = {
-    "PatchStore": "stemcell_lit.patches.store",
-    "PatchDataModule": "stemcell_lit.data.datamodule",
+    "Classifier": "stemcell_lit.deliver.classifier",
     "GANModule": "stemcell_lit.gan.module",
-    "StageModule": "stemcell_lit.classify.stage",
     "Hierarchy": "stemcell_lit.classify.hierarchy",
+    "MixConfig": "stemcell_lit.settings.group_keys",
+    "PatchDataModule": "stemcell_lit.data.datamodule",
+    "PatchStore": "stemcell_lit.patches.store",
+    "Scope": "stemcell_lit.data.datamodule",
+    "Split": "stemcell_lit.data.splits",
+    "SplitConfig": "stemcell_lit.settings.group_keys",
+    "StageConfig": "stemcell_lit.settings.group_keys",
+    "StageModule": "stemcell_lit.classify.stage",
+    "UserError": "stemcell_lit.errors",
+    "make_split": "stemcell_lit.data.splits",
     "run": "stemcell_lit.experiment.run",
 }
 
-__all__ = ["GANModule", "Hierarchy", "PatchDataModule", "PatchStore", "StageModule", "run"]
+__all__ = [
+    "Classifier",
+    "GANModule",
+    "Hierarchy",
+    "MixConfig",
+    "PatchDataModule",
+    "PatchStore",
+    "Scope",
+    "Split",
+    "SplitConfig",
+    "StageConfig",
+    "StageModule",
+    "UserError",
+    "make_split",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,3 +60,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, "__version__"})

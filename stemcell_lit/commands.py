@@ -227,6 +227,15 @@ def do_report(overrides: list[str]) -> None:
     make_reports(Path(c.out), baseline=c.baseline, resamples=c.resamples, seed=c.seed)
 
 
+def do_deliver(overrides: list[str]) -> None:
+    """One model of a folder of results."""
+    from stemcell_lit.deliver.command import deliver
+
+    done = deliver(settings_of("deliver", overrides))
+    for line in [*done.lines, done.folder]:
+        print(printable(line))
+
+
 def do_predict(overrides: list[str]) -> None:
     """Class maps of a movie's frames."""
     from stemcell_lit.predict.command import predict

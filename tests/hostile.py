@@ -23,7 +23,12 @@ from stemcell_lit.classify.domain import Domain
 from stemcell_lit.classify.features import feature_names
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.stage import StageModule
-from stemcell_lit.classify.trained import TrainedHierarchy
+from stemcell_lit.classify.trained import (
+    TrainedHierarchy,
+    load_classic,
+    load_stage,
+    save_stage,
+)
 from stemcell_lit.experiment.generator_quality import read_quality
 from stemcell_lit.experiment.generators import generate
 from stemcell_lit.experiment.results import collect
@@ -64,8 +69,10 @@ DOORS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "movies": ("movies/manifest.json", lambda d: simulated(d / "movies")),
     "model": ("model/model.json", lambda d: TrainedHierarchy.load(d / "model")),
     "learned": ("model/learned.npy", lambda d: TrainedHierarchy.load(d / "model")),
-    "stage": ("model/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "model")),
-    "classic": ("classic/stage-0.ckpt", lambda d: TrainedHierarchy.load(d / "classic")),
+    "weights": ("model/stage-0.safetensors", lambda d: TrainedHierarchy.load(d / "model")),
+    "arrays": ("classic/stage-0.safetensors", lambda d: TrainedHierarchy.load(d / "classic")),
+    "stage": ("stages/stage.ckpt", lambda d: load_stage(d / "stages/stage.ckpt")),
+    "classic": ("stages/classic.ckpt", lambda d: load_classic(d / "stages/classic.ckpt")),
     "facts": ("generator/generator.json", lambda d: _generate(d)),
     "generator": ("generator/generator.ckpt", lambda d: _generate(d)),
     "quality": ("generator/quality.json", lambda d: read_quality(d / "generator")),
@@ -108,7 +115,11 @@ def make(folder: Path) -> None:
         unsure=manifest[:1],
     )
     _model(folder / "model", _stage())
-    _model(folder / "classic", _classic(rng))
+    classic = _classic(rng)
+    _model(folder / "classic", classic)
+    (folder / "stages").mkdir()
+    save_stage(_stage(), folder / "stages/stage.ckpt")
+    save_stage(classic, folder / "stages/classic.ckpt")
     _generator(folder / "generator")
     _results(folder / "out", rng)
     _write(

@@ -340,9 +340,9 @@ def test_a_broken_model(place, capsys, kind, name):
     elif kind == "half a record":
         cut_short(model / "model.json")
     elif kind == "no weights":
-        (model / "stage-0.ckpt").unlink()
+        (model / "stage-0.safetensors").unlink()
     else:
-        cut_short(model / "stage-0.ckpt")
+        cut_short(model / "stage-0.safetensors")
     more = ["store=store"] if name == "evaluate" else ["movie=movie.tif", "um_per_px=1"]
     refused([name, "checkpoint=model", "out=out", *more], "model", place, capsys)
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import map_array
@@ -117,7 +119,7 @@ REQUIRED = {
     "store": "format classes um_per_px patches size content_hash made_by",
     "movies": "format classes um_per_px hours_per_frame movies movies.0.name movies.0.frames",
     "model": "format image_size um_per_px scales stages hierarchy hierarchy.classes hierarchy.tree hierarchy.base "
-    "hierarchy.prior hierarchy.temporal hierarchy.strength stages.root",
+    "hierarchy.prior hierarchy.temporal hierarchy.strength stages.root temperature unsure_below",
     "facts": "format hash classes seen_groups um_per_px images images_trained curve",
     "quality": "encoder quality quality.memorisation..value",
     "result": "format method fold seed classes data data.content_hash split split.kind config",
@@ -366,8 +368,47 @@ def test_a_storage_that_claims_more_than_the_file_is_never_read_behind_its_end(c
                 data = before + after
             new.writestr(part.filename, data)
     with within(10):  # the claim is cut to the file: the tensor is what it was
-        model = DOORS["stage"][1](copy)
-    assert torch.equal(model.stages["root"].state_dict()[name], weights[name])
+        stage = DOORS["stage"][1](copy)
+    assert torch.equal(stage.state_dict()[name], weights[name])
+
+
+def _settings(content: dict) -> dict:
+    return json.loads(content["settings"])
+
+
+SAFE_FAULTS = {
+    "nan": lambda h, t: t.update(
+        {next(iter(t)): torch.full_like(next(iter(t.values())), torch.nan)}
+    ),
+    "shape": lambda h, t: t.update({next(iter(t)): torch.zeros(3)}),
+    "foreign": lambda h, t: t.update(x=torch.zeros(1)),
+    "lacks": lambda h, t: t.pop(next(iter(t))),
+    "no settings": lambda h, t: h.clear(),
+    "no JSON": lambda h, t: h.update(settings="{"),
+    "a list": lambda h, t: h.update(settings="[]"),
+    "an unknown setting": lambda h, t: h.update(settings=json.dumps({**_settings(h), "other": 3})),
+    "huge image": lambda h, t: h.update(settings=json.dumps({**_settings(h), "image_size": 10**9})),
+    "NaN in the settings": lambda h, t: h.update(
+        settings=h["settings"].replace('"image_size": 16', '"image_size": NaN')
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SAFE_FAULTS)
+@pytest.mark.parametrize("name", ["weights", "arrays"])
+def test_broken_safetensors_are_refused(copy, name, fault):
+    file = copy / DOORS[name][0]
+    with safe_open(file, "pt") as opened:
+        header, state = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    SAFE_FAULTS[fault](header, state)
+    save_file(state, file, header)
+    refused(name, copy)
+
+
+def test_a_pickle_in_place_of_safetensors_is_refused(copy):
+    file = copy / DOORS["weights"][0]
+    file.write_bytes((copy / DOORS["stage"][0]).read_bytes())
+    refused("weights", copy)
 
 
 def test_a_packed_checkpoint_is_refused(copy):

@@ -29,7 +29,7 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.groups import told
 from stemcell_lit.patches.labels import UNSURE
-from stemcell_lit.settings.command_keys import AnnotateCommand
+from stemcell_lit.settings.patch_keys import AnnotateCommand
 
 HOST = "127.0.0.1"  # never another: the page shows unpublished data and takes no password
 

@@ -20,7 +20,9 @@ from rich.progress import track as progress
 from scipy.cluster.hierarchy import DisjointSet
 
 from stemcell_lit.annotate.session import MAX_CLASSES, META, Item, Session
+from stemcell_lit.annotate.uncertain import most_uncertain
 from stemcell_lit.base.files import check_target, write_whole
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.colonies import classifier_of, foreground, label_colonies
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
@@ -33,8 +35,8 @@ from stemcell_lit.patches.labelled import Select, movies_in, stacks_in
 from stemcell_lit.patches.labels import UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
-from stemcell_lit.settings.command_keys import AnnotateCommand
 from stemcell_lit.settings.field_types import check
+from stemcell_lit.settings.patch_keys import AnnotateCommand
 from stemcell_lit.settings.quoting import plain
 
 # Larger images in a folder are frames of a movie; crops are rarely above, frames never below
@@ -87,23 +89,28 @@ def _begin(out: Path, config: AnnotateCommand) -> None:
         info["um_per_px"] = store.info["um_per_px"]
     info["classes"] = _checked_classes(classes)
     rng = np.random.default_rng(config.seed)
+    limit = None if config.checkpoint else config.limit  # a model looks at all of them
     if kind == "movie":
         found = _from_movies(source, config, rng, info)
-        patches = [found[i] for i in rng.permutation(len(found))[: config.limit]]
+        patches = [found[i] for i in rng.permutation(len(found))[:limit]]
     elif kind == "store":
-        chosen = rng.permutation(len(store))[: config.limit]
+        chosen = rng.permutation(len(store))[:limit]
         patches = [
             (np.asarray(store.finest[i]), _store_item(store.manifest.iloc[i])) for i in chosen
         ]
     else:
         items = _crop_items(source)
-        chosen = rng.permutation(len(items))[: config.limit]
+        chosen = rng.permutation(len(items))[:limit]
         reader = CropReader(source, [i["path"] for i in items], config.channel, config.plane)
         patches = [(reader.read(items[i]["path"]), items[i]) for i in chosen]
         shapes = {p.shape for p, _ in patches}
         if len(shapes) > 1 or any(h != w for h, w in shapes):
             info["crop_size"] = min(min(shape) for shape in shapes)
         info["um_per_px"] = config.um_per_px
+    if config.checkpoint:
+        model = TrainedHierarchy.load(config.checkpoint, config.allow_module)
+        order = most_uncertain(model, [pixels for pixels, _ in patches], info["um_per_px"])
+        patches = [patches[i] for i in order[: config.limit]]
     Session.begin(out, info, patches)
 
 
@@ -137,7 +144,7 @@ def _resume(out: Path, config: AnnotateCommand) -> Session:
 def _settings(config: AnnotateCommand) -> dict[str, Any]:
     """What determines the patches and their order."""
     keys = ("kind", "size", "per_frame", "every", "foreground", "groups", "blocks", "limit", "seed")
-    more = ("um_per_px", "hours_per_frame", "channel", "plane", "position")
+    more = ("um_per_px", "hours_per_frame", "channel", "plane", "position", "checkpoint")
     found = {key: getattr(config, key) for key in keys + more}
     return {**found, "colonies": asdict(config.colonies)}
 

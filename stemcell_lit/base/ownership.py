@@ -29,6 +29,7 @@ KINDS = {
     "trial": "a result",
     "evaluation": "an evaluation",
     "prediction": "a result of predict",
+    "model": "a model of deliver",
     "figures": "figures of a report",
     "grids": "grids of generators",
 }

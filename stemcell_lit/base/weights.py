@@ -1,5 +1,8 @@
 """The door of checkpoints and other files of tensors: read without running code, believed only where they agree.
 
+A model that is kept or given away is a file of safetensors, which can hold no code at all; its settings stand in the
+header as JSON. Checkpoints that a training goes on from are files of `torch.save`.
+
 `torch.load(weights_only=True)` runs no code of a file, but takes its word for the size of every tensor: one that claims
 more numbers than the file holds reads behind its end. Mapped into memory a storage cannot be longer than the file, so
 that torch itself refuses such a tensor.
@@ -7,30 +10,43 @@ that torch itself refuses such a tensor.
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
-from stemcell_lit.base.formats import MOST_DEPTH, Form, Wrong, check_regular, shown, told
+from stemcell_lit.base.checkpoints import write_bytes_whole
+from stemcell_lit.base.formats import (
+    MOST_DEPTH,
+    Form,
+    Wrong,
+    check_regular,
+    parse_json,
+    shown,
+    told,
+)
 from stemcell_lit.errors import UserError
 
 MOST_BYTES = 16 << 30
 MOST_ENTRIES = 100_000  # tensors in a file
 MOST_PLAIN = 64 << 20  # bytes of what is no tensor
 MOST_VALUES = 1_000_000
+SAFE = ".safetensors"  # how the name of such a file ends
+_SETTINGS = "settings"  # in its header
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, Any]:
-    """The content of a file that `torch.save` wrote: plain values and tensors on the CPU.
+    """The content of a file that `torch.save` or `save_safe` wrote: plain values and tensors on the CPU.
 
-    Tensors lie in the file, mapped; copy what outlives the reading.
+    Tensors may lie in the file, mapped; copy what outlives the reading.
 
     `form` is that of the content, a mapping; see `tensors` for parts that hold tensors.
 
@@ -39,8 +55,11 @@ def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, An
     """
     check_regular(file, remedy)
     try:
-        _stored(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        if file.suffix == SAFE:
+            content = _read_safe(file)
+        else:
+            _stored(file)
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(content, dict):
             raise Wrong("", shown(content), "a mapping")
         _walk(content)
@@ -50,6 +69,32 @@ def read_tensors(file: Path, form: Form, what: str, remedy: str) -> dict[str, An
     except (Exception, RecursionError) as error:  # torch raises many kinds for a broken file
         raise UserError(f"{file}: not a readable {what} ({told(error)}); {remedy}") from error
     return content
+
+
+def save_safe(content: Mapping[str, Any], file: Path) -> None:
+    """Writes `hyper_parameters`, plain values, and `state_dict`, tensors, as safetensors, whole or not at all.
+
+    Raises:
+        OSError: see `write_bytes_whole`.
+    """
+    state = {name: v.detach().cpu().contiguous() for name, v in content["state_dict"].items()}
+    header = {_SETTINGS: json.dumps(content["hyper_parameters"], allow_nan=False)}
+    write_bytes_whole(save(state, header), file)
+
+
+def _read_safe(file: Path) -> dict[str, Any]:
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {MOST_BYTES:,}")
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata() or {}
+        names = opened.keys()
+        if _SETTINGS not in header:
+            raise Wrong("the header", "without settings", "the settings of a stage")
+        if len(names) > MOST_ENTRIES:
+            raise ValueError(f"{len(names):,} tensors, expected at most {MOST_ENTRIES:,}")
+        state = {name: opened.get_tensor(name) for name in names}
+    return {"hyper_parameters": parse_json(header[_SETTINGS]), "state_dict": state}
 
 
 def read_state(file: Path, what: str, remedy: str) -> dict[str, torch.Tensor]:

@@ -56,6 +56,13 @@ class Learned:
         found = np.unique(_prints(store, rows, size))
         return cls(str(store.path), store.content_hash, groups, _as_bytes(found[found != 0]))
 
+    @classmethod
+    def union(cls, parts: Sequence[Learned]) -> Learned:
+        """Of several models that learned from one store."""
+        groups = sorted({group for part in parts for group in part.groups})
+        prints = np.unique(np.concatenate([_as_numbers(part.prints) for part in parts]))
+        return cls(parts[0].store, parts[0].content_hash, groups, _as_bytes(prints))
+
     def seen(self, store: PatchStore, size: int) -> np.ndarray:
         """Which patches of a store the model knows: those it has learned from, and all others of their groups.
 

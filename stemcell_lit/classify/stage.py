@@ -135,6 +135,7 @@ class StageModule(pl.LightningModule):
         self.register_buffer("log_prior", (prior / prior.sum()).log(), persistent=False)
         metrics = stage_metrics(self.groups)
         self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
         self.train()  # Lightning takes the modes as they are
         self.curve: list[dict[str, float]] = []
         self._loss_sum: torch.Tensor | float = 0.0
@@ -285,6 +286,15 @@ class StageModule(pl.LightningModule):
             self._loss_sum, self._loss_n = 0.0, 0
             self.log("train/loss", loss)
             self.curve.append({"images": self.images_seen, "loss": loss, **scores})
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Collects real patches of held-out groups."""
+        self.test_metrics.update(self(batch["pixels"]).float().argmax(1), batch["label"])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs macro and per-target TPR and F1 as `test/...`."""
+        self.log_dict({k: float(v) for k, v in self.test_metrics.compute().items()})
+        self.test_metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the counter, from which every random choice follows, and the curve."""

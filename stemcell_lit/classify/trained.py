@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.checkpoints import save_whole
-from stemcell_lit.base.weights import read_tensors
+from stemcell_lit.base.weights import SAFE, read_tensors, save_safe
 from stemcell_lit.classify import classic, domain
 from stemcell_lit.classify.classic import ClassicStage
 from stemcell_lit.classify.domain import Domain
@@ -25,9 +25,11 @@ from stemcell_lit.classify.learned import ABOUT, Learned
 from stemcell_lit.classify.stacked import Stacked, Stage
 from stemcell_lit.classify.stage import StageModule, read_stage
 from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.calibration import tempered
 from stemcell_lit.patches.store import reduce_pixels
 
 FORMAT = 6
+MOST_PARTS = 1024  # of a stage: folds x seeds x learners
 _PART = form.record(
     {
         "file": form.beside,
@@ -44,13 +46,15 @@ _MODEL = form.versioned(
             "reduced": form.number(1, 65_536),
             "um_per_px": form.UM_PER_PX,
             "scales": form.listing(form.whole(1, 1024), 1, 64, unique=True),
-            "stages": form.mapping(form.listing(_PART, 1, 16), most=10_000),
+            "stages": form.mapping(form.listing(_PART, 1, MOST_PARTS), most=10_000),
             "hierarchy": check_fitted,
             "learned": ABOUT,
             "scaling": form.maybe(form.listing(form.number(), 2, 2)),
             "domain": form.maybe(domain.ABOUT),
             "unsure_below": form.maybe(form.number(0, 1)),
-        }
+            "temperature": form.number(0, 1000, above=True),
+        },
+        {"delivered": form.mapping(form.anything)},
     ),
 )
 
@@ -70,7 +74,9 @@ class TrainedHierarchy:
         scaling: of crops that were not 8 bit, the stored intensities that became 0 and 255; None: patches were 8 bit,
             or each movie had its own.
         domain: what those patches look like, None where that was not measured.
-        unsure_below: a patch whose greatest class probability is below is unsure, None: nothing is known of that.
+        unsure_below: a patch whose top probability is less is called unsure, 0 to 1; None: not known, none is.
+        temperature: divides the logarithms of the class probabilities, after the constraint in time: above 1 the model
+            was surer than it may be. It changes no predicted class.
 
     Raises:
         ValueError: a stage answers with other targets, or in another order, than its node in the tree.
@@ -86,6 +92,7 @@ class TrainedHierarchy:
     scaling: tuple[float, float] | None = None
     domain: Domain | None = None
     unsure_below: float | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         wanted = {node.name: list(node.targets) for node in self.hierarchy.nodes}
@@ -121,18 +128,24 @@ class TrainedHierarchy:
         """
         times, tracks, frames = (manifest[c].to_numpy() for c in ("time_h", "track", "frame"))
         p = self.network_probabilities(pixels, times)
-        return self.hierarchy.constrain(p, times, tracks, frames)
+        p, called = self.hierarchy.constrain(p, times, tracks, frames)
+        return self.calibrated(p), called
+
+    def calibrated(self, p: np.ndarray) -> np.ndarray:
+        """Class probabilities (..., classes) at the model's temperature."""
+        return tempered(p, self.temperature)
 
     def save(self, folder: Path) -> None:
         """Writes model.json, what it learned from and a file for each part of a stage into an existing folder."""
         files: dict[str, list[dict[str, Any]]] = {}
         for i, (name, stage) in enumerate(self.stages.items()):
             files[name] = []
-            for part, weight, letter in zip(*_parts(stage), strict=False):
-                file = f"stage-{i}{letter}.ckpt"
+            parts = parts_of(stage)
+            for k, (part, weight) in enumerate(parts):
+                file = f"stage-{i}{f'-{k}' if len(parts) > 1 else ''}{SAFE}"
                 learner = "classic" if isinstance(part, ClassicStage) else "network"
                 files[name].append({"file": file, "learner": learner, "weight": weight})
-                save_stage(part, folder / file)
+                save_safe(content_of(part), folder / file)
         told = {
             "format": FORMAT,
             "image_size": self.image_size,
@@ -145,6 +158,7 @@ class TrainedHierarchy:
             "scaling": self.scaling and list(self.scaling),
             "domain": self.domain and self.domain.to_dict(),
             "unsure_below": self.unsure_below,
+            "temperature": self.temperature,
         }
         (folder / "model.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -153,7 +167,7 @@ class TrainedHierarchy:
         """Reads what `save` wrote; weights are never unpickled as code.
 
         Args:
-            folder: `model` of a trial.
+            folder: `model` of a trial, or what `deliver` made.
             allow_module: a network of the user's own that it may ask for, `package.attribute`.
 
         Raises:
@@ -164,14 +178,14 @@ class TrainedHierarchy:
         if not os.path.lexists(file):
             raise UserError(
                 f"{file}: no such file; expected the `model` folder of a finished trial, such as "
-                "results/default/trials/NAME/model"
+                "results/default/trials/NAME/model, or the one that `stemcell-lit deliver` made"
             )
         again = "run the trial again"
         about = form.read_json(file, _MODEL, again)
         hierarchy = Hierarchy.from_dict(about["hierarchy"])
         nodes = {node.name for node in hierarchy.nodes}
         # without a stage it is the clock alone, whose folder holds no weights either
-        alone = not about["stages"] and not any(folder.glob("stage-*.ckpt"))
+        alone = not about["stages"] and not any(folder.glob(f"stage-*{SAFE}"))
         if not alone and set(about["stages"]) != nodes:
             raise UserError(
                 f"{file}: has stages {sorted(about['stages'])[:20]}, its tree has {sorted(nodes)[:20]}; {again}"
@@ -191,19 +205,17 @@ class TrainedHierarchy:
             um, reduced = about["um_per_px"], about["reduced"]
             scaling = about["scaling"] and tuple(about["scaling"])
             known = about["domain"] and Domain.from_dict(about["domain"])
-            unsure = about["unsure_below"]
-            return cls(
-                hierarchy, stages, size, um, scales, reduced, learned, scaling, known, unsure
-            )
+            facts = (scaling, known, about["unsure_below"], about["temperature"])
+            return cls(hierarchy, stages, size, um, scales, reduced, learned, *facts)
         except ValueError as error:
             raise UserError(f"{file}: {error}; {again}") from error
 
 
-def _parts(stage: Stage) -> tuple[list[Stage], list[float], Sequence[str]]:
-    """What a stage is made of, the weight of each, and the letter in the name of its file."""
+def parts_of(stage: Stage) -> list[tuple[Stage, float]]:
+    """What a stage is made of, and the weight of each."""
     if isinstance(stage, Stacked):
-        return stage.parts, stage.weights, "abcdefghijklmnop"
-    return [stage], [1.0], [""]
+        return list(zip(stage.parts, stage.weights, strict=True))
+    return [(stage, 1.0)]
 
 
 def _stage(
@@ -214,7 +226,7 @@ def _stage(
     allow_module: str | None,
 ) -> Stage:
     """What stands in a node, of the files that model.json names; features are shared with the stages before it."""
-    known = [part for stage in before.values() for part in _parts(stage)[0]]
+    known = [part for stage in before.values() for part, _ in parts_of(stage)]
     tables = [part.table for part in known if isinstance(part, ClassicStage)]
     read = [
         load_classic(folder / part["file"], tables, allow_module)
@@ -241,18 +253,26 @@ def _stage(
 
 def save_stage(stage: Stage, file: Path) -> None:
     """Writes plain settings and arrays of one stage, without optimisers."""
-    if isinstance(stage, ClassicStage):
-        save_whole(stage.content(), file)
-    elif isinstance(stage, StageModule):
-        save_weights(stage, file)
-    else:
-        raise TypeError(f"a {type(stage).__name__} has no file of its own")
+    save_whole(content_of(stage), file)
 
 
 def save_weights(module: pl.LightningModule, file: Path) -> None:
     """Writes a module's plain hyper-parameters and weights, without optimisers."""
+    save_whole(_content(module), file)
+
+
+def content_of(stage: Stage) -> dict[str, Any]:
+    """Plain settings and tensors of one stage, as its file holds them."""
+    if isinstance(stage, ClassicStage):
+        return stage.content()
+    if isinstance(stage, StageModule):
+        return _content(stage)
+    raise TypeError(f"a {type(stage).__name__} has no file of its own")
+
+
+def _content(module: pl.LightningModule) -> dict[str, Any]:
     weights = {name: value.cpu() for name, value in module.state_dict().items()}
-    save_whole({"hyper_parameters": dict(module.hparams), "state_dict": weights}, file)
+    return {"hyper_parameters": dict(module.hparams), "state_dict": weights}
 
 
 def load_stage(file: Path, allow_module: str | None = None) -> StageModule:

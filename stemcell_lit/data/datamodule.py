@@ -174,6 +174,9 @@ class PatchDataModule(pl.LightningDataModule):
             "val": torch.from_numpy(position[rows["val"]].astype(np.int64)),
         }
         self.rows = rows
+        test = split.test[seen[split.test]]
+        # read when they are asked for: a training never is
+        self._test = store, test, torch.from_numpy(position[test].astype(np.int64)), patch_size
         self.modes: dict[str, torch.Tensor | None] = dict.fromkeys(rows)
         if modes is not None:
             if len(parts) > 1 or pixels != "resident":
@@ -247,6 +250,16 @@ class PatchDataModule(pl.LightningDataModule):
             device,
             self.modes["val"],
         )
+
+    def test_dataloader(self) -> Any:
+        """Test batches, as those of validation; nothing that trains or chooses may ask for them."""
+        store, rows, labels, size = self._test
+        if not len(rows):
+            return []
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        chunks = [list(range(i, min(i + 256, len(rows)))) for i in range(0, len(rows), 256)]
+        pixels = torch.from_numpy(reduce_pixels(store.pixels[rows], size))
+        return ResidentLoader(pixels, labels, chunks, POLICIES["none"], device)
 
 
 def _tie(parent: int, worker: int) -> None:

@@ -162,6 +162,20 @@ def _all_folds(store: PatchStore, config: SplitConfig) -> Parts:
     return _folds(labels, groups, numbers[0], config.seed, store)
 
 
+def whole_split(store: PatchStore, config: SplitConfig) -> Split:
+    """All labelled groups train, but for the validation share; none is tested.
+
+    Raises:
+        UserError: no group that can validate.
+    """
+    check(config, "split.")
+    rows = np.arange(len(store))
+    train, val = rows, rows[:0]
+    if config.validation_share > 0:
+        train, val = _validation(store.labels, _units(store, config), config, store)
+    return Split(np.sort(train), np.sort(val), rows[:0], config.kind)
+
+
 def _validation(
     labels: np.ndarray, groups: np.ndarray, config: SplitConfig, store: PatchStore
 ) -> tuple[np.ndarray, np.ndarray]:

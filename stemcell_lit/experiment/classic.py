@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.arrays import map_array
-from stemcell_lit.base.artifacts import Recipe
+from stemcell_lit.base.artifacts import ArtifactStore, Recipe
 from stemcell_lit.base.checkpoints import write_bytes_whole
 from stemcell_lit.base.progress import Progress
 from stemcell_lit.classify.classic import ClassicStage
@@ -95,9 +95,13 @@ def _from(show: Callable[[int], None], start: int) -> Callable[[int], None]:
 
 def feature_table(trial: Trial) -> FeatureTable:
     """Features of the trial's store, made once for all trials."""
-    store, config = trial.store, trial.config.classic
+    return features_of(trial.store, trial.config.classic, trial.artifacts)
+
+
+def features_of(store: PatchStore, config: ClassicConfig, artifacts: ArtifactStore) -> FeatureTable:
+    """Features of a store's patches as a method has them, made once and shared."""
     extractor = extractor_of(config, store)
-    folder = trial.artifacts.get(StoreFeatures(store, extractor))
+    folder = artifacts.get(StoreFeatures(store, extractor))
     again, count = f"delete {folder} and run again", len(store.pixels)
     shape = (count, len(extractor.names(len(store.scales))))
     known = map_array(folder / "features.npy", shape, again, np.float32)

@@ -23,7 +23,7 @@ from stemcell_lit.experiment.trial import RESULT, Part
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import EvaluateCommand
 
-FORMAT = 2  # of an evaluation's result.json
+FORMAT = 3  # of an evaluation's result.json
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Evaluation:
             many = f"{part['patches']} patches, {part['groups']} groups"
             said.append(f"{title} ({many}): {_percent(found, 'macro')}")
             said += [f"  {c}: {_percent(found, c)}" for c in self.result["classes"]]
+            unsure = part["unsure"]
+            if unsure is not None:
+                wrong = 100 * unsure["error_of_the_sure"]
+                rest = "" if np.isnan(wrong) else f", of the others {wrong:.1f} % wrong"
+                said.append(f"  unsure: {100 * unsure['share']:.1f} %{rest}")
         if self.result["seen"] is not None:
             said.append("scores on what a model learned from say nothing of what it does elsewhere")
         return said
@@ -81,10 +86,14 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
         raise UserError(
             f"{store.path}: the model has learned from every group of it (it was trained on "
             f"{model.learned.store}), so these scores would say nothing of new patches; give a store of other groups. "
-            "What its held-out groups scored stands in result.json of its trial; seen=true goes on all the same"
+            "What held-out groups scored stands in result.json of its trial, or in the card of deliver; seen=true goes "
+            "on all the same"
         )
     _say_same_names(store, model, seen)
     table["seen"] = seen
+    if model.unsure_below is not None:
+        top = table[[f"p/{name}" for name in model.hierarchy.classes]].max(axis=1)
+        table["unsure"] = top < model.unsure_below
     result = {
         "format": FORMAT,
         "model": {
@@ -116,7 +125,17 @@ def _scored(table: pd.DataFrame, classes: list[str]) -> dict[str, Any] | None:
         "groups": table["group"].nunique(),
         "metrics": scores(truth, predicted, classes),
         "confusion": confusion(truth, predicted, classes).tolist(),
+        "unsure": _unsure(table),
     }
+
+
+def _unsure(table: pd.DataFrame) -> dict[str, float] | None:
+    """Share of patches that the model calls unsure, and of wrong calls among the others; None: it calls none so."""
+    if "unsure" not in table:
+        return None
+    sure = table[~table["unsure"]]
+    wrong = float((sure["label"] != sure["predicted"]).mean()) if len(sure) else float("nan")
+    return {"share": float(table["unsure"].mean()), "error_of_the_sure": wrong}
 
 
 def _say_same_names(store: PatchStore, model: TrainedHierarchy, seen: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.squares import Squares
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
-from stemcell_lit.settings.command_keys import ImportCommand, given_columns
+from stemcell_lit.settings.patch_keys import ImportCommand, given_columns
 
 # the first one present keeps related crops on one side of a split
 GROUP_COLUMNS = ("group", "track", "movie")

@@ -13,9 +13,9 @@ from stemcell_lit.patches.labelled import Select, has_maps
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import SUFFIXES as TABLES
 from stemcell_lit.patches.tiles import import_tiles, is_tiles
-from stemcell_lit.settings.command_keys import ImportCommand, given_columns
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ExtractionConfig
+from stemcell_lit.settings.patch_keys import ImportCommand, given_columns
 
 
 def import_patches(config: ImportCommand) -> PatchStore:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stemcell_lit.classify.networks import Residual
-from stemcell_lit.classify.stacked import Stage
+from stemcell_lit.classify.stacked import Stacked, Stage
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.data.augment import to_float
 from stemcell_lit.errors import UserError
@@ -177,6 +177,33 @@ class DenseStage:
                 yield tile, torch.cat(parts, 1)
 
 
+class DenseMean:
+    """The weighted mean of several stages' networks on whole frames, each with its own `DenseStage`.
+
+    Args:
+        stage: of networks alone, whose windows can share features, see `why_not`.
+        size: of a window, px.
+        stride: between windows, px.
+    """
+
+    def __init__(self, stage: Stage, size: int, stride: int):
+        parts, weights = [stage], [1.0]
+        if isinstance(stage, Stacked):
+            parts, weights = stage.parts, stage.weights
+        self.parts = [part for part in parts if isinstance(part, StageModule)]
+        self.dense = [DenseStage(part, size, stride) for part in self.parts]
+        self.weights = weights
+
+    def probabilities(self, image: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """As `DenseStage.probabilities`."""
+        found = (
+            w * d.probabilities(image, wanted)
+            for w, d in zip(self.weights, self.dense, strict=True)
+        )
+        total: np.ndarray = sum(found, np.zeros((), np.float32))
+        return total
+
+
 def _turn(values: np.ndarray, side: int) -> np.ndarray:
     """One of the eight symmetries of the first two axes, as `data.augment.turn_square`."""
     if side & 4:
@@ -196,6 +223,10 @@ def _turn_back(values: np.ndarray, side: int) -> np.ndarray:
 
 def why_not(stage: Stage) -> str:
     """Why the windows of a stage cannot share features, in words; empty where they can."""
+    if isinstance(stage, Stacked):
+        if any(part.image_size != stage.image_size for part in stage.parts):
+            return "its networks look at patches of several sizes"
+        return next(filter(None, map(why_not, stage.parts)), "")
     if not isinstance(stage, StageModule):
         return (
             f"classical features are measured window by window, about {WINDOWS_PER_S} windows a second and core, and a "
@@ -235,8 +266,11 @@ def _padded(body: list[nn.Module]) -> list[bool]:
     return found
 
 
-def total_pool(stage: StageModule) -> int:
-    """Pixels per feature of a stage's network, per side."""
+def total_pool(stage: Stage) -> int:
+    """Pixels per feature of a stage's network, per side; the most of several."""
+    if isinstance(stage, Stacked):
+        return max(map(total_pool, stage.parts))
+    assert isinstance(stage, StageModule)
     pools = sum(isinstance(layer, nn.MaxPool2d) for layer in _leaves(stage.network))
     return 1 << (pools // int(stage.stage["members"]))
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from stemcell_lit.classify.stacked import Stage
+from stemcell_lit.classify.stacked import Stacked, Stage
 from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
 from stemcell_lit.patches.store import ViewCutter
-from stemcell_lit.predict.dense import DenseStage, total_pool, usable_stride, why_not
+from stemcell_lit.predict.dense import DenseMean, DenseStage, total_pool, usable_stride, why_not
 
 BATCH = 256  # windows cut out at once
 
@@ -64,7 +64,8 @@ class Mapper:
         self.model, self.shape = model, shape
         exact = exact or len(model.scales) > 1
         self.cut = {} if exact else {n: why_not(s) for n, s in model.stages.items() if why_not(s)}
-        networks = {n: s for n, s in model.stages.items() if isinstance(s, StageModule)}
+        kinds = (StageModule, Stacked)
+        networks = {n: s for n, s in model.stages.items() if isinstance(s, kinds)}
         self.shared = [] if exact else [name for name in networks if name not in self.cut]
         self.exact = exact or (not self.shared and bool(model.stages))
         known = um_per_px is not None and model.um_per_px is not None
@@ -84,7 +85,7 @@ class Mapper:
             self._nearest(side, count) for side, count in zip(shape, self.grid, strict=True)
         )
         self._dense = {
-            name: DenseStage(networks[name], self.size, self.stride) for name in self.shared
+            name: DenseMean(networks[name], self.size, self.stride) for name in self.shared
         }
 
     def reduce(self, frame: np.ndarray) -> np.ndarray:
@@ -151,21 +152,23 @@ class Mapper:
             examples: (frame, hours, wanted): uint8 (height, width), its time, and bool (rows, columns),
                 the windows that are cut out.
         """
-        found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in self._dense}
+        found: dict[DenseStage, list[tuple[np.ndarray, np.ndarray]]] = {}
         for frame, hours, wanted in examples:
             image, silent = self.reduce(frame), self._silent(hours)
-            for name, dense in self._dense.items():
-                if wanted.any() and name not in silent and not dense.exact:
-                    stage = self.model.stages[name]
+            for name, mean in self._dense.items():
+                if not wanted.any() or name in silent:
+                    continue
+                for stage, dense in zip(mean.parts, mean.dense, strict=True):
+                    if dense.exact:
+                        continue
                     scales = self.model.scales
                     cut = _cut_out(
                         stage, image, self.size, self.stride, scales, wanted, turns=False
                     )
-                    found[name].append((dense.raw(image, wanted), cut))
-        for name, pairs in found.items():
-            if pairs:
-                raw, cut = (np.concatenate(part) for part in zip(*pairs, strict=True))
-                self._dense[name].adjust(raw, cut)
+                    found.setdefault(dense, []).append((dense.raw(image, wanted), cut))
+        for dense, pairs in found.items():
+            raw, cut = (np.concatenate(part) for part in zip(*pairs, strict=True))
+            dense.adjust(raw, cut)
 
     def deviation(
         self,
@@ -234,7 +237,8 @@ class Mapper:
         if hierarchy.temporal == "prior":
             frames = np.zeros(count, np.int64)
             joint = hierarchy.constrain(joint, times, np.full(count, ""), frames)[0]
-        return joint
+        # fitted on what a path makes of it, the temperature says nothing of what the path is to be made of
+        return joint if hierarchy.temporal == "path" else self.model.calibrated(joint)
 
 
 def _cut_out(

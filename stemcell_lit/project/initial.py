@@ -17,11 +17,11 @@ from stemcell_lit.base.yamls import read_yaml
 from stemcell_lit.classify.tree import classes_of
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.command_keys import InitCommand, typed
-from stemcell_lit.settings.command_table import COMMANDS
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.group_keys import HierarchyConfig
 from stemcell_lit.settings.own import check_file
+from stemcell_lit.settings.patch_keys import InitCommand
 from stemcell_lit.settings.quoting import command_line, escaped
 
 EXAMPLE = ("debris", "dense", "spread", "differentiated")
@@ -142,8 +142,6 @@ data:
 def _page(name: str, store: str, known: bool) -> str:
     """README.md: the commands, to be typed in the folder of the project."""
     out = f"results/{name}"
-    delivers = "deliver" in COMMANDS
-    model = f"{out}/model" if delivers else f"{out}/trials/NAME/model"
     steps = [
         ("Your labelled patches become a store.", "import", {"source": "my_crops", "store": store}),
         (
@@ -155,10 +153,9 @@ def _page(name: str, store: str, known: bool) -> str:
         (
             "Class maps of a new movie.",
             "predict",
-            {"movie": "movie.tif", "checkpoint": model, "out": f"maps/{name}"},
+            {"movie": "movie.tif", "checkpoint": f"{out}/model", "out": f"maps/{name}"},
         ),
     ]
-    steps = [step for step in steps if step[1] in COMMANDS]
     about = (
         "the classes of its store"
         if known

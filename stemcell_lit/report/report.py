@@ -53,16 +53,7 @@ def write_report(results: Results, resamples: int = 2000, seed: int = 0) -> Advi
     """
     baseline = results.baseline
     counts = {method: results.counts(method) for method in results.methods}
-    # only the paper's method was asked about beforehand; the last of a list is a choice made later
-    table = compare(
-        counts,
-        baseline,
-        results.classes,
-        primary=results.claimed,
-        subsets=results.subsets,
-        resamples=resamples,
-        seed=seed,
-    )
+    table = scores_table(results, counts, resamples, seed)
     parts = _parts(results, counts, resamples, seed)
     advice = advise(
         table,
@@ -89,6 +80,22 @@ def write_report(results: Results, resamples: int = 2000, seed: int = 0) -> Advi
     write_whole(results.out / "table.md", table_markdown(results, table, parts, advice))
     write_whole(results.out / "report.html", page)
     return advice
+
+
+def scores_table(
+    results: Results, counts: Mapping[str, np.ndarray], resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """The content of table.csv, see `evaluate.results_table.compare`, of the counts of each method."""
+    # only the paper's method was asked about beforehand; the last of a list is a choice made later
+    return compare(
+        counts,
+        results.baseline,
+        results.classes,
+        primary=results.claimed,
+        subsets=results.subsets,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def check_report(out: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stemcell_lit.settings import command_keys
+from stemcell_lit.settings import command_keys, patch_keys
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ COMMANDS: dict[str, Command] = {
     "import": Command(
         "Makes a store of patches from labelled crops, tiles or movies.",
         "stemcell-lit import source=my_crops store=stores/mine",
-        command_keys.ImportCommand,
+        patch_keys.ImportCommand,
         more="A source is a folder of crops per class, crops beside a CSV, movies with class maps, or a movie and a "
         "CSV of labelled tiles; see docs/import.md.",
     ),
     "init": Command(
         "Begins a folder of your own settings for a store.",
         "stemcell-lit init mine store=stores/mine",
-        command_keys.InitCommand,
+        patch_keys.InitCommand,
         first="folder",
         more="It holds a tree over the store's classes, an experiment, and a README of the commands; see "
         "docs/own_settings.md.",
@@ -50,12 +50,12 @@ COMMANDS: dict[str, Command] = {
     "annotate": Command(
         "Shows patches in the browser, to be sorted with a key per class.",
         "stemcell-lit annotate source=movie.tif out=sorted classes=[debris,dense,spread,differentiated]",
-        command_keys.AnnotateCommand,
+        patch_keys.AnnotateCommand,
     ),
     "simulate": Command(
         "Writes phase-contrast movies of growing colonies with class maps.",
         "stemcell-lit simulate out=movies simulation.movies=3",
-        command_keys.SimulateCommand,
+        patch_keys.SimulateCommand,
     ),
     "run": Command(
         "Makes one trial: a method on a fold with a seed; -m makes many.",
@@ -89,6 +89,13 @@ COMMANDS: dict[str, Command] = {
         "stemcell-lit report out=results/mine wandb=true",
         command_keys.ReportCommand,
         {"--wandb": "wandb=true"},
+    ),
+    "deliver": Command(
+        "Makes the one model of a folder of results, to use.",
+        "stemcell-lit deliver out=results/mine",
+        command_keys.DeliverCommand,
+        more="Of the method that is best on validation patches: the mean of its networks, calibrated, with a card of "
+        "what it is worth, in OUT/model; see docs/deliver.md.",
     ),
     "predict": Command(
         "Maps the classes of movies' frames with a trained model.",

@@ -15,6 +15,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.conf import conf_dir, files_of, is_own
 from stemcell_lit.settings.group_keys import HierarchyConfig, MethodConfig
+from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.own import check_chosen, check_file, chosen, register_own
 from stemcell_lit.settings.words import nearest, read
 
@@ -81,10 +82,18 @@ def compose(command: str, words: Sequence[str]) -> Any:
         UserError: an unknown key, a value of the wrong type, an unknown choice.
     """
     from hydra import compose as hydra_compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     overrides = read(command, words)
+    # a key of a command may be called as a group is (`deliver method=`): Hydra would take its value for a file's name
+    own = [o for o in overrides if _is_plain(command, o.partition("=")[0])]
+    overrides = [o for o in overrides if o not in own]
     with composing(command, overrides):
-        return hydra_compose(command, overrides=overrides)
+        config = hydra_compose(command, overrides=overrides)
+        for word in own:
+            parsed = OverridesParser.create().parse_override(word)
+            OmegaConf.update(config, parsed.key_or_group, parsed.value())
+    return config
 
 
 @contextlib.contextmanager
@@ -107,6 +116,10 @@ def composing(command: str, overrides: Sequence[str]) -> Iterator[None]:
         raise UserError(
             f"{one_line(error)} (`stemcell-lit {command} --help` lists the keys)"
         ) from error
+
+
+def _is_plain(command: str, key: str) -> bool:
+    return key in keys_of(command) and (conf_dir() / key).is_dir()
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,19 @@ from stemcell_lit.annotate import page, session, sources
 from stemcell_lit.annotate.page import Page, class_keys
 from stemcell_lit.annotate.session import Session
 from stemcell_lit.annotate.sources import open_session
+from stemcell_lit.classify.hierarchy import Hierarchy
+from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import read_picture
-from stemcell_lit.settings.command_keys import AnnotateCommand
-from stemcell_lit.settings.group_keys import ColoniesConfig, ContrastConfig
+from stemcell_lit.settings.group_keys import (
+    ColoniesConfig,
+    ContrastConfig,
+    HierarchyConfig,
+    StageConfig,
+    TemporalConfig,
+)
+from stemcell_lit.settings.patch_keys import AnnotateCommand
 from tests.conftest import make_store
 from tests.patches.commands import import_crops
 
@@ -327,6 +337,55 @@ def test_a_store_is_sorted_again_with_its_groups_and_an_order_that_repeats(tmp_p
     for row, pixels in zip(again.manifest.itertuples(), again.pixels, strict=True):
         source = (store.manifest["track"] == row.track) & (store.manifest["frame"] == row.frame)
         assert (store.pixels[np.flatnonzero(source)[0]] == pixels).all()
+
+
+def least_sure(tmp_path: Path, pixels: np.ndarray, um_per_px: float | None = None) -> np.ndarray:
+    """Top probabilities of patches by the model in `model`, written there."""
+    hierarchy = Hierarchy.build(["a", "b"], HierarchyConfig(), TemporalConfig(), flat=True)
+    n = np.arange(4)
+    hierarchy = hierarchy.fit(n % 2, np.full(4, np.nan), np.array([""] * 4), n)
+    plan = {**asdict(StageConfig()), "width": 2}
+    stage = StageModule(plan, "root", {"a": ["a"], "b": ["b"]}, [1, 1], 16, seed=3).eval()
+    for parameter in stage.parameters():
+        parameter.data *= 3
+    model = TrainedHierarchy(hierarchy, {"root": stage}, 16, um_per_px)
+    (tmp_path / "model").mkdir()
+    model.save(tmp_path / "model")
+    return model.network_probabilities(pixels, np.full(len(pixels), np.nan)).max(1)
+
+
+def test_with_a_model_the_patches_it_is_least_sure_of_are_asked_first(tmp_path):
+    store = make_store(tmp_path / "store", movies=2)
+    top = least_sure(tmp_path, np.asarray(store.pixels))
+    given = {"checkpoint": str(tmp_path / "model"), "limit": 20}
+    asked = []
+    for name in ("one", "two"):
+        where = {"source": str(store.path), "out": str(tmp_path / name), "kind": "store"}
+        with open_session(AnnotateCommand(**where, **given)) as begun:
+            assert begun.info["settings"]["checkpoint"] == given["checkpoint"]
+            asked.append([np.asarray(Image.open(tmp_path / name / i["path"])) for i in begun.items])
+    np.testing.assert_array_equal(asked[0], asked[1])  # the order repeats
+    pixels = [p.tobytes() for p in np.asarray(store.pixels)]
+    found = np.array([top[pixels.index(np.asarray(p, np.uint8).tobytes())] for p in asked[0]])
+    assert len(found) == 20 and (np.diff(found) >= 0).all()
+    np.testing.assert_allclose(found, np.sort(top)[:20])
+    with (
+        pytest.raises(UserError, match="was begun with checkpoint="),
+        open_session(AnnotateCommand(**where, limit=20)),
+    ):
+        pass
+
+
+def test_a_patch_that_shows_less_than_a_model_looks_at_is_refused(tmp_path):
+    write_crops(tmp_path / "crops")
+    least_sure(tmp_path, np.zeros((1, 16, 16), np.uint8), um_per_px=2.0)
+    config = crops_config(tmp_path, checkpoint=str(tmp_path / "model"), um_per_px=1.0)
+    with (
+        pytest.raises(UserError, match=r"16 px, which are 32 px here, and a patch has 16 x 16"),
+        open_session(config),
+    ):
+        pass
+    assert not (tmp_path / "out").exists()
 
 
 def test_crops_of_several_sizes_come_with_a_size_to_import(tmp_path):

@@ -14,8 +14,8 @@ from PIL import Image
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.importing import import_patches
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.command_keys import ImportCommand
 from stemcell_lit.settings.group_keys import ExtractionConfig
+from stemcell_lit.settings.patch_keys import ImportCommand
 from tests.cases.harness import snapshot
 
 TIME_LIMIT = 20  # seconds an import of a few small files; most take a hundredth

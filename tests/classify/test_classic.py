@@ -10,6 +10,7 @@ import torch
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.svm import SVC
 
+from stemcell_lit.base.weights import save_safe
 from stemcell_lit.classify import features as features_module
 from stemcell_lit.classify.classic import ClassicStage, calibrate
 from stemcell_lit.classify.classic_models import SupportVectors, Trees
@@ -299,7 +300,7 @@ def test_a_stacked_hierarchy_is_kept_whole_with_parts_of_two_sizes(patches, meas
     model = TrainedHierarchy(hierarchy, {"root": Stacked([network, classic], [0.5, 0.5])}, 16, 1.0)
     model.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("learned.npy", "model.json", "stage-0a.ckpt", "stage-0b.ckpt"),
+        *("learned.npy", "model.json", "stage-0-0.safetensors", "stage-0-1.safetensors"),
     ]
     again = TrainedHierarchy.load(tmp_path)
     times = np.full(6, np.nan)
@@ -314,7 +315,7 @@ def test_a_stacked_hierarchy_is_kept_whole_with_parts_of_two_sizes(patches, meas
         TrainedHierarchy.load(tmp_path)
     (tmp_path / "model.json").write_text(about)
 
-    torch.save(replace_groups(classic), tmp_path / "stage-0b.ckpt")
+    save_safe(replace_groups(classic), tmp_path / "stage-0-1.safetensors")
     with pytest.raises(UserError, match="for other groups or patches than those beside it"):
         TrainedHierarchy.load(tmp_path)
 

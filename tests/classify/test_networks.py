@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from stemcell_lit.base.weights import save_safe
 from stemcell_lit.classify import monai_networks, networks
 from stemcell_lit.classify.pretrained import start_from, weights_hash
 from stemcell_lit.classify.stage import StageModule
-from stemcell_lit.classify.trained import load_stage, save_weights
+from stemcell_lit.classify.trained import content_of, load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.errors import UserError
@@ -262,11 +263,15 @@ def test_a_gray_picture_in_several_views_is_answered_as_one_in_colours_was(tmp_p
         torch.testing.assert_close(member[0](x.expand(-1, 2, -1, -1)), source[0](x))
 
 
-def test_weights_of_a_stage_are_taken_up_by_another_with_other_classes(tmp_path):
+@pytest.mark.parametrize("name", ["stage.ckpt", "stage.safetensors"])
+def test_weights_of_a_stage_are_taken_up_by_another_with_other_classes(tmp_path, name):
     first = module()
-    save_weights(first, tmp_path / "stage.ckpt")
+    write = (
+        save_weights if name.endswith("ckpt") else lambda m, file: save_safe(content_of(m), file)
+    )
+    write(first, tmp_path / name)
     second = StageModule(first.stage, "root", {"a": ["a"], "b": ["b"]}, [1, 1], 32, seed=9)
-    start_from(second.network, "small", str(tmp_path / "stage.ckpt"), 2)
+    start_from(second.network, "small", str(tmp_path / name), 2)
     assert torch.equal(first.network[0][0].weight, second.network[0][0].weight)
 
 

@@ -11,8 +11,9 @@ from stemcell_lit.classify.pseudo import pseudo_balance
 from stemcell_lit.classify.stage import StageModule, class_weights, focal_loss
 from stemcell_lit.classify.trained import load_stage, save_weights
 from stemcell_lit.data.datamodule import PatchDataModule, Scope
-from stemcell_lit.data.splits import make_split
+from stemcell_lit.data.splits import Split, make_split
 from stemcell_lit.errors import UserError
+from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.settings.group_keys import SplitConfig, StageConfig, TrainerConfig
 from tests.conftest import CLASSES, make_store
@@ -254,3 +255,24 @@ def test_lightning_checkpoints_reload_with_weights_only(store, tmp_path):
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     again = StageModule.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     assert torch.equal(weights_of(again), weights_of(m))
+
+
+def test_trainer_test_gives_the_metrics_of_the_test_patches(store):
+    data, stage = data_of(store), module()
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    (found,) = trainer.test(stage, data, verbose=False)
+    rows = make_split(store, SplitConfig(folds=3)).test
+    called = stage.eval()(torch.from_numpy(store.pixels[rows]).float()[:, None] / 127.5 - 1)
+    expected = scores(store.labels[rows], called.argmax(1).numpy(), CLASSES)
+    assert found == pytest.approx(
+        {f"test/{name}": value for name, value in expected.items()}, nan_ok=True
+    )
+
+
+def test_a_stage_without_test_patches_gives_no_metrics(store):
+    split = make_split(store, SplitConfig(folds=3))
+    none = Split(split.train, split.val, split.test[:0])
+    data = PatchDataModule(store, none, Scope.of_classes(CLASSES), batch_size=16)
+    assert data.test_dataloader() == []

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from safetensors.torch import load_file
 
 from stemcell_lit.classify import networks
 from stemcell_lit.classify.network_features import NetworkFeatures
@@ -22,12 +23,7 @@ from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare, with_settings
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.predict.command import predict
-from stemcell_lit.settings.command_keys import (
-    EvaluateCommand,
-    PredictCommand,
-    RunCommand,
-    typed,
-)
+from stemcell_lit.settings.command_keys import EvaluateCommand, PredictCommand, RunCommand, typed
 from stemcell_lit.settings.compose import compose
 from stemcell_lit.settings.group_keys import ColoniesConfig
 from tests.conftest import make_store
@@ -212,7 +208,7 @@ def test_a_trial_begins_with_its_weights_and_is_a_row_of_its_own(place):
     begun = run(config(*words, "stage.weights=w.pt"))
     plain = run(config("stage.width=4"))
     given = torch.load("w.pt", weights_only=True)
-    found = torch.load(begun / "model" / "stage-0.ckpt", weights_only=True)["state_dict"]
+    found = load_file(begun / "model" / "stage-0.safetensors")
     changed = {name for name, v in given.items() if not torch.equal(found[f"network.{name}"], v)}
     assert changed == {"12.weight", "12.bias"}  # nor were the statistics of what is frozen
     digits = prepare(config(*words, "stage.weights=w.pt")).outside["weights"][:8]

@@ -7,7 +7,7 @@ from typing import Any
 
 from stemcell_lit.patches import crops, tiles
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.command_keys import ImportCommand
+from stemcell_lit.settings.patch_keys import ImportCommand
 
 
 def import_crops(source: Path, store: Path, **settings: Any) -> PatchStore:

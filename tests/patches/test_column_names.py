@@ -6,7 +6,7 @@ import pytest
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.column_names import unit_of
 from stemcell_lit.patches.tables import read_table
-from stemcell_lit.settings.command_keys import ColumnsConfig
+from stemcell_lit.settings.patch_keys import ColumnsConfig
 from tests.patches.commands import import_crops
 from tests.patches.test_crops import noise, table
 

@@ -16,11 +16,12 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.project.initial import hierarchy_text, start
 from stemcell_lit.settings import conf
-from stemcell_lit.settings.command_keys import InitCommand, typed
+from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.command_table import SETTINGS
 from stemcell_lit.settings.compose import compose
 from stemcell_lit.settings.group_keys import HierarchyConfig
 from stemcell_lit.settings.own import check_file
+from stemcell_lit.settings.patch_keys import InitCommand
 from stemcell_lit.studies.reproduce import for_trials
 from tests.conftest import make_store
 

@@ -1,0 +1,1 @@
+"""One model of a folder of results, to use and to hand on."""
