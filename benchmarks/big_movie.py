@@ -35,7 +35,7 @@ from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.movies.colonies import foreground
 from stemcell_lit.movies.frames import Frames, open_frames
 from stemcell_lit.movies.tracks import track
-from stemcell_lit.settings.group_keys import ColoniesConfig
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 
 SIZE = 2048  # px, a common camera
 UM_PER_PX = 1.6

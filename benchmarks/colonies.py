@@ -28,7 +28,7 @@ from skimage.segmentation import find_boundaries
 
 from stemcell_lit.movies.colonies import PixelClassifier, drop_near_border, foreground
 from stemcell_lit.movies.frames import Frames, open_frames
-from stemcell_lit.settings.group_keys import ColoniesConfig
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 
 CONF = Path(__file__).parent.parent / "conf" / "colonies"
 LEARNED_FROM = 30  # the forest learns frames 0, 30, 60, ...

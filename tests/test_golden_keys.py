@@ -85,6 +85,27 @@ GOLDEN = {
         "178ae0fd1ae01521",
         "410cb654c757149e",
     ),
+    ("method=sampler_gan",): (
+        "ecaa9dc98e9fcf7b",
+        "73c6f5629e748154",
+        "f1ea4ba2f44b5cf8",
+        "c0294e167439870a",
+        "7d76258a9e66d7af",
+    ),
+    ("method=sampler_shuffled", "mix.amount=0.5", "mix.weight=0.5"): (
+        "484240734b0c7a99",
+        "73c6f5629e748154",
+        "f1ea4ba2f44b5cf8",
+        "c0294e167439870a",
+        "271e6f468461808f",
+    ),
+    ("method=flat_features",): (
+        "2a674999aee0a6f1",
+        "73c6f5629e748154",
+        "f1ea4ba2f44b5cf8",
+        "54304c1ac579bb95",
+        "c03aabe0c316161f",
+    ),
     ("stage=vgg", "method=flat_crt", "trainer.threads=2"): (
         "0ecb3d07ccc9f027",
         "7e3914a2535b20fa",

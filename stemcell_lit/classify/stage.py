@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,20 @@ _SETTINGS = form.record(
 _SAVED = {"hyper_parameters": _SETTINGS, "state_dict": tensors}
 
 
-def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) -> torch.Tensor:
+def focal_loss(
+    logits: torch.Tensor, target: torch.Tensor, gamma: float, reduction: str = "mean"
+) -> torch.Tensor:
     """Mean of -(1 - p)^gamma log p of the true target (Lin et al. 2017, Focal loss, without alpha).
 
     Args:
         logits: (batch, groups).
         target: (batch,) int64.
         gamma: 0 is cross-entropy.
+        reduction: mean, or none: then a value a patch.
     """
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None]).squeeze(1)
-    return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
+    terms = -((1 - log_p.exp()) ** gamma) * log_p
+    return terms.mean() if reduction == "mean" else terms
 
 
 def class_weights(counts: Sequence[int]) -> torch.Tensor:
@@ -176,7 +181,37 @@ class StageModule(pl.LightningModule):
                 layer.training = False
         return self
 
-    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    @torch.no_grad()
+    def measure_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+        """Measures the statistics of its batch normalisation anew, as the mean over batches; weights stay.
+
+        Statistics of frozen parts stay, too.
+
+        Args:
+            batches: float (batch, channels, size, size), range -1 to 1.
+        """
+        kept = self.training
+        self.train()
+        layers = [
+            m
+            for m in self.network.modules()
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training
+        ]
+        self.network.eval()  # nothing is dropped
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain mean
+            layer.train()
+        for pixels in batches if layers else ():
+            self.network(pixels)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        self.train(kept)
+
+    def loss(
+        self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The loss by name.
 
         `logit_adjusted` adds the log prior of the training targets while training only (Menon et al. 2021), so that
@@ -185,24 +220,31 @@ class StageModule(pl.LightningModule):
         Args:
             logits: (batch, groups), or (members, batch, groups): then the members' mean.
             target: (batch,) positions.
+            weight: (batch,) what each patch's term is multiplied by; None: 1.
 
         Raises:
             UserError: no loss of that name.
         """
         if logits.ndim == 3:
-            return torch.stack([self.loss(each, target) for each in logits]).mean()
+            return torch.stack([self.loss(each, target, weight) for each in logits]).mean()
         logits = logits.float()
         kind, smoothing = self.stage["loss"], self.stage["label_smoothing"]
+        how = "mean" if weight is None else "none"
+        entropy = partial(F.cross_entropy, label_smoothing=smoothing, reduction=how)
         if kind == "plain":
-            return F.cross_entropy(logits, target, label_smoothing=smoothing)
-        if kind == "weighted":
-            return F.cross_entropy(logits, target, weight=self.weights, label_smoothing=smoothing)
-        if kind == "focal":
-            return focal_loss(logits, target, self.stage["focal_gamma"])
-        if kind == "logit_adjusted":
+            found = entropy(logits, target)
+        elif kind == "weighted":
+            found = entropy(logits, target, self.weights)
+            if weight is not None:
+                found = found / self.weights[target].mean()  # as the mean does
+        elif kind == "focal":
+            found = focal_loss(logits, target, self.stage["focal_gamma"], how)
+        elif kind == "logit_adjusted":
             shifted = logits + self.stage["tau"] * self.log_prior
-            return F.cross_entropy(shifted, target, label_smoothing=smoothing)
-        raise UserError(f"stage.loss={kind}: expected plain, weighted, focal or logit_adjusted")
+            found = entropy(shifted, target)
+        else:
+            raise UserError(f"stage.loss={kind}: expected plain, weighted, focal or logit_adjusted")
+        return found if weight is None else (weight * found).mean()
 
     def learning_rate(self, progress: float) -> float:
         """Learning rate at a share of the budget, 0 to 1.
@@ -250,7 +292,7 @@ class StageModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """One step on a mixed batch."""
-        pixels, label = batch["pixels"], batch["label"]
+        pixels, label, weight = batch["pixels"], batch["label"], batch.get("weight")
         network = self.network
         answer = network.each if isinstance(network, networks.NetworkEnsemble) else network
         if self.stage["mixup"] > 0:
@@ -258,11 +300,12 @@ class StageModule(pl.LightningModule):
             lam = float(Beta(self.stage["mixup"], self.stage["mixup"]).sample())
             other = torch.randperm(len(label)).to(label.device)
             logits = answer(lam * pixels + (1 - lam) * pixels[other])
-            loss: torch.Tensor = lam * self.loss(logits, label) + (1 - lam) * self.loss(
-                logits, label[other]
+            turned = None if weight is None else weight[other]
+            loss: torch.Tensor = lam * self.loss(logits, label, weight) + (1 - lam) * self.loss(
+                logits, label[other], turned
             )
         else:
-            loss = self.loss(answer(pixels), label)
+            loss = self.loss(answer(pixels), label, weight)
         # DDP takes the plain mean over ranks; one with a patch more than another counts for more.
         loss = loss * (len(batch["label"]) * self.trainer.world_size / batch["images"])
         self.images_seen += batch["images"]

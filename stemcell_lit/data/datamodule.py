@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +18,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
-from stemcell_lit.data.mixing import QuotaSampler, generated_quota, share_out
+from stemcell_lit.data.mixing import Places, QuotaSampler, generated_quota, share_out
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.settings.group_keys import MixConfig
 
 ALWAYS = (-np.inf, np.inf)
+_MEASURED = 100  # batches at most that statistics are measured on
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class PatchDataModule(pl.LightningDataModule):
     """Serves real training patches with generated ones mixed in; validation and test patches are always real.
 
     A batch is a dict: `pixels` float (batch, scales, size, size) in -1 to 1, with one scale or the store's several,
-    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks, and
-    `mode` int64 (batch,) where modes were given.
+    `label` int64 (batch,) positions in `targets`, `images` the number of patches in this batch over all ranks,
+    `mode` int64 (batch,) where modes were given, and `weight` float (batch,) where generated patches weigh less.
 
     Args:
         store: real patches.
@@ -66,6 +69,7 @@ class PatchDataModule(pl.LightningDataModule):
         modes: (patches of the store,) int64, what each batch says of its patches beside their labels; with resident
             real patches alone.
         mix: recipe, applied to the targets of this scope.
+        images: of the training, by which `mix.finish` and `mix.order` know its end.
         sampler: `shuffle` (each patch once per epoch) or `balanced` (each target as often as the largest).
         epoch_images: makes an epoch of about so many draws, equal per target (the generator's way); None: see sampler.
         batch_size: over all ranks.
@@ -91,6 +95,7 @@ class PatchDataModule(pl.LightningDataModule):
         pseudo: tuple[np.ndarray, np.ndarray] | None = None,
         modes: np.ndarray | None = None,
         mix: MixConfig | None = None,
+        images: int | None = None,
         sampler: str = "shuffle",
         epoch_images: int | None = None,
         batch_size: int = 64,
@@ -108,6 +113,9 @@ class PatchDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.sampler = batch_size, seed, sampler
         self.policy = POLICIES[augment]
         self.served, self.workers, self.epoch_images = pixels, workers, epoch_images
+        self.mix, self.images = mix, images
+        if images is None and (mix.finish or mix.order != "mixed"):
+            raise ValueError("mix.finish and mix.order need the images of the training")
         target_of = {c: i for i, name in enumerate(self.targets) for c in scope.groups[name]}
         class_of = store.manifest["label"].to_numpy()
         times = store.manifest["time_h"].to_numpy()
@@ -141,7 +149,10 @@ class PatchDataModule(pl.LightningDataModule):
                 raise UserError(
                     f"{generated.path}: has scales {generated.scales}, {store.path} {store.scales}; expected the same"
                 )
-        if sum(wanted.values()) > 0:
+        repeated = mix.source == "repeated"
+        if sum(wanted.values()) > 0 and repeated:
+            extra_rows, extra_labels = _repeat(class_of, rows["train"], scope, wanted, seed)
+        elif sum(wanted.values()) > 0:
             if generated is None:
                 raise UserError(
                     f"mix.recipe={mix.recipe} needs generated patches, and none were given"
@@ -158,7 +169,9 @@ class PatchDataModule(pl.LightningDataModule):
                 )
             extra_labels = np.concatenate([extra_labels, pseudo[1]])
         parts = [reduce_pixels(store.pixels[rows["train"]], patch_size)]
-        if len(extra_rows):
+        if len(extra_rows) and repeated:
+            parts.append(reduce_pixels(store.pixels[extra_rows], patch_size))
+        elif len(extra_rows):
             assert generated is not None
             parts.append(reduce_pixels(generated.pixels[extra_rows], parts[0].shape[-1]))
         if pseudo is not None:
@@ -177,6 +190,12 @@ class PatchDataModule(pl.LightningDataModule):
         test = split.test[seen[split.test]]
         # read when they are asked for: a training never is
         self._test = store, test, torch.from_numpy(position[test].astype(np.int64)), patch_size
+        place = np.arange(len(self.labels["train"])) - len(rows["train"])
+        extra = (place >= 0) & (place < len(extra_rows))  # generated, or real ones again
+        self._pool = extra & (mix.recipe == "share")  # no draws of their own: they fill places
+        self._weights = None
+        if mix.weight != 1 and extra.any():
+            self._weights = torch.from_numpy(np.where(extra, mix.weight, 1.0).astype(np.float32))
         self.modes: dict[str, torch.Tensor | None] = dict.fromkeys(rows)
         if modes is not None:
             if len(parts) > 1 or pixels != "resident":
@@ -194,16 +213,43 @@ class PatchDataModule(pl.LightningDataModule):
         bank = self.bank["train"]
         return 1 if bank.ndim == 3 else int(bank.shape[1])
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Training patches of each target; those that only fill places of others do not count."""
+        labels = self.labels["train"].numpy()[~self._pool]
+        return [int(n) for n in np.bincount(labels, minlength=len(self.targets))]
+
     def batches(self, rank: int = 0, world: int = 1) -> QuotaSampler:
         """The training sampler of one rank."""
-        labels = self.labels["train"].numpy()
+        return self._sampler(self.seed, rank, world, self._places())
+
+    def _places(self) -> Places | None:
+        """The places that go to generated patches, None where none do."""
+        if not self._pool.any():
+            return None
+        labels, mix = self.labels["train"].numpy(), self.mix
+        pools = [np.flatnonzero((labels == i) & self._pool) for i in range(len(self.targets))]
+        first = mix.order == "generated_first"
+        return Places(pools, mix.amount, self.images or math.inf, mix.finish, first)
+
+    def _sampler(self, seed: int, rank: int, world: int, places: Places | None) -> QuotaSampler:
+        labels = np.where(self._pool, -1, self.labels["train"].numpy())
         strata = [np.flatnonzero(labels == i) for i in range(len(self.targets))]
         sizes = [len(s) for s in strata]
         if self.epoch_images is not None:
             quotas = [max(1, round(self.epoch_images / len(strata)))] * len(strata)
         else:
             quotas = [max(sizes)] * len(sizes) if self.sampler == "balanced" else sizes
-        return QuotaSampler(strata, quotas, self.batch_size, seed=self.seed, rank=rank, world=world)
+        return QuotaSampler(
+            strata, quotas, self.batch_size, seed=seed, rank=rank, world=world, places=places
+        )
+
+    def real_batches(self, device: torch.device) -> Iterator[torch.Tensor]:
+        """Pixels of batches without generated patches, an epoch at most, the same on every rank."""
+        sampler = self._sampler(self.seed + 50_021, 0, 1, None)  # in an order of their own
+        bank, labels = self.bank["train"], self.labels["train"]
+        loader = ResidentLoader(bank, labels, sampler, self.policy, device)
+        return (batch["pixels"] for batch in itertools.islice(loader, _MEASURED))
 
     def train_dataloader(self) -> Any:
         """Training batches of this rank."""
@@ -223,11 +269,11 @@ class PatchDataModule(pl.LightningDataModule):
                 self.policy,
                 device,
                 self.modes["train"],
+                self._weights,
             )
+        seed = self.seed * 1009 + rank
         return DataLoader(
-            _Patches(
-                self.bank["train"], self.labels["train"], self.policy, self.seed * 1009 + rank
-            ),
+            _Patches(self.bank["train"], self.labels["train"], self.policy, seed, self._weights),
             batch_sampler=sampler,
             num_workers=self.workers,
             collate_fn=_Collate(world),
@@ -282,9 +328,11 @@ class ResidentLoader:
         policy: Any,
         device: Any,
         modes: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ):
         self.bank, self.labels = bank.to(device), labels.to(device)
         self.modes = None if modes is None else modes.to(device)
+        self.weights = None if weights is None else weights.to(device)
         self.batch_sampler, self.policy, self.device = batches, policy, device
         self.given = 0  # batches of this epoch so far
 
@@ -318,20 +366,29 @@ class ResidentLoader:
                 "label": self.labels[index],
                 "images": sampler.images_in(i) if drawn else len(indices),
                 **({} if self.modes is None else {"mode": self.modes[index]}),
+                **({} if self.weights is None else {"weight": self.weights[index]}),
             }
 
 
-class _Patches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class _Patches(Dataset[tuple[torch.Tensor, ...]]):
     """Single patches through albumentations, for loader processes."""
 
-    def __init__(self, bank: torch.Tensor, labels: torch.Tensor, policy: Any, seed: int):
+    def __init__(
+        self,
+        bank: torch.Tensor,
+        labels: torch.Tensor,
+        policy: Any,
+        seed: int,
+        weights: torch.Tensor | None = None,
+    ):
         self.bank, self.labels, self.policy, self.seed = bank.numpy(), labels, policy, seed
+        self.weights = weights
         self.pipeline: Any = None
 
     def __len__(self) -> int:
         return len(self.bank)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         if self.pipeline is None:
             info = get_worker_info()  # each process its own random state
             seed = self.seed + (info.seed % 100_003 if info else 0)
@@ -339,19 +396,18 @@ class _Patches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         patch = self.bank[index].reshape(-1, *self.bank.shape[-2:])  # scales first
         image = self.pipeline(image=np.ascontiguousarray(np.moveaxis(patch, 0, -1)))["image"]
         views = np.ascontiguousarray(np.moveaxis(image, -1, 0))
-        return to_float(torch.from_numpy(views)[None])[0], self.labels[index]
+        item = (to_float(torch.from_numpy(views)[None])[0], self.labels[index])
+        return item if self.weights is None else (*item, self.weights[index])
 
 
 @dataclass
 class _Collate:
     world: int
 
-    def __call__(self, items: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, Any]:
-        return {
-            "pixels": torch.stack([pixels for pixels, _ in items]),
-            "label": torch.stack([label for _, label in items]),
-            "images": len(items) * self.world,
-        }
+    def __call__(self, items: list[tuple[torch.Tensor, ...]]) -> dict[str, Any]:
+        parts = [torch.stack(part) for part in zip(*items, strict=True)]
+        named = dict(zip(("pixels", "label", "weight"), parts, strict=False))
+        return {**named, "images": len(items) * self.world}
 
 
 def check_ways(augment: str, sampler: str, pixels: str) -> None:
@@ -413,3 +469,17 @@ def _choose(
             rows.append(pool[:n])
             targets.append(np.full(n, i))
     return np.concatenate(rows).astype(np.int64), np.concatenate(targets).astype(np.int64)
+
+
+def _repeat(
+    class_of: np.ndarray, train: np.ndarray, scope: Scope, wanted: Mapping[str, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of real training patches in the stead of generated ones, as often as needed, and their targets."""
+    rng = np.random.default_rng([seed, 13])
+    rows, targets = [], []
+    for i, (name, members) in enumerate(scope.groups.items()):
+        pools = [rng.permutation(train[class_of[train] == member]) for member in members]
+        parts = share_out(wanted[name], [wanted[name] if len(pool) else 0 for pool in pools])
+        rows += [np.resize(pool, n) for pool, n in zip(pools, parts, strict=True)]
+        targets.append(np.full(sum(parts), i))
+    return np.concatenate(rows), np.concatenate(targets)

@@ -11,7 +11,7 @@ from stemcell_lit.classify.features import FeatureTable
 from stemcell_lit.experiment.classic import StoreFeatures, TrainedClassic
 from stemcell_lit.experiment.generators import TrainedGenerator
 from stemcell_lit.experiment.stages import TrainedStage, most_images
-from stemcell_lit.experiment.trial import Trial, needs_generator, with_settings
+from stemcell_lit.experiment.trial import Trial, chooses, needs_generator, with_settings
 
 # Seconds on one core, and images a second at 32 px, as the defaults have them; others are scaled by their pixels.
 TRIAL = 5.0  # without any training
@@ -43,7 +43,7 @@ def _parts(trial: Trial) -> Iterator[tuple[str, float]]:
     """What a trial has trained: a name, and seconds."""
     config = trial.config
     yield from _trained(trial)
-    if config.tune and config.method.learners:
+    if chooses(config) and config.method.learners:
         for choice in config.method.choices:
             tried = replace(with_settings(config, choice), seed=config.tune_seed)
             yield from _trained(replace(trial, config=tried))
@@ -54,7 +54,7 @@ def _trained(trial: Trial) -> Iterator[tuple[str, float]]:
     learners, made = config.method.learners, ""
     pixels = (trial.size / 32) ** 2
     if needs_generator(config):
-        generator = TrainedGenerator(trial)
+        generator = TrainedGenerator(trial, config.mix.source == "shuffled")
         made = key_hash(generator.key())
         if not trial.artifacts.locate(generator).is_dir():
             yield f"generator {made}", config.gan.images / GENERATOR * pixels

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,10 +45,10 @@ from stemcell_lit.settings.roles import determining
 CHECKPOINT = "generator.ckpt"
 
 
-def reference_of(trial: Trial) -> Reference | None:
+def reference_of(trial: Trial, encoder: Encoder | None = None) -> Reference | None:
     """What this fold's generators are compared with: its training and validation patches, never a test patch.
 
-    None where nothing is set aside for validation.
+    None where nothing is set aside for validation. `encoder` is that of the trial where none is given.
     """
     if not len(trial.split.val):
         return None
@@ -56,21 +56,23 @@ def reference_of(trial: Trial) -> Reference | None:
         trial.store.classes,
         (trial.train.pixels, trial.train.labels),
         (trial.val.pixels, trial.val.labels),
-        encoder_of(trial),
+        encoder or encoder_of(trial),
         trial.config.quality.most,
         turns=trial.config.gan.turns,
     )
 
 
-def modes_of(trial: Trial) -> tuple[np.ndarray | None, list[list[float]] | None]:
+def modes_of(
+    trial: Trial, encoder: Encoder | None = None
+) -> tuple[np.ndarray | None, list[list[float]] | None]:
     """Modes of the classes, found among this fold's training patches: (patches of the store,) int64, and their shares.
 
-    None and None where every class is one. Test patches have no mode (-1).
+    None and None where every class is one. Test patches have no mode (-1). `encoder` as in `reference_of`.
     """
     gan = trial.config.gan
     if gan.modes <= 1:
         return None, None
-    encoder = encoder_of(trial)
+    encoder = encoder or encoder_of(trial)
     features = encoder.features(trial.train.pixels)
     modes = Modes.fit(
         features,
@@ -87,6 +89,23 @@ def modes_of(trial: Trial) -> tuple[np.ndarray | None, list[list[float]] | None]
     return found, modes.shares
 
 
+def with_shuffled_labels(trial: Trial) -> Trial:
+    """The trial as a generator sees it that shall know nothing of the classes.
+
+    Labels change places among its training patches, and among its validation patches; test patches keep theirs.
+    """
+    store, manifest = trial.store, trial.store.manifest.copy()
+    rng = np.random.default_rng([trial.config.generator_seed, 17])
+    labels = manifest["label"].to_numpy().copy()
+    for rows in (trial.split.train, trial.split.val):
+        labels[rows] = rng.permutation(labels[rows])
+    manifest["label"] = labels
+    other = {"content_hash": key_hash({"shuffled": store.content_hash, "labels": labels.tolist()})}
+    return replace(
+        trial, store=PatchStore(store.path, store.pixels, manifest, {**store.info, **other})
+    )
+
+
 @dataclass(frozen=True)
 class TrainedGenerator(Recipe):
     """The generator of a trial's fold, trained on its training groups.
@@ -94,12 +113,17 @@ class TrainedGenerator(Recipe):
     Its folder has generator.ckpt, generator.json (what it has seen, how it was chosen), quality.json, encoder.pt and
     grids/. The snapshot kept is the best by `quality.choose`, see `gan/best_snapshot`. An alarm ends the training; the
     best snapshot before it is then used, and the alarm is recorded in generator.json.
+
+    Attributes:
+        trial: whose.
+        shuffled: it learns from shuffled labels.
     """
 
     kind: ClassVar[str] = "generator"
     resumable: ClassVar[bool] = True
     together: ClassVar[bool] = True
     trial: Trial
+    shuffled: bool = False
 
     def key(self) -> dict[str, Any]:
         """Training and validation patches, settings, seed.
@@ -123,6 +147,7 @@ class TrainedGenerator(Recipe):
             "quality": determining(config.quality),
             "seed": config.generator_seed,
             **determining(config.trainer),
+            **({"labels": "shuffled"} if self.shuffled else {}),
         }
 
     def make(self, folder: Path) -> None:
@@ -132,10 +157,12 @@ class TrainedGenerator(Recipe):
             UserError: an alarm before any good snapshot.
         """
         trial, config = self.trial, self.trial.config
-        reference = reference_of(trial)  # here: all ranks of a job come to this together
-        modes, shares = modes_of(trial)
+        encoder = encoder_of(trial) if self.shuffled else None  # of the true labels
+        trial = with_shuffled_labels(trial) if self.shuffled else trial
+        reference = reference_of(trial, encoder)  # here: all ranks of a job come to this together
+        modes, shares = modes_of(trial, encoder)
         torch.manual_seed(config.generator_seed)
-        data = self._data(modes)
+        data = self._data(trial, modes)
         classes, seed = trial.store.classes, config.generator_seed
         module = GANModule(asdict(config.gan), classes, trial.size, seed, shares)
         watch = QualityWatch(reference, config.quality, folder) if reference else None
@@ -173,17 +200,17 @@ class TrainedGenerator(Recipe):
             f", seed {seed}" if seed else ""
         )
 
-    def _data(self, modes: np.ndarray | None) -> PatchDataModule:
-        config = self.trial.config
+    def _data(self, trial: Trial, modes: np.ndarray | None) -> PatchDataModule:
+        config = trial.config
         return PatchDataModule(
-            self.trial.store,
-            self.trial.split,
-            Scope.of_classes(self.trial.store.classes),
+            trial.store,
+            trial.split,
+            Scope.of_classes(trial.store.classes),
             modes=modes,
             epoch_images=config.gan.validate_every_images,
             batch_size=config.gan.batch_size,
             augment="none",  # the generator's module turns and shifts by itself
-            patch_size=self.trial.size,
+            patch_size=trial.size,
             seed=config.generator_seed,
             min_class_patches=config.data.min_class_patches,
         )
@@ -300,15 +327,16 @@ class GeneratedPatches(Recipe):
 
 
 def make_generated(trial: Trial, hierarchy: Hierarchy) -> dict[str, Path] | None:
-    """Generated patches enough for every stage of this trial, or None where the recipe wants none.
+    """Generated patches enough for every stage of this trial, or None where its mix wants none.
 
     Returns:
         `path`, the folder of their generator, and `generated`, their store.
     """
+    source = trial.config.mix.source
     wanted = _pool(trial, hierarchy)
-    if not any(wanted.values()):
+    if source == "repeated" or not any(wanted.values()):
         return None
-    generator = trial.artifacts.get(TrainedGenerator(trial))
+    generator = trial.artifacts.get(TrainedGenerator(trial, source == "shuffled"))
     generated = trial.artifacts.get(GeneratedPatches(trial, generator, wanted))
     return {"path": generator, "generated": generated / "store"}
 

@@ -23,7 +23,8 @@ from stemcell_lit.experiment.classic import (
     open_classic,
 )
 from stemcell_lit.experiment.generators import make_generated
-from stemcell_lit.experiment.stages import TrainedStage, open_stage
+from stemcell_lit.experiment.heads import stage_folder
+from stemcell_lit.experiment.stages import open_stage
 from stemcell_lit.experiment.trial import Trial
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 
@@ -64,10 +65,8 @@ def train_trial(trial: Trial) -> Trained:
     for node in hierarchy.nodes if learners else []:
         parts: list[Stage] = []
         if "network" in learners:
-            network, about = open_stage(
-                trial.artifacts.get(TrainedStage(trial, node, generated)),
-                trial.config.stage.network,
-            )
+            folder = stage_folder(trial, node, generated)
+            network, about = open_stage(folder, trial.config.stage.network)
             parts.append(network)
         if table is not None:
             folder = trial.artifacts.get(TrainedClassic(trial, node, table))

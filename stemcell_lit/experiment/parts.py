@@ -13,6 +13,10 @@ from itertools import permutations
 _CALLED = {
     ("generated", None): "generated patches",
     ("generated", "balanced"): "generated patches instead of balanced batches",
+    ("generated", "repeated"): "generated patches instead of real ones again",
+    ("generated", "shuffled"): "a generator that knows the classes",
+    ("refitted", None): "a last layer trained again on balanced features",
+    ("features", None): "generated features",
     ("time", None): "time",
     ("tree", None): "the tree",
     (None, "hard"): "adding up, not hard routing",
@@ -21,7 +25,11 @@ _CALLED = {
     ("stacked", "classic"): "both averaged instead of classical features",
 }
 # A part is asked about where no later one is: the tree on real patches, generated patches without hard routing.
-_STEP = {"tree": 0, "time": 0, "classic": 0, "stacked": 0, "balanced": 1, "generated": 1, "hard": 2}
+_STEP = {
+    **dict.fromkeys(("tree", "time", "classic", "stacked"), 0),
+    **dict.fromkeys(("balanced", "generated", "repeated", "shuffled"), 1),
+    "hard": 2,
+}
 _LAST = 3
 _ORDER = ("generated", "time", "tree", "hard", "classic", "stacked")
 _WHERE = {(): "one network", ("generated", "time", "tree"): "full method"}
@@ -71,6 +79,8 @@ def _where(part: str, common: set[str]) -> str:
         return "time" if "time" in common else "no time"
     told = {
         "generated": "generated patches",
+        "balanced": "balanced batches",
+        "refitted": "last layer trained again",
         "classic": "classical features",
         "stacked": "network and classical features",
     }

@@ -15,6 +15,7 @@ from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.classify.networks import heads
 from stemcell_lit.classify.pretrained import start_from
 from stemcell_lit.classify.stage import StageModule
+from stemcell_lit.data.mixing import check_places, generated_quota
 from stemcell_lit.data.splits import CannotSplit, Split, fold_count, make_split
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.classic import extractor_of
@@ -25,6 +26,7 @@ from stemcell_lit.experiment.trial import (
     check_batches,
     check_pseudo,
     check_real,
+    chooses,
     needs_generator,
     open_store,
     with_settings,
@@ -167,6 +169,8 @@ class Planner:
             ("settings", lambda: check_batches(config)),
             ("settings", lambda: self._place(config)),
             ("settings", lambda: check_real(config)),
+            ("settings", lambda: check_places(config.mix)),
+            ("settings", lambda: generated_quota({}, config.mix)),
             ("hierarchy", lambda: self._hierarchy(config, store)),
             ("size", lambda: reduce_pixels(store.pixels[:0], config.data.patch_size)),
         ]
@@ -204,9 +208,10 @@ class Planner:
                 wrong_size |= kind == "size"
                 yield Problem(kind, str(error), method)
         if config.split.validation_share <= 0:
-            if config.tune and config.method.choices and config.method.learners:
+            if chooses(config) and config.method.learners:
+                who = f"method={method}" if config.method.always else "tune=true"
                 yield Problem(
-                    "tune", "tune=true chooses on validation patches, and there are none", method
+                    "tune", f"{who} chooses on validation patches, and there are none", method
                 )
             if made and set(config.select.filters) - {"critic"}:
                 yield Problem(
@@ -294,7 +299,7 @@ class Planner:
 
 def _choices(config: RunCommand) -> list[RunCommand]:
     """What tuning would try in its place."""
-    if not (config.tune and config.method.choices and config.method.learners):
+    if not (chooses(config) and config.method.learners):
         return []
     return [with_settings(config, choice) for choice in config.method.choices]
 
@@ -325,7 +330,12 @@ def _build_stage(config: RunCommand, store: PatchStore) -> None:
     )
     if stage["weights"]:
         start_from(module.network, network, stage["weights"], k)
-    if stage["retrain_head"]:
+    if stage["feature_dose"] and not stage["refit_head"]:
+        raise UserError(
+            f"stage.feature_dose={stage['feature_dose']:g}: the last layer alone learns from generated features; give "
+            "stage.refit_head=true, or leave it out"
+        )
+    if stage["retrain_head"] or stage["refit_head"]:
         heads(module.network, k)
     module.loss(torch.zeros(1, k), torch.zeros(1, dtype=torch.int64))
     module.learning_rate(0.5)

@@ -255,7 +255,12 @@ class Results:
         Raises:
             UserError: the store has moved.
         """
-        trials = [trial for trial in self.trials if trial.info.get("generator")]
+        trials = [
+            trial
+            for trial in self.trials
+            if trial.info.get("generator")
+            and trial.info["config"].get("mix", {}).get("source") != "shuffled"
+        ]
         if not trials:
             return None
         trial = min(trials, key=lambda c: (c.method != self.full, c.seed, c.fold))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.files import check_target, finite, whole_or_absent
+from stemcell_lit.classify.plateau import refined_loss
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import confusion, scores
@@ -29,11 +30,19 @@ from stemcell_lit.experiment.generators import (
     generator_facts,
     make_generated,
 )
+from stemcell_lit.experiment.heads import stage_folder
 from stemcell_lit.experiment.learners import Trained, importance, train_trial
 from stemcell_lit.experiment.plan import plan
-from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
-from stemcell_lit.experiment.trial import FORMAT, RESULT, Part, Trial, prepare, with_settings
+from stemcell_lit.experiment.trial import (
+    FORMAT,
+    RESULT,
+    Part,
+    Trial,
+    chooses,
+    prepare,
+    with_settings,
+)
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand, TrainCommand, typed
 
@@ -179,8 +188,8 @@ def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
     """The trial with the settings of its method that do best on the fold's validation patches.
 
     Every choice is trained with `tune_seed`, whatever the trial's own seed, so that all seeds of a fold share one
-    choice and its trainings. Best is the highest macro F1, then TPR, then the first in the list. Test patches have no
-    say.
+    choice and its trainings. Best is the highest macro F1, then TPR, then the first in the list; with `method.by=loss`
+    the least loss, then the first. Test patches have no say.
 
     Returns:
         the trial to train, and for result.json all that was tried with its validation scores; the trial itself and None
@@ -190,21 +199,26 @@ def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
         UserError: no validation patches, or a choice that is no legal setting.
     """
     config = trial.config
-    if not config.tune or not config.method.choices or not config.method.learners:
+    if not chooses(config) or not config.method.learners:
         return trial, None
     if len(trial.val) == 0:
+        who = f"method={config.method.name}" if config.method.always else "tune=true"
         raise UserError(
-            "tune=true chooses on validation patches, and there are none; give split.validation_share"
+            f"{who} chooses on validation patches, and there are none; give split.validation_share"
         )
-    tried = []
+    tried, scored = [], []
     for choice in config.method.choices:
         other = prepare(replace(with_settings(config, choice), seed=config.tune_seed))
-        found = validation_scores(train_trial(other).model, other)
-        tried.append({"settings": dict(choice), **found})
-    best = max(range(len(tried)), key=lambda i: (tried[i]["macro/f1"], tried[i]["macro/tpr"], -i))
+        scored.append(validation_scores(train_trial(other).model, other))
+        tried.append({"settings": dict(choice), **scored[-1]})
+    by_loss = config.method.by == "loss"
+
+    names, sign = (["loss"], -1) if by_loss else (["macro/f1", "macro/tpr"], 1)
+    merit = [[sign * found[name] for name in names] for found in scored]
+    best = max(range(len(tried)), key=merit.__getitem__)  # the first of equal ones
     taken = dict(config.method.choices[best])
     return prepare(with_settings(config, taken)), {
-        "by": "macro/f1 on validation patches",
+        "by": f"{'loss' if by_loss else 'macro/f1'} on validation patches",
         "seed": config.tune_seed,
         "tried": tried,
         "taken": taken,
@@ -212,12 +226,16 @@ def choose(trial: Trial) -> tuple[Trial, dict[str, Any] | None]:
 
 
 def validation_scores(model: TrainedHierarchy, trial: Trial) -> dict[str, float]:
-    """Macro and per-class TPR and F1 on the validation patches; empty where there are none."""
+    """Macro and per-class TPR and F1 on the validation patches, and their loss; empty where there are none.
+
+    The loss is that by which a stage's training ends, see `plateau.refined_loss`.
+    """
     if len(trial.val) == 0:
         return {}
     val = trial.seen(trial.val)
-    _, predicted = model.predict(val.pixels, val.manifest)
-    return scores(val.labels, predicted, trial.store.classes)
+    p, predicted = model.predict(val.pixels, val.manifest)
+    found = scores(val.labels, predicted, trial.store.classes)
+    return {**found, "loss": refined_loss(p, val.labels)}
 
 
 # --- what sweeps ask ------------------------------------------------------------------------------------------------
@@ -275,7 +293,7 @@ def train(config: TrainCommand) -> Path:
         return trial.artifacts.get(TrainedClassic(trial, node, table)) / "stage.ckpt"
     generator = make_generated(trial, hierarchy)
     generated = PatchStore.open(generator["generated"]) if generator else None
-    return trial.artifacts.get(TrainedStage(trial, node, generated)) / "stage.ckpt"
+    return stage_folder(trial, node, generated) / "stage.ckpt"
 
 
 def evaluate(model: TrainedHierarchy, part: Part) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -21,7 +21,7 @@ from stemcell_lit.base.files import write_whole
 from stemcell_lit.classify.hierarchy import Hierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import LEFT_OUT
-from stemcell_lit.experiment.trial import relevant
+from stemcell_lit.experiment.trial import chooses, relevant
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand
 
@@ -130,7 +130,8 @@ def left_out(
 
 def _dosed(config: RunCommand) -> RunCommand:
     """The settings, with no dose of generated patches as real patches alone."""
-    none = config.mix.recipe in ("ratio", "target") and config.mix.amount == 0
+    none = config.mix.recipe in ("ratio", "target", "share") and config.mix.amount == 0
+    none &= not chooses(config)
     return replace(config, mix=replace(config.mix, recipe="real")) if none else config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,10 +31,12 @@ from stemcell_lit.experiment.forms import PHASE, STAGE
 from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import Trial, rows_hash
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.group_keys import StageConfig
+from stemcell_lit.settings.group_keys import MixConfig, StageConfig
 from stemcell_lit.settings.network_names import own_module
 from stemcell_lit.settings.roles import determining
 
+# What is done to a trained stage afterwards (`experiment/heads`) makes it no other
+_LATER: dict[str, Any] = {"refit_head": False, "feature_dose": 0.0}
 # Of a finished phase
 _WEIGHTS, _KNOWN = "phase.ckpt", "phase.json"
 
@@ -61,7 +63,7 @@ class TrainedStage(Recipe):
     def key(self) -> dict[str, Any]:
         """Its patches, its place in the tree, its settings."""
         config, split, node = self.trial.config, self.trial.split, self.node
-        stage = determining(config.stage)
+        stage = determining(replace(config.stage, **_LATER))
         return {
             "data": self.trial.store.content_hash,
             "train": rows_hash(split.train),
@@ -74,7 +76,7 @@ class TrainedStage(Recipe):
             },
             "unlabelled": rows_hash(split.unlabelled) if stage["pseudo_rounds"] else None,
             "generated": self.generated.content_hash if self.generated else None,
-            "mix": determining(config.mix) if self.generated else None,
+            "mix": _mixed(config.mix, self.generated is not None),
             "stage": stage,
             **{k: v for k, v in self.trial.outside.items() if k in ("weights", "module")},
             "size": config.data.patch_size,
@@ -147,6 +149,7 @@ class TrainedStage(Recipe):
             generated=self.generated,
             pseudo=pseudo,
             mix=config.mix,
+            images=phase.images,
             sampler=phase.sampler,
             batch_size=config.stage.batch_size,
             augment=config.data.augment,
@@ -175,6 +178,8 @@ class TrainedStage(Recipe):
         module = self._module(phase, i, data, before)
         trial = self.trial
         fit(module, data, trial.config.trainer, place, title, phase.images, trial.wandb_run)
+        if finishes(trial.config.mix):
+            module.measure_statistics(data.real_batches(module.device))
         known = {
             "images": module.images_seen,
             "curve": module.curve,
@@ -189,9 +194,9 @@ class TrainedStage(Recipe):
         self, phase: Phase, i: int, data: PatchDataModule, before: StageModule | None
     ) -> StageModule:
         seed, targets = self.trial.config.seed, self.node.targets
-        counts = torch.bincount(data.labels["train"], minlength=len(data.targets)).tolist()
+        counts = data.class_counts
         torch.manual_seed(seed + i)
-        plan = {**asdict(self.trial.config.stage), "images": phase.images}
+        plan = {**asdict(self.trial.config.stage), **_LATER, "images": phase.images}
         allow = own_module(plan["network"])
         module = StageModule(
             plan, self.node.name, targets, counts, data.size, seed, data.channels, allow
@@ -203,6 +208,22 @@ class TrainedStage(Recipe):
         if phase.head:
             module.retrain_head(phase.images, seed)
         return module
+
+
+def finishes(mix: MixConfig) -> bool:
+    """Whether every cycle ends on real patches alone, with the statistics of these."""
+    return mix.recipe == "share" and mix.finish > 0
+
+
+def _mixed(mix: MixConfig, generated: bool) -> dict[str, Any] | None:
+    """What of the mix makes another stage: nothing where no place is filled and no cycle has a finish.
+
+    A dose of 0 is then the very artifact of the method without generated patches.
+    """
+    filled = mix.recipe != "real" and not (mix.recipe == "share" and mix.amount == 0)
+    if generated or (filled and mix.source == "repeated"):
+        return determining(mix)
+    return {"recipe": mix.recipe, "finish": mix.finish} if finishes(mix) else None
 
 
 def open_stage(folder: Path, network: str) -> tuple[StageModule, dict[str, Any]]:

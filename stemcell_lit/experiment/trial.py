@@ -176,7 +176,7 @@ class Trial:
         """`outside` of those choices of tuning that name weights or a network."""
         config = self.config
         named = {"stage.weights", "stage.network", "classic.weights", "classic.features"}
-        tried = [with_settings(config, c) for c in config.method.choices if config.tune]
+        tried = [with_settings(config, c) for c in config.method.choices if chooses(config)]
         found = [
             replace(self, config=other).outside
             for other, c in zip(tried, config.method.choices, strict=False)
@@ -232,11 +232,14 @@ def relevant(config: RunCommand) -> dict[str, Any]:
     if learners == ("classic",):
         plain["stage"] = None
         plain["data"] |= {"patch_size": None, "augment": "", "pixels": ""}
-    if not (config.tune and config.method.choices):
+    if config.method.always:
+        plain["tune"] = False
+    if not chooses(config):
         plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
+        plain["method"].pop("by", None)
     if config.mix.recipe == "real":
         plain["mix"]["amount"] = 0
-        if not config.tune:  # what is tried may mix
+        if not (config.tune or chooses(config)):  # what is tried may mix
             plain |= {"gan": None, "quality": None, "select": None}
             plain["generator_seed"] = 0
     return {f.name: plain[f.name] for f in fields(RunCommand) if f.name in plain}
@@ -332,9 +335,15 @@ def with_settings(config: RunCommand, settings: Mapping[str, Any]) -> RunCommand
     return replace(found, out=config.out, artifacts=config.artifacts, data=data)
 
 
+def chooses(config: RunCommand) -> bool:
+    """Whether a trial chooses among the settings of its method, on validation patches."""
+    return (config.tune or config.method.always) and bool(config.method.choices)
+
+
 def needs_generator(config: RunCommand) -> bool:
     """Whether a trial trains on generated patches."""
-    return config.mix.recipe != "real" and "network" in config.method.learners
+    mix = config.mix
+    return mix.recipe != "real" and mix.source != "repeated" and "network" in config.method.learners
 
 
 def artifacts_of(config: RunCommand) -> ArtifactStore:
@@ -345,7 +354,7 @@ def artifacts_of(config: RunCommand) -> ArtifactStore:
 def check_batches(config: RunCommand) -> None:
     """Refuses a batch that the devices cannot share equally."""
     sizes = {"stage": config.stage.batch_size}
-    if config.mix.recipe != "real":
+    if needs_generator(config):
         sizes["gan"] = config.gan.batch_size
     for group, size in sizes.items():
         if size % config.trainer.devices:

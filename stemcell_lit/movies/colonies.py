@@ -28,8 +28,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import open_frames
 from stemcell_lit.movies.maps import pair
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.field_types import check
-from stemcell_lit.settings.group_keys import ColoniesConfig
 
 METHODS = ("contrast", "paper", "forest")
 

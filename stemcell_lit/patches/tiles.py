@@ -25,7 +25,7 @@ from stemcell_lit.patches.labelled import Select, movies_in
 from stemcell_lit.patches.labels import checked_labels
 from stemcell_lit.patches.store import PatchStore, ViewCutter, check_scales
 from stemcell_lit.patches.tables import column_names, read_table
-from stemcell_lit.settings.group_keys import ColoniesConfig
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.patch_keys import ImportCommand, given_columns
 
 COLUMNS = ("frame", "y", "x", "size", "label")

@@ -9,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stemcell_lit.errors import UserError
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.field_types import (
     SEED,
     check,
@@ -22,7 +23,6 @@ from stemcell_lit.settings.field_types import (
 from stemcell_lit.settings.gan_keys import GANConfig, QualityConfig, SelectConfig
 from stemcell_lit.settings.group_keys import (
     ClassicConfig,
-    ColoniesConfig,
     DataConfig,
     HierarchyConfig,
     LoggerConfig,

@@ -45,8 +45,9 @@ def methods() -> dict[str, MethodConfig]:
 
 
 def without_generated() -> list[str]:
-    """Names of the methods whose files name no generated patches among their parts."""
-    return [n for n, m in methods().items() if "generated" not in (m.parts or ())]
+    """Names of the methods whose files name no patches of a generator among their parts."""
+    made = {"generated", "shuffled"}
+    return [n for n, m in methods().items() if not made & set(m.parts or ())]
 
 
 def hierarchies() -> dict[str, HierarchyConfig]:

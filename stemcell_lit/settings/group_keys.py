@@ -148,13 +148,28 @@ class MixConfig:
     """How many generated patches join the real ones, per class and per stage."""
 
     recipe: str = setting(
-        "real: none; balance: each class filled to the largest; extra_k, ratio, target: see amount",
-        choice("real", "balance", "extra_k", "ratio", "target"),
+        "real: none; balance: each class filled to the largest; share: of the places; others: see amount",
+        choice("real", "balance", "extra_k", "ratio", "target", "share"),
     )
     amount: float = setting(
-        "extra_k: added to each class after balance; ratio: generated per real patch; target: patches a class",
+        "extra_k: added after balance; ratio: per real patch; target: patches a class; share: 0 to 1",
         number(0.0, least=0),
         first="run",
+    )
+    weight: float = setting(
+        "what a generated patch counts for in the loss; a real one counts for 1", quiet(share(1.0))
+    )
+    finish: float = setting(
+        "share: the last part of every training cycle that sees real patches alone",
+        quiet(number(0.0, least=0, below=1)),
+    )
+    order: str = setting(
+        "share: generated patches come among the real ones, or before them, in every cycle",
+        quiet(choice("mixed", "generated_first")),
+    )
+    source: str = setting(
+        "a generator, one that learned from shuffled labels, or real patches again",
+        quiet(choice("generator", "shuffled", "repeated")),
     )
 
 
@@ -224,6 +239,14 @@ class StageConfig:
     retrain_head: float = setting(
         "last share of the budget in which a new last layer learns alone (cRT)",
         number(0.0, least=0, below=1),
+    )
+    refit_head: bool = setting(
+        "the trained network stays; its last layer learns on from features of balanced patches",
+        quiet(field(default=False)),
+    )
+    feature_dose: float = setting(
+        "refit_head: generated features of each class, times what fills it to the largest",
+        quiet(number(0.0, least=0, most=100)),
     )
     pseudo_rounds: int = setting(
         "times that unlabelled patches, labelled by the network, refill rare classes",
@@ -365,6 +388,14 @@ class MethodConfig:
         choice("network", "classic", "stacked", "clock"),
     )
     choices: list[Any] = setting("settings to try when tune=true", field(default_factory=list))
+    always: bool = setting(
+        "the choice is part of the method: it is made without tune=true, too",
+        quiet(field(default=False)),
+    )
+    by: str = setting(
+        "what choices are compared by on validation patches; loss: each class weighs the same",
+        quiet(choice("f1", "loss")),
+    )
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -400,87 +431,3 @@ class LoggerConfig:
     project: str = setting("W&B's project", "stemcell_lit")
     entity: str | None = setting("W&B's user or team; null: that of the key", None)
     group: str | None = setting("W&B's group of runs; null: the folder of results", None)
-
-
-@dataclass
-class ContrastConfig:
-    """Colonies by brightness relative to their surroundings, two thresholds."""
-
-    cell_um: float = setting(
-        "um, sigma of a cell's surroundings: about half a cell's length", number(10.0, above=0)
-    )
-    low: float = setting("relative brightness of every pixel of a colony, at least", 0.025)
-    high: float = setting("relative brightness of one pixel of a colony, at least", 0.15)
-    polarity: str = setting(
-        "cells against the ground: bright, dark, or both (textured)",
-        choice("bright", "dark", "both"),
-    )
-
-
-@dataclass
-class PaperConfig:
-    """Colonies by local entropy (Witmer and Bhanu 2022)."""
-
-    entropy_radius_um: float = setting(
-        "um around a pixel whose gray values count; 3 px at 1.6 um/px", number(4.8, above=0)
-    )
-    opening_um: float = setting("um, radius of what is too thin to stay", number(1.6, least=0))
-    threshold: float | None = setting(
-        "least entropy of a colony, scaled to 0..1; null: by Otsu's method", share(None)
-    )
-
-
-@dataclass
-class ForestConfig:
-    """Colonies by trees on pixel features, fitted to a few annotated frames at every use."""
-
-    movie: str | None = setting("file or folder of the annotated frames", None)
-    masks: str | None = setting("file or folder of their masks: 0 ground, else cell", None)
-    frames: int = setting(
-        "annotated frames used at most, spread over the movie; empty masks are left out",
-        number(8, least=1),
-    )
-    um_per_px: float | None = setting(
-        "um of a pixel of that movie; null: what its file says", number(None, above=0)
-    )
-    pixels: int = setting("pixels drawn from each annotated frame", number(20_000, least=1))
-    min_um: float = setting("um, sigma of the finest features", number(1.6, above=0))
-    max_um: float = setting("um, sigma of the coarsest features", number(12.8, above=0))
-    trees: int = setting("how many", number(100, least=1))
-    seed: int = setting("seed of the pixels that are drawn", random_seed())
-    probability: float = setting("above which a pixel belongs to a colony", share(0.5))
-
-
-@dataclass
-class ColoniesConfig:
-    """Which pixels are cells or colonies (`movies/colonies`). Lengths in um, areas in um2."""
-
-    name: str = setting("what reports call these settings", "contrast")
-    method: str = setting(
-        "by contrast, the paper's entropy, a forest fitted to your masks, or none: all is foreground",
-        choice("contrast", "paper", "forest", "none"),
-    )
-    blur_um: float = setting(
-        "um, sigma of a blur before anything else, against noise; contrast and paper",
-        number(0.0, least=0),
-    )
-    background_um: float = setting(
-        "um, sigma over which the light counts as even; contrast and forest", number(50.0, above=0)
-    )
-    contrast: ContrastConfig = field(default_factory=ContrastConfig)
-    paper: PaperConfig = field(default_factory=PaperConfig)
-    forest: ForestConfig = field(default_factory=ForestConfig)
-    # what becomes of the map, whatever the method
-    grow_um: float = setting(
-        "um by which outlines move outwards: they lie outside the bright body", number(1.6, least=0)
-    )
-    join_um: float = setting(
-        "um, width of gaps that are closed: cells to colonies", number(0.0, least=0)
-    )
-    max_hole_um2: float | None = setting(
-        "um2, area of the largest hole that is filled; null: all are", number(80.0, least=0)
-    )
-    min_area_um2: float = setting("um2, smaller ones are dropped", number(200.0, least=0))
-    margin_um: float = setting(
-        "um; a colony whose centre is nearer to the frame's border is dropped", number(0.0, least=0)
-    )

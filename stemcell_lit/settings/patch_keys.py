@@ -6,17 +6,14 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.field_types import (
     choice,
     number,
     random_seed,
     setting,
 )
-from stemcell_lit.settings.group_keys import (
-    ColoniesConfig,
-    ExtractionConfig,
-    SimulationConfig,
-)
+from stemcell_lit.settings.group_keys import ExtractionConfig, SimulationConfig
 
 
 @dataclass

@@ -91,6 +91,8 @@ _OF_METHODS = {
     "stage.sampler": "flat_sampler",
     "stage.mixup": "flat_mixup",
     "stage.retrain_head": "flat_crt",
+    "stage.refit_head": "flat_refit or flat_features",
+    "stage.feature_dose": "flat_features",
     "stage.pseudo_rounds": "flat_pseudo",
     "hierarchy.hard": "temporal_hard or temporal_gan_hard",
 }
@@ -169,7 +171,9 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     methods = list(config.methods)
     named_so = {m: override("method", chosen[m]) for m in methods}
     words = {m: [*base, override("out", config.out), named_so[m]] for m in methods}
-    generated = {m for m in methods if needs_generator(typed_run(words[m]))}
+    asked = {m: typed_run(words[m]) for m in methods}
+    # nor to one that chooses its own
+    generated = {m for m in methods if needs_generator(asked[m]) and not asked[m].method.always}
     plain = {m: typed_run([*words[m], *(mixed if m in generated else [])]) for m in methods}
     tables = tables_of(Path(config.out), config.sweep)
     settings: list[dict[str, list[str]]] = []
@@ -353,7 +357,8 @@ def _generators_first(jobs: list[Job], trials: list[Trial]) -> list[Job]:
         if not needs_generator(trial.config):
             later.append(job)
             continue
-        generator = key_hash(TrainedGenerator(trial).key())
+        shuffled = trial.config.mix.source == "shuffled"
+        generator = key_hash(TrainedGenerator(trial, shuffled).key())
         if generator not in leader:
             leader[generator] = job.name
             ordered.append(job)

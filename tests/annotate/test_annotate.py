@@ -29,13 +29,8 @@ from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.movies.frames import read_picture
-from stemcell_lit.settings.group_keys import (
-    ColoniesConfig,
-    ContrastConfig,
-    HierarchyConfig,
-    StageConfig,
-    TemporalConfig,
-)
+from stemcell_lit.settings.colony_keys import ColoniesConfig, ContrastConfig
+from stemcell_lit.settings.group_keys import HierarchyConfig, StageConfig, TemporalConfig
 from stemcell_lit.settings.patch_keys import AnnotateCommand
 from tests.conftest import make_store
 from tests.patches.commands import import_crops

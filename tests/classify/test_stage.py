@@ -86,6 +86,49 @@ def test_losses_follow_their_formulas():
         module(loss="hinge").loss(logits, target)
 
 
+@pytest.mark.parametrize("loss", ["plain", "weighted", "focal", "logit_adjusted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_weight_scales_the_terms_of_the_loss(loss, smoothing):
+    random = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(6, 4, generator=random), torch.tensor([0, 1, 2, 3, 1, 1])
+    weight, m = torch.rand(6, generator=random), module(loss=loss, label_smoothing=smoothing)
+    whole = m.loss(logits, target)
+    for c in (0.0, 0.5, 1.0):
+        torch.testing.assert_close(m.loss(logits, target, torch.full((6,), c)), c * whole)
+    each = [m.loss(logits, target, row) for row in torch.eye(6)]
+    torch.testing.assert_close(sum(each), whole)
+    parts = sum(w * term for w, term in zip(weight, each, strict=True))
+    torch.testing.assert_close(m.loss(logits, target, weight), parts)
+    many = m.loss(torch.stack([logits, -logits]), target, weight)
+    torch.testing.assert_close(many, (parts + m.loss(-logits, target, weight)) / 2)
+
+
+def test_statistics_are_measured_anew_as_the_mean_over_batches_and_nothing_else_changes():
+    m = module(dropout=0.5)
+    random = torch.Generator().manual_seed(0)
+    batches = [torch.randn(8, 1, 16, 16, generator=random) + i for i in range(3)]
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    state = torch.random.get_rng_state()
+    m.measure_statistics(iter(batches))
+    assert torch.equal(state, torch.random.get_rng_state())  # nothing was dropped
+    assert m.training and m.network[0][1].momentum == 0.1
+    inputs = [m.network[0][0](b) for b in batches]
+    expected = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
+    torch.testing.assert_close(m.network[0][1].running_mean, expected)
+    changed = {k for k, v in m.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all("running_" in k or "num_batches" in k for k in changed)
+
+
+def test_statistics_of_frozen_parts_stay_when_others_are_measured_anew():
+    m = module(freeze="stem")
+    batches = [torch.ones(8, 1, 16, 16) * i for i in range(3)]
+    kept = m.network[0][1].running_mean.clone()
+    other = m.network[2][1].running_mean.clone()
+    m.measure_statistics(iter(batches))
+    assert torch.equal(m.network[0][1].running_mean, kept)
+    assert not torch.equal(m.network[2][1].running_mean, other)
+
+
 def test_the_learning_rate_warms_up_and_ends_at_zero():
     m = module(lr=1.0)
     assert m.learning_rate(0) == pytest.approx(0.1) and m.learning_rate(0.05) == pytest.approx(1)

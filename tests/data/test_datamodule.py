@@ -241,3 +241,80 @@ def test_every_epoch_has_its_own_order_and_its_own_augmentation(store, tmp_path,
             assert sorted(first) == sorted(second)
         else:
             assert len(set(first) & set(second)) < len(first) / 2
+
+
+# --- places of generated patches --------------------------------------------------------------------------------------
+
+
+def share_of(store, *, generated=None, **mix):
+    return PatchDataModule(
+        store,
+        split_of(store),
+        Scope.of_classes(CLASSES),
+        generated=generated,
+        mix=MixConfig("share", **mix),
+        images=10_000,
+        sampler="balanced",
+        augment="none",
+        batch_size=8,
+    )
+
+
+def served(data):
+    """Pixels (as bytes), labels and weights of an epoch."""
+    batches = list(data.train_dataloader())
+    pixels = torch.cat([b["pixels"] for b in batches])
+    back = ((pixels.squeeze(1) + 1) * 127.5).round().byte().numpy()
+    labels = torch.cat([b["label"] for b in batches]).tolist()
+    weights = torch.cat([b["weight"] for b in batches]).tolist() if "weight" in batches[0] else None
+    return [p.tobytes() for p in back], labels, weights
+
+
+@pytest.mark.parametrize("pixels", ["resident", "workers"])
+def test_generated_patches_fill_places_of_their_class_and_weigh_what_they_are_told(
+    store, generated, pixels
+):
+    data = share_of(store, generated=generated, amount=0.5, weight=0.25)
+    data.served = pixels
+    found, labels, weights = served(data)
+    train = split_of(store).train
+    real = {store.pixels[r].tobytes(): store.labels[r] for r in train}
+    made = {p.tobytes(): i for p, i in zip(generated.pixels, generated.labels, strict=True)}
+    for patch, label, weight in zip(found, labels, weights, strict=True):
+        assert (real if patch in real else made)[patch] == label
+        assert weight == (1 if patch in real else 0.25)
+    assert weights.count(0.25) == pytest.approx(len(weights) / 2, abs=len(CLASSES))
+    assert len(set(np.bincount(labels).tolist())) == 1
+    assert data.class_counts == [n for n, _ in data.counts.values()]
+
+
+def test_a_weight_of_one_is_none(store, generated):
+    assert served(share_of(store, generated=generated, amount=0.5))[2] is None
+
+
+def test_repeated_patches_fill_the_very_places_with_training_patches_of_the_class(store, generated):
+    one, labels, weights = served(share_of(store, generated=generated, amount=0.5, weight=0.5))
+    two, same, alike = served(share_of(store, source="repeated", amount=0.5, weight=0.5))
+    assert (labels, weights) == (same, alike)
+    real = {store.pixels[r].tobytes(): store.labels[r] for r in split_of(store).train}
+    assert all(real[patch] == label for patch, label in zip(two, labels, strict=True))
+    assert one != two
+
+
+def test_what_statistics_are_measured_on_is_real_and_balanced(store, generated):
+    data = share_of(store, generated=generated, amount=1.0, finish=0.25)
+    pixels = torch.cat(list(data.real_batches(torch.device("cpu"))))
+    back = ((pixels.squeeze(1) + 1) * 127.5).round().byte().numpy()
+    real = {store.pixels[r].tobytes(): store.labels[r] for r in split_of(store).train}
+    labels = [real[p.tobytes()] for p in back]
+    assert len(set(np.bincount(labels).tolist())) == 1
+
+
+def test_places_that_know_no_end_of_the_training_are_refused(store):
+    with pytest.raises(ValueError, match="images of the training"):
+        PatchDataModule(
+            store,
+            split_of(store),
+            Scope.of_classes(CLASSES),
+            mix=MixConfig("share", finish=0.25),
+        )

@@ -1,4 +1,4 @@
-"""Trains the same three modules on the ranks that it finds: `python -m tests.experiment.ranks STORE OUT`."""
+"""Trains the same four modules on the ranks that it finds: `python -m tests.experiment.ranks STORE OUT`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit, join_ranks, quiet
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import PatchStore
-from stemcell_lit.settings.group_keys import SplitConfig, StageConfig, TrainerConfig
+from stemcell_lit.settings.group_keys import MixConfig, SplitConfig, StageConfig, TrainerConfig
 from tests.gan.helpers import TINY
 
 SEED = 3
@@ -55,7 +55,8 @@ def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
         Scope.of_classes(store.classes),
         make_split(store, SplitConfig(folds=2, validation_share=0.3)),
     )
-    plain = kind == "plain"
+    plain, placed = kind == "plain", kind == "places"
+    mix = MixConfig("share", 0.5, weight=0.5, finish=0.25, source="repeated")
     data = PatchDataModule(
         store,
         split,
@@ -64,13 +65,14 @@ def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
         epoch_images=96 if kind == "gan" else None,
         augment="turns" if kind == "stage" else "none",
         seed=SEED,
+        **({"mix": mix, "images": 768, "sampler": "balanced"} if placed else {}),
     )
     if kind == "gan":
         gan = {**TINY, "batch_size": 24, "images": 192, "validate_every_images": 96}
         module = RecordedGAN(gan, store.classes, data.size, SEED)
         images = 192
     else:
-        images = 384 if plain else 4800
+        images = {"plain": 384, "places": 768}.get(kind, 4800)
         stage = StageConfig(width=8, batch_size=24, images=images, validate_every_images=images)
         if plain:
             stage.dropout, stage.optimizer, stage.lr = 0.0, "sgd", 0.02
@@ -80,10 +82,13 @@ def train(store: PatchStore, out: Path, devices: int, kind: str) -> dict:
             without_batch_norm(module.network)
     module.steps = []
     fit(module, data, TrainerConfig("cpu", devices), out / kind, kind, images)
+    if placed:
+        module.measure_statistics(data.real_batches(module.device))
     return {
         "steps": module.steps,
         "images": module.images_seen,
         "weights": [p.detach().flatten().tolist()[:200] for p in module.parameters()],
+        "statistics": [b.flatten().tolist() for b in module.network.buffers()] if placed else None,
         "curve": getattr(module, "curve", None),
     }
 
@@ -94,7 +99,8 @@ def main(store: str, out: str) -> None:
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     join_ranks(TrainerConfig("cpu", devices))
     folder = Path(out) / f"of{devices}"
-    told = {k: train(PatchStore.open(store), folder, devices, k) for k in ("plain", "stage", "gan")}
+    kinds = ("plain", "stage", "places", "gan")
+    told = {k: train(PatchStore.open(store), folder, devices, k) for k in kinds}
     (folder / f"rank{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
 
 

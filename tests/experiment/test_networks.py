@@ -23,9 +23,9 @@ from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare, with_settings
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.predict.command import predict
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.command_keys import EvaluateCommand, PredictCommand, RunCommand, typed
 from stemcell_lit.settings.compose import compose
-from stemcell_lit.settings.group_keys import ColoniesConfig
 from tests.conftest import make_store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "networks.md"

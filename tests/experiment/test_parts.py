@@ -15,6 +15,14 @@ from stemcell_lit.settings.help import help_lines
 FIXED = [
     ("generated patches", "one network", "flat_gan", "flat"),
     ("generated patches instead of balanced batches", "one network", "flat_gan", "flat_sampler"),
+    ("generated patches", "balanced batches", "sampler_gan", "flat_sampler"),
+    (
+        "generated patches instead of real ones again",
+        "balanced batches",
+        "sampler_gan",
+        "sampler_repeat",
+    ),
+    ("a generator that knows the classes", "balanced batches", "sampler_gan", "sampler_shuffled"),
     ("generated patches", "tree", "hierarchy_gan", "hierarchy"),
     ("generated patches", "tree, time", "temporal_gan", "temporal"),
     ("time", "one network", "flat_temporal", "flat"),
@@ -36,7 +44,12 @@ FIXED = [
         "stacked_temporal",
         "classic_temporal",
     ),
+    ("a last layer trained again on balanced features", "one network", "flat_refit", "flat"),
+    ("generated features", "last layer trained again", "flat_features", "flat_refit"),
 ]
+
+
+SOURCES = ("generated", "shuffled", "repeated")
 
 
 def parts():
@@ -71,7 +84,13 @@ def test_a_methods_parts_are_what_its_settings_say():
         config = compose.compose("run", [f"method={name}"])
         if method.parts is not None:
             assert ("tree" in method.parts) == config.method.tree
-            assert ("generated" in method.parts) == (config.mix.recipe != "real")
+            filled = [part for part in method.parts if part in SOURCES]
+            real = config.mix.recipe == "real"
+            assert filled == (
+                []
+                if real
+                else [SOURCES[0] if config.mix.source == "generator" else config.mix.source]
+            )
             assert ("time" in method.parts) == (config.temporal.kind != "none")
             assert ("hard" in method.parts) == config.hierarchy.hard
             assert ("balanced" in method.parts) == (config.stage.sampler == "balanced")
@@ -83,9 +102,10 @@ def test_help_says_what_each_method_is():
 
 
 def test_methods_that_need_no_generator_are_named_from_their_files():
-    real = [n for n in methods() if compose.compose("run", [f"method={n}"]).mix.recipe == "real"]
+    mixes = {n: compose.compose("run", [f"method={n}"]).mix for n in methods()}
+    real = [n for n, m in mixes.items() if m.recipe == "real" or m.source == "repeated"]
     assert without_generated() == real
-    assert "time_only" in real and "flat_gan" not in real
+    assert "time_only" in real and not {"flat_gan", "sampler_shuffled"} & set(real)
 
 
 def test_a_method_is_added_by_a_file_alone_and_a_broken_one_is_named(tmp_path, monkeypatch):

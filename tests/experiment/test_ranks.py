@@ -38,7 +38,7 @@ def told(tmp_path_factory):
     return list(read.values())
 
 
-@pytest.mark.parametrize("kind", ["plain", "gan"])
+@pytest.mark.parametrize("kind", ["plain", "places", "gan"])
 def test_two_ranks_share_the_very_patches_that_one_sees_in_each_step(told, kind):
     one, *both = (t[kind]["steps"] for t in told)
     assert len(one) == len(both[0]) == len(both[1]) > 4
@@ -47,11 +47,12 @@ def test_two_ranks_share_the_very_patches_that_one_sees_in_each_step(told, kind)
         assert sorted(step) == sorted(first + second)
 
 
-@pytest.mark.parametrize("kind", ["plain", "stage", "gan"])
+@pytest.mark.parametrize("kind", ["plain", "stage", "places", "gan"])
 def test_two_ranks_count_the_same_images_and_end_with_the_same_weights(told, kind):
     one, first, second = (t[kind] for t in told)
     assert one["images"] == first["images"] == second["images"]
     assert first["weights"] == second["weights"]
+    assert first.get("statistics") == second.get("statistics")
 
 
 def test_without_batch_norm_and_random_draws_two_ranks_equal_one(told):

@@ -37,11 +37,17 @@ DECLARED: dict[str, set[str]] = {
     "data.min_class_patches": set(),
     "split": ALL,
     "mix": {"generated", "stage", "trial"},
+    "mix.weight": SHOWN,
+    "mix.finish": SHOWN,
+    "mix.order": SHOWN,
+    "mix.source": ALL,
     "gan": ALL,
     "quality": ALL,  # by it the snapshot is chosen
     "select": {"trial"},  # its thresholds, while nothing is filtered
     "select.filters": {"generated", "stage", "trial"},
     "stage": SHOWN,
+    "stage.refit_head": {"trial"},  # what comes after the stage
+    "stage.feature_dose": {"trial"},
     "tune": {"trial"},
     "tune_seed": set(),  # while nothing is tuned
     "classic": set(),  # of a network
@@ -50,6 +56,7 @@ DECLARED: dict[str, set[str]] = {
     "temporal": {"trial"},  # of a method whose stages have no window
     "method": {"trial"},
     "method.choices": set(),  # while nothing is tuned
+    "method.by": set(),
     "method.about": set(),  # what the report says of it, here and below
     "method.rank": set(),
     "method.parts": set(),
@@ -80,6 +87,10 @@ OTHER = {
     "classic.blend": "fitted",
     "classic.max_features": 0.5,
     "mix.amount": 20.0,
+    "mix.weight": 0.5,
+    "mix.order": "generated_first",
+    "mix.source": "shuffled",
+    "method.by": "loss",
     "temporal.kind": "prior",
     "temporal.quantile": 0.1,
     "hierarchy.temporal": "window",

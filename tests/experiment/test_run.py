@@ -16,11 +16,15 @@ from stemcell_lit.classify.trained import TrainedHierarchy
 from stemcell_lit.errors import UserError
 from stemcell_lit.evaluate.metrics import scores
 from stemcell_lit.experiment.evaluation import evaluate_store
-from stemcell_lit.experiment.generators import generate
+from stemcell_lit.experiment.generators import (
+    TrainedGenerator,
+    generate,
+    with_shuffled_labels,
+)
 from stemcell_lit.experiment.run import choose, run, train
 from stemcell_lit.experiment.stages import TrainedStage
 from stemcell_lit.experiment.trial import Trial, prepare, relevant, with_settings
-from stemcell_lit.patches.store import PatchStore
+from stemcell_lit.patches.store import PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import (
     EvaluateCommand,
     GenerateCommand,
@@ -274,6 +278,9 @@ def test_without_tuning_choices_change_nothing(folder):
     assert prepare(config(folder, "method=flat", "tune=true")).hash != plain.hash
 
 
+SAMPLERS = ("sampler_gan", "sampler_repeat", "sampler_shuffled")
+
+
 def methods():
     return sorted(p.stem for p in (ROOT / "conf" / "method").glob("*.yaml"))
 
@@ -283,11 +290,88 @@ def test_every_trained_method_has_equally_many_choices_all_of_them_legal():
     for name in methods():
         c = composed((f"method={name}",))
         settings = [with_settings(c, choice) for choice in c.method.choices]
-        numbers[name] = len(settings)
+        if not c.method.always:
+            numbers[name] = len(settings)
         if settings:
             assert len({json.dumps(relevant(s), sort_keys=True) for s in settings}) == len(settings)
             assert settings[0] == c, f"{name}: the first choice is not what runs untuned"
+    assert all(len(composed((f"method={m}",)).method.choices) == 5 for m in SAMPLERS)
     assert numbers.pop("time_only") == 0 and len(set(numbers.values())) == 1
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Every data module that is made, with its generated patches."""
+    from stemcell_lit.data.datamodule import PatchDataModule
+
+    made, begin = [], PatchDataModule.__init__
+
+    def watched(self, store, split, scope, **more):
+        begin(self, store, split, scope, **more)
+        made.append((self, more.get("generated")))
+
+    monkeypatch.setattr(PatchDataModule, "__init__", watched)
+    return made
+
+
+def check_served(folder, served, found):
+    """Whatever is trained on is a training patch, or one of a generator that saw training groups alone."""
+    store, held = PatchStore.open(folder / "store"), found["split"]["test"] + found["split"]["val"]
+    rows = np.flatnonzero(~store.manifest["group"].isin(held).to_numpy())
+    known = {p.tobytes() for p in reduce_pixels(store.pixels[rows], None)}
+    assert any(generated is not None for _, generated in served)
+    for data, generated in served:
+        drawn = set() if generated is None else {p.tobytes() for p in generated.pixels}
+        assert generated is None or generated.seen_groups == set(found["split"]["train"])
+        assert {p.numpy().tobytes() for p in data.bank["train"]} <= known | drawn
+
+
+def test_a_method_that_always_chooses_takes_the_least_validation_loss_and_a_dose_of_none_may_win(
+    folder, served, monkeypatch
+):
+    from stemcell_lit.experiment import run as module
+
+    few = "method.choices=[{mix.amount: 0}, {mix.amount: 0.5, mix.weight: 0.5}]"
+    found = result(run(config(folder, "method=sampler_gan", few, out="sampler")))
+    check_served(folder, served, found)
+    tuning = found["tuning"]
+    assert tuning["by"] == "loss on validation patches"
+    assert [t["settings"]["mix.amount"] for t in tuning["tried"]] == [0, 0.5]
+    least = min(tuning["tried"], key=lambda t: t["loss"])
+    assert tuning["taken"] == least["settings"] and found["validation"]["loss"] == least["loss"]
+    log = log_of(folder / "sampler" / "artifacts")
+    assert [e["event"] for e in log if e["kind"] == "stage"].count("made") == 2  # both are shared
+    kept = module.validation_scores
+    monkeypatch.setattr(module, "validation_scores", lambda *a: {**kept(*a), "loss": 0.5})
+    chosen, tied = choose(prepare(config(folder, "method=sampler_gan", few, out="sampler")))
+    assert tied["taken"] == {"mix.amount": 0} and chosen.config.mix.amount == 0
+
+
+def test_a_method_that_always_chooses_is_refused_without_validation_patches(folder):
+    trial = prepare(config(folder, "method=sampler_gan", "split.validation_share=0", out="none"))
+    with pytest.raises(UserError, match=r"method=sampler_gan chooses on validation patches"):
+        choose(trial)
+
+
+def test_no_patch_of_a_validation_or_test_group_reaches_a_generator_of_shuffled_labels(
+    folder, served
+):
+    one = "method.choices=[{mix.amount: 0.5}]"
+    check_served(
+        folder, served, result(run(config(folder, "method=sampler_shuffled", one, out="shuffled")))
+    )
+
+
+def test_a_generator_of_shuffled_labels_sees_the_same_patches_and_class_counts(folder):
+    trial = prepare(config(folder, "method=sampler_shuffled"))
+    other, split = with_shuffled_labels(trial), trial.split
+    assert other.store.content_hash != trial.store.content_hash
+    for rows in (split.train, split.val):
+        before, after = trial.store.labels[rows], other.store.labels[rows]
+        assert (np.bincount(before) == np.bincount(after)).all() and (before != after).any()
+    assert (trial.store.labels[split.test] == other.store.labels[split.test]).all()
+    keys = [TrainedGenerator(trial, shuffled).key() for shuffled in (False, True)]
+    assert keys[0] != keys[1] and "labels" not in keys[0]
 
 
 def test_generators_do_not_change_what_runs_on_real_patches(store_trial):

@@ -1,6 +1,8 @@
 """A stage is trained in cycles until validation no longer gains; kills do not change it."""
 
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from stemcell_lit.base.ranks import Ranks
+from stemcell_lit.classify.stage import StageModule
 from stemcell_lit.experiment import stages
 from stemcell_lit.experiment.run import train
 from stemcell_lit.experiment.stages import later_phases, most_images
@@ -111,6 +114,49 @@ def test_without_validation_patches_the_whole_budget_is_spent(trained):
     _, about = trained("none", "method=flat", "split.validation_share=0")
     assert about["images"] // 96 == 4 and about["kept"] == 2 and not about["capped"]
     assert [set(cycle) for cycle in about["cycles"]] == [{"images"}] * 3
+
+
+SHARE = ["method=sampler_repeat", "mix.amount=0.5"]
+
+
+def test_at_no_dose_and_no_finish_a_sampler_is_flat_sampler_bit_for_bit(trained, tmp_path):
+    plain, _ = trained("plain", "method=flat_sampler")
+    words = ["method=sampler_gan", "mix.amount=0", "mix.weight=0.5", "mix.finish=0"]
+    dosed, _ = trained("dosed", *words)
+    assert all(torch.equal(plain[name], dosed[name]) for name in plain)
+    names = [p.parent.name for o in ("plain", "dosed") for p in tmp_path.glob(f"{o}/**/stage.ckpt")]
+    assert len(names) == 2 and len(set(names)) == 1  # one artifact for both
+
+
+def test_a_finish_changes_statistics_alone_where_no_place_is_filled(trained):
+    """In the first cycle the patches are the same; only what is measured after it differs."""
+    one = ["stage.images=96", "stage.first_images=96"]
+    plain, _ = trained("plain", "method=flat_sampler", *one)
+    finished, _ = trained("finished", "method=sampler_gan", *one)
+    differ = {name for name in plain if not torch.equal(plain[name], finished[name])}
+    assert differ and all("running_" in name or "num_batches" in name for name in differ)
+
+
+def test_a_cycle_with_places_and_a_finish_goes_on_exactly_after_a_kill(trained, monkeypatch):
+    settings = [*SHARE, "mix.weight=0.5", "mix.finish=0.25"]
+    whole, about = trained("whole", *settings)
+    step, seen = StageModule.training_step, []
+
+    def killed(self, batch, index):
+        seen.append(batch["images"])
+        if (
+            sum(seen) > 96 + 60 and len(seen) < 1000
+        ):  # in the second cycle, in the middle of an epoch
+            seen.extend([0] * 1000)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(StageModule, "training_step", killed)
+    with pytest.raises(SystemExit):
+        trained("cut", *settings)
+    again, known = trained("cut", *settings)
+    assert known == about and len(about["cycles"]) > 1
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 @pytest.mark.parametrize("method", ["flat", "flat_crt"])

@@ -343,6 +343,7 @@ def test_wandb_stays_out_of_the_home_directory(tmp_path, started, monkeypatch):
 
 
 def test_validation_scores_are_those_of_the_validation_patches(offline, result):
+    from stemcell_lit.classify.plateau import refined_loss
     from stemcell_lit.classify.trained import TrainedHierarchy
     from stemcell_lit.experiment.run import evaluate, validation_f1
     from stemcell_lit.experiment.trial import Part
@@ -350,7 +351,9 @@ def test_validation_scores_are_those_of_the_validation_patches(offline, result):
     (folder,) = offline.glob("trials/*")
     store = PatchStore.open(result["store"])
     rows = np.flatnonzero(store.manifest["group"].isin(result["split"]["val"]).to_numpy())
-    _, found = evaluate(TrainedHierarchy.load(folder / "model"), Part(store, rows))
-    assert result["validation"] == found["metrics"]
+    table, found = evaluate(TrainedHierarchy.load(folder / "model"), Part(store, rows))
+    p = table[[f"p/{c}" for c in store.classes]].to_numpy()
+    loss = pytest.approx(refined_loss(p, store.labels[rows]), rel=1e-4)
+    assert result["validation"] == {**found["metrics"], "loss": loss}
     assert validation_f1(folder) == found["metrics"]["macro/f1"]
     assert not set(result["split"]["val"]) & set(result["split"]["test"])

@@ -22,9 +22,9 @@ from stemcell_lit.movies.colonies import (
 )
 from stemcell_lit.movies.frames import open_frames
 from stemcell_lit.movies.tracks import EVENT_COLUMNS, TABLE_COLUMNS, track
+from stemcell_lit.settings.colony_keys import ColoniesConfig, ContrastConfig, PaperConfig
 from stemcell_lit.settings.command_keys import PredictCommand, typed
 from stemcell_lit.settings.compose import compose
-from stemcell_lit.settings.group_keys import ColoniesConfig, ContrastConfig, PaperConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "colonies"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "phc-c2dl-psc"

@@ -25,10 +25,10 @@ from stemcell_lit.predict import dense
 from stemcell_lit.predict.command import predict
 from stemcell_lit.predict.dense import DenseStage, usable_stride
 from stemcell_lit.predict.mapper import Mapper
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.command_keys import PredictCommand
 from stemcell_lit.settings.group_keys import (
     ClassicConfig,
-    ColoniesConfig,
     HierarchyConfig,
     StageConfig,
     TemporalConfig,

@@ -51,7 +51,7 @@ def test_what_determines_a_result_is_everything_but_where_it_is_made_and_how_it_
     found = determining(RunCommand())
     assert "out" not in found and "subsets" not in found["hierarchy"]
     assert set(found["data"]) == {"patch_size", "pixels", "augment"}
-    quiet = {"weights", "freeze", "layer_decay"}
+    quiet = {"weights", "freeze", "layer_decay", "refit_head", "feature_dose"}
     assert found["stage"] == {k: v for k, v in asdict(RunCommand().stage).items() if k not in quiet}
 
 
