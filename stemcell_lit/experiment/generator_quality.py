@@ -18,7 +18,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment.forms import QUALITY as QUALITY_FORM
 from stemcell_lit.gan.best_snapshot import samples
 from stemcell_lit.gan.distances import nearest_training
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.quality import Quality, Reference, quality
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.gan_keys import QualityConfig
@@ -53,7 +53,7 @@ METRICS = {
 
 
 def show_generator(
-    generator: GANModule,
+    generator: GenerativeModule,
     reference: Reference,
     config: QualityConfig,
     folder: Path,

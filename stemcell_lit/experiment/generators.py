@@ -30,8 +30,9 @@ from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch, keep_best
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
+from stemcell_lit.gan.families import make_module
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.modes import Modes
-from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.patch_filters import make_filters
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.gan.synthesis import synthesize
@@ -164,7 +165,7 @@ class TrainedGenerator(Recipe):
         torch.manual_seed(config.generator_seed)
         data = self._data(trial, modes)
         classes, seed = trial.store.classes, config.generator_seed
-        module = GANModule(asdict(config.gan), classes, trial.size, seed, shares)
+        module = make_module(asdict(config.gan), classes, trial.size, seed, shares)
         watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = callbacks.CurveKeeper()
         alarm = self._fit(module, data, folder, [curve, watch] if watch else [curve])
@@ -216,7 +217,11 @@ class TrainedGenerator(Recipe):
         )
 
     def _fit(
-        self, module: GANModule, data: PatchDataModule, folder: Path, callbacks: list[pl.Callback]
+        self,
+        module: GenerativeModule,
+        data: PatchDataModule,
+        folder: Path,
+        callbacks: list[pl.Callback],
     ) -> GANDiverged | None:
         """Trains it and writes its checkpoint, or returns the alarm that ended the training."""
         config = self.trial.config
@@ -238,7 +243,7 @@ class TrainedGenerator(Recipe):
 
 
 def _show(
-    generator: GANModule,
+    generator: GenerativeModule,
     reference: Reference,
     quality: QualityConfig,
     folder: Path,

@@ -31,7 +31,7 @@ from stemcell_lit.experiment.trial import (
     open_store,
     with_settings,
 )
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.families import make_module
 from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import RunCommand
 from stemcell_lit.settings.network_names import own_module
@@ -344,7 +344,7 @@ def _build_stage(config: RunCommand, store: PatchStore) -> None:
 
 def _build_gan(config: RunCommand, store: PatchStore) -> None:
     size = config.data.patch_size or store.size
-    GANModule(dict(vars(config.gan)), store.classes, size)
+    make_module(dict(vars(config.gan)), store.classes, size)
 
 
 def _expected(config: RunCommand) -> PatchStore:

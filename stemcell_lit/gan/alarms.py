@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +16,16 @@ class GANDiverged(UserError):
     """The training went wrong for good: a loss is not a number, or a class has collapsed."""
 
 
+@dataclass(frozen=True)
+class Words:
+    """What alarms say of a family of generators."""
+
+    name: str  # such as `the GAN`
+    calmer: str  # what to do where losses grow without end
+    varied: str  # where a class has collapsed
+    freer: str  # where training patches are repeated
+
+
 class Alarms:
     """Looks at a training's losses and at the diversity of what it makes.
 
@@ -21,22 +33,21 @@ class Alarms:
         low_checks: for each class how many validations in a row found it collapsed.
     """
 
-    def __init__(self, gan: dict[str, Any], classes: list[str]):
-        self.gan, self.classes = gan, classes
+    def __init__(self, gan: dict[str, Any], classes: list[str], words: Words):
+        self.gan, self.classes, self.words = gan, classes, words
         self.low_checks = [0] * len(classes)
 
-    def check_losses(self, images: int, loss_g: Tensor, loss_d: Tensor) -> None:
-        """Looks at the last losses, after so many images.
+    def check_losses(self, images: int, losses: Mapping[str, Tensor]) -> None:
+        """Looks at the last losses, by whose they are, after so many images.
 
         Raises:
             GANDiverged: one of them is not a finite number.
         """
-        if not bool(torch.isfinite(loss_g + loss_d)):
+        if not bool(torch.isfinite(torch.stack(list(losses.values()))).all()):
+            told = " and ".join(f"{float(loss)} ({of})" for of, loss in losses.items())
             raise GANDiverged(
-                f"the GAN diverged: after {images} images its losses are "
-                f"{float(loss_g.detach())} (generator) and {float(loss_d.detach())} (critic), "
-                f"expected finite numbers. Lower gan.lr and gan.critic_lr, or "
-                "set gan.r1 above 0; check that the patches hold no constant images"
+                f"{self.words.name} diverged: after {images} images its losses are {told}, expected finite numbers. "
+                f"{self.words.calmer}; check that the patches hold no constant images"
             )
 
     def check_diversity(self, images: int, ratio: list[float]) -> None:
@@ -59,8 +70,8 @@ class Alarms:
         ]
         if bad:
             raise GANDiverged(
-                f"the GAN collapsed: after {images} images two patches made of a class "
+                f"{self.words.name} collapsed: after {images} images two patches made of a class "
                 f"differ by this share of what two real ones differ by: {', '.join(bad)}; "
                 f"expected at least {least} within {checks} validations. "
-                "Lower gan.lr, set gan.translate=true, or merge classes with too few patches"
+                f"{self.words.varied}"
             )

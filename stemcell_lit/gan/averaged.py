@@ -165,9 +165,9 @@ class Averaged:
         parts = zip(latent.split(256), mode.split(256), strict=True)
         return torch.cat([self.network(z, y) for z, y in parts]), label
 
-    def save_grid(self, path: str | Path) -> None:
-        """Writes samples of the same latents at every call: a row a class, its name at the left."""
-        made, _ = self.fixed_samples()
+    def save_grid(self, path: str | Path, made: Tensor | None = None) -> None:
+        """Writes `fixed_samples`, or `made`, which are they: a row a class, its name at the left."""
+        made = self.fixed_samples()[0] if made is None else made
         rows = to_uint8(made).reshape(
             len(self.classes), _PER_CLASS, self.image_size, self.image_size
         )

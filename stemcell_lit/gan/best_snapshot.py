@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,10 +15,10 @@ from stemcell_lit.base.checkpoints import copy_whole
 from stemcell_lit.base.metric_names import MetricName
 from stemcell_lit.base.ranks import first_rank
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.alarms import GANDiverged
+from stemcell_lit.gan.alarms import GANDiverged, Words
 from stemcell_lit.gan.config import seed_of
 from stemcell_lit.gan.distances import frechet, kid
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.quality import Reference
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.gan_keys import QualityConfig
@@ -86,7 +86,7 @@ class QualityWatch(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends a resumed training at once whose budget was spent: a batch more would change it."""
-        module: GANModule = pl_module  # type: ignore[assignment]
+        module = cast(GenerativeModule, pl_module)
         if module.images_seen >= module.gan["images"]:
             trainer.should_stop = True
 
@@ -101,18 +101,19 @@ class QualityWatch(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Looks at the size of the losses now and then."""
-        if int(pl_module.batches_seen) % _LOOK_EVERY:  # type: ignore[arg-type]
+        module = cast(GenerativeModule, pl_module)
+        if module.batches_seen % _LOOK_EVERY:
             return
         found = trainer.callback_metrics
-        losses = [float(found[name]) for name in ("loss_g", "loss_d") if name in found]
+        losses = [float(found[name]) for name in module.losses if name in found]
         if not losses:
             return
         # of all ranks, that they come to one verdict
         size = float(trainer.strategy.reduce(torch.tensor(max(map(abs, losses))), reduce_op="mean"))
-        self.look(size, int(pl_module.images_seen))  # type: ignore[arg-type]
+        self.look(size, module.images_seen, module.words)
 
-    def look(self, size: float, images: int) -> None:
-        """Compares the size of the losses with what it usually is.
+    def look(self, size: float, images: int, words: Words) -> None:
+        """Compares the size of the losses with what it usually is; `words` are the family's.
 
         Raises:
             GANDiverged: far above, several times in a row.
@@ -124,9 +125,9 @@ class QualityWatch(pl.Callback):
             self._looks = [*self._looks[1 - _KEPT :], size]
         if self._high >= _LOOKS:
             raise GANDiverged(
-                f"the GAN diverged: after {images} images a loss of {size:.3g} is more than "
-                f"{self.config.runaway_above:g} times the usual {usual:.3g}. Lower gan.lr and "
-                "gan.critic_lr, or set gan.r1 above 0"
+                f"{words.name} diverged: after {images} images a loss of {size:.3g} is more than "
+                f"{self.config.runaway_above:g} times the usual {usual:.3g}. "
+                f"{words.calmer}"
             )
 
     # --- quality ---------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class QualityWatch(pl.Callback):
         """
         if trainer.sanity_checking:
             return
-        module: GANModule = pl_module  # type: ignore[assignment]
+        module = cast(GenerativeModule, pl_module)
         own = self.score(module) if trainer.is_global_zero else {}
         check: dict[str, Any] = trainer.strategy.broadcast(own)
         logged = {
@@ -162,9 +163,9 @@ class QualityWatch(pl.Callback):
             self.best = check
             file = self._file(check["images"])
             trainer.save_checkpoint(file, weights_only=True)
-        self._check_memorisation()
+        self._check_memorisation(module.words)
 
-    def score(self, module: GANModule) -> dict[str, Any]:
+    def score(self, module: GenerativeModule) -> dict[str, Any]:
         """A dict of `checks` for the generator as it is; the samples are of the same latents each time."""
         config, reference = self.config, self.reference
         made = samples(module, config.samples, reference.classes)
@@ -194,7 +195,7 @@ class QualityWatch(pl.Callback):
             "memorised": least < config.memorised_below,
         }
 
-    def _check_memorisation(self) -> None:
+    def _check_memorisation(self, words: Words) -> None:
         checks = self.config.memorised_checks
         recent = self.checks[-checks:] if checks else []
         if len(recent) < max(1, checks) or not all(c["memorised"] for c in recent):
@@ -202,11 +203,11 @@ class QualityWatch(pl.Callback):
         last = recent[-1]
         of = f" of {last['memorisation_class']}" if last["memorisation_class"] else ""
         raise GANDiverged(
-            f"the GAN memorised: after {last['images']} images its patches{of} are "
+            f"{words.name} memorised: after {last['images']} images its patches{of} are "
             f"{last['memorisation_least']:.2f} times as far from their nearest training patch as held-out real "
             f"ones are, expected at least {self.config.memorised_below:g} "
-            f"(quality.memorised_below) within {checks} validations. Give it more real patches, lower gan.images, "
-            "set gan.translate=true, or merge classes with too few patches"
+            f"(quality.memorised_below) within {checks} validations. "
+            f"{words.freer}"
         )
 
     def _file(self, images: int) -> Path:
@@ -225,7 +226,7 @@ _DISTANCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
 
 
 def samples(
-    module: GANModule, per_class: int, classes: Sequence[str], stream: int = 0
+    module: GenerativeModule, per_class: int, classes: Sequence[str], stream: int = 0
 ) -> list[np.ndarray]:
     """Fixed samples of the averaged generator: uint8 (per_class, side, side) for each class.
 

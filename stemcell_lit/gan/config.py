@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -45,3 +45,36 @@ def check_config(gan: Mapping[str, Any]) -> dict[str, Any]:
     typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GANConfig), dict(gan)))
     check(typed, "gan.")
     return asdict(typed)
+
+
+# Settings that only some networks know; all others are every family's.
+_PAIR = (
+    "condition latent critic_channels loss r1 r2 gp penalty_every critic_steps translate critic_lr"
+)
+_FLOW = "steps hidden_share guidance guidance_from guidance_to time_shift"
+
+
+def only_for(gan: Mapping[str, Any], networks: Sequence[str]) -> None:
+    """Refuses the settings of another family than the one that has these networks, and its own settings there.
+
+    Args:
+        gan: a complete `GANConfig` as a mapping.
+        networks: of `gan.network`, one family's.
+
+    Raises:
+        UserError: which setting, and what it is for.
+    """
+    kind, other = "a GAN", "a rectified flow"
+    if "unet" in networks:
+        kind, other = other, kind
+    if gan["network"] not in networks:
+        raise UserError(
+            f"gan.network={gan['network']} makes {other}, expected {kind} "
+            f"({' or '.join(f'gan.network={n}' for n in networks)})"
+        )
+    usual = asdict(GANConfig())
+    foreign = (_PAIR if "unet" in networks else _FLOW).split()
+    for key in (k for k in foreign if gan[k] != usual[k]):
+        raise UserError(
+            f"gan.{key}={gan[key]}: a setting of {other}, and gan.network={gan['network']} makes {kind}; leave it out"
+        )

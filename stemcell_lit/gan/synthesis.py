@@ -12,7 +12,7 @@ import torch
 
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.config import seed_of
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.patch_filters import Accept, Filter
 from stemcell_lit.patches.store import PatchStore
 
@@ -20,7 +20,7 @@ _PILOT = 256  # patches of a class that a filter is fitted on, or as many as are
 
 
 def synthesize(
-    source: GANModule,
+    source: GenerativeModule,
     per_class: Mapping[str, int],
     store: str | Path,
     *,
@@ -113,7 +113,7 @@ def synthesize(
 
 
 def _draw(
-    module: GANModule,
+    module: GenerativeModule,
     position: int,
     wanted: int,
     limit: int,

@@ -9,7 +9,8 @@ from typing import Any
 from stemcell_lit.base import formats as form
 from stemcell_lit.base.weights import build, read_tensors, tensors
 from stemcell_lit.errors import UserError
-from stemcell_lit.gan.module import GANModule
+from stemcell_lit.gan.families import make_module
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.settings.gan_keys import GANConfig
 
 _WIDTH = form.whole(1, 65_536)
@@ -27,6 +28,7 @@ def _pairs(value: Any, where: str) -> None:
                     "channels": form.listing(_WIDTH, most=12),
                     "critic_channels": form.listing(_WIDTH, most=12),
                     "modes": form.whole(1, 1000),
+                    "steps": form.whole(1, 10_000),
                 },
             ),
             "classes": form.CLASSES,
@@ -60,16 +62,16 @@ _CHECKPOINT = form.record(
 )
 
 
-def load_generator(checkpoint: str | Path) -> GANModule:
+def load_generator(checkpoint: str | Path) -> GenerativeModule:
     """Loads a trained module for sampling on the CPU.
 
     Raises:
-        UserError: no such file, or not a checkpoint of a `GANModule`.
+        UserError: no such file, or not a checkpoint of a `GenerativeModule`.
     """
     file, again = Path(checkpoint), "expected the checkpoint of a trained generator; train it again"
     content = read_tensors(file, _CHECKPOINT, "generator", again)
     settings, state = content["hyper_parameters"], content["gan_state"]
-    module = build(lambda: GANModule(**settings), content["state_dict"], file, "generator", again)
+    module = build(lambda: make_module(**settings), content["state_dict"], file, "generator", again)
     if len(state["low_checks"]) != len(module.classes):
         raise UserError(f"{file}: gan_state is not of {len(module.classes)} classes; {again}")
     module.on_load_checkpoint(content)

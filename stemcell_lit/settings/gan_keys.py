@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stemcell_lit.settings.field_types import choice, choices, number, numbers, setting, share
+from stemcell_lit.settings.roles import quiet
 
 
 @dataclass
@@ -15,7 +16,8 @@ class GANConfig:
 
     # --- network ---
     network: str = setting(
-        "modulated: ours; dcgan: that of the references", choice("modulated", "dcgan")
+        "modulated: ours; dcgan: of the references; unet: a rectified flow, without a critic",
+        choice("modulated", "dcgan", "unet"),
     )
     size: str = setting(
         "channels of the networks: tiny suits a CPU, base a GPU; see docs/generators.md",
@@ -113,6 +115,28 @@ class GANConfig:
     )
     collapse_checks: int = setting(
         "looks in a row below it that stop the training", number(6, least=1)
+    )
+
+    # --- rectified flow, of network=unet alone ---
+    steps: int = setting(
+        "unet: steps from noise to a patch, a pass of the network each",
+        quiet(number(24, least=1, most=10_000)),
+    )
+    hidden_share: float = setting(
+        "unet: share of training patches whose class is hidden from the network, for guidance",
+        quiet(share(0.15)),
+    )
+    guidance: float = setting(
+        "unet: how strongly a patch is drawn towards its class, 1 to 1.5; 1: as the data are",
+        quiet(number(1.0, least=1, most=20)),
+    )
+    guidance_from: float = setting(
+        "unet: time from which it is drawn so; 0 is the patch, 1 is noise", quiet(share(0.2))
+    )
+    guidance_to: float = setting("unet: time up to which it is drawn so", quiet(share(0.8)))
+    time_shift: float = setting(
+        "unet: where training and steps dwell: below 1 near the patch, above 1 near noise",
+        quiet(number(1.0, above=0, most=100)),
     )
 
 

@@ -13,6 +13,8 @@ from stemcell_lit.data.datamodule import PatchDataModule, Scope
 from stemcell_lit.data.splits import make_split
 from stemcell_lit.experiment.training import fit as product_fit
 from stemcell_lit.experiment.training import quiet
+from stemcell_lit.gan.flow import FlowModule
+from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import SplitConfig, TrainerConfig
@@ -29,6 +31,8 @@ TINY = {
     "validate_every_images": 24,
     "collapse_below": 0.0,
 }
+FLOW = {key: value for key, value in TINY.items() if key not in ("latent", "critic_channels")}
+FLOW |= {"network": "unet", "steps": 3}
 CONF = Path(__file__).parents[2] / "conf" / "gan"
 FAMILIES = ("tiny", "dcgan", "acgan", "wgan_gp")
 
@@ -111,7 +115,7 @@ class Killed(Exception):
     """Ends a training as a kill does: without a word to it."""
 
 
-class Mortal(GANModule):
+class _Mortal:
     """Dies before the batch that follows `dies_at` images."""
 
     dies_at: int | None = None
@@ -119,6 +123,14 @@ class Mortal(GANModule):
     def on_train_batch_start(self, batch, batch_idx):
         if self.dies_at is not None and self.images_seen >= self.dies_at:
             raise Killed
+
+
+class Mortal(_Mortal, GANModule):
+    """A GAN that dies."""
+
+
+class MortalFlow(_Mortal, FlowModule):
+    """A flow that dies."""
 
 
 def fit(
@@ -130,11 +142,12 @@ def fit(
     data: PatchDataModule | None = None,
     shares: list[list[float]] | None = None,
     **settings,
-) -> GANModule:
-    """Trains a tiny GAN by the product's `fit`, to its budget, from `out`/last.ckpt where that is."""
+) -> GenerativeModule:
+    """Trains a tiny GAN or flow by the product's `fit`, to its budget, from `out`/last.ckpt where that is."""
     quiet()
-    gan = {**TINY, **settings}
-    module = Mortal(gan, CLASSES, SIDE, seed, shares)
+    flow = settings.get("network") == "unet"
+    gan = {**(FLOW if flow else TINY), **settings}
+    module = (MortalFlow if flow else Mortal)(gan, CLASSES, SIDE, seed, shares)
     module.dies_at = dies_at
     data = data or make_data(out, gan, shares)
     trainer = TrainerConfig(accelerator="cpu", devices=devices)

@@ -303,19 +303,19 @@ def test_snapshots_that_all_repeat_patches_are_told_where_no_alarm_rang(tmp_path
 def test_runaway_losses_stop_the_training(tmp_path, reference):
     watch = QualityWatch(reference, QualityConfig(runaway_above=100), tmp_path)
     for i in range(40):
-        watch.look(2.0 + i % 3, i)
-    watch.look(1e6, 41)
-    watch.look(3.0, 42)  # one bad batch stops nothing
-    watch.look(1e6, 43)
-    watch.look(float("inf"), 44)
+        watch.look(2.0 + i % 3, i, GANModule.words)
+    watch.look(1e6, 41, GANModule.words)
+    watch.look(3.0, 42, GANModule.words)  # one bad batch stops nothing
+    watch.look(1e6, 43, GANModule.words)
+    watch.look(float("inf"), 44, GANModule.words)
     with pytest.raises(GANDiverged, match=r"diverged: after 45 images.*gan\.lr"):
-        watch.look(1e5, 45)
+        watch.look(1e5, 45, GANModule.words)
 
 
 def test_losses_of_any_usual_size_are_fine(tmp_path, reference):
     watch = QualityWatch(reference, QualityConfig(runaway_above=100), tmp_path)
     for i in range(100):
-        watch.look(5_000.0 * (1 + i % 5), i)  # a Wasserstein loss has no scale
+        watch.look(5_000.0 * (1 + i % 5), i, GANModule.words)  # a Wasserstein loss has no scale
 
 
 def test_the_losses_of_a_training_are_looked_at(tmp_path, reference, monkeypatch):

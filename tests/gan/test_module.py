@@ -15,7 +15,18 @@ from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.averaged import Averaged, ema_decay, mean_distance
 from stemcell_lit.gan.config import check_config
 from stemcell_lit.gan.module import GANModule
-from tests.gan.helpers import CLASSES, CONF, FAMILIES, SIDE, TINY, Killed, family, fit, make_data
+from tests.gan.helpers import (
+    CLASSES,
+    CONF,
+    FAMILIES,
+    FLOW,
+    SIDE,
+    TINY,
+    Killed,
+    family,
+    fit,
+    make_data,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +64,7 @@ RESUMED = {name: family(name) for name in FAMILIES} | {
         "channels_last": True,
     },
     "modes": {"shares": MODES},
+    "flow": {**FLOW, "turns": "any", "burn_in": 0.8, "shares": MODES},
 }
 
 
