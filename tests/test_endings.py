@@ -127,10 +127,10 @@ def test_a_value_out_of_bounds_is_refused_with_its_bounds(word, says, capsys):
 
 
 def test_bounds_show_in_the_help(capsys):
-    cli.main(["judge", "--help"])
-    shown = capsys.readouterr().out
-    assert "slots: null  # 1 to 4,096" in shown
-    assert "pixels: resident  # resident | workers" in shown
+    cli.main(["judge", "--help", "all"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "one per GPU, or per core on a CPU [1 to 4,096]" in shown
+    assert "or read by workers [resident | workers]" in shown
 
 
 def test_bounds_hold_for_settings_chosen_by_tuning():

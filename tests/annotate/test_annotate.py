@@ -161,7 +161,7 @@ def start(config: AnnotateCommand):
     """A server in a process of its own; returns it and a function that asks it."""
     code = (
         "import json, sys; from stemcell_lit.annotate.page import annotate;"
-        "from stemcell_lit.settings.command_keys import AnnotateCommand;"
+        "from stemcell_lit.settings.patch_keys import AnnotateCommand;"
         "annotate(AnnotateCommand(**json.loads(sys.argv[1])))"
     )
     given = {k: getattr(config, k) for k in ("source", "out", "classes")}

@@ -30,14 +30,17 @@ TABLE = "table=in/tiles.csv"
 TIMED = ("label", "value", "time_h")
 
 
-def frames_of_maps(expected: int) -> Callable[[Found], str]:
-    """The class maps that `predict` wrote have so many frames."""
+def frames_of_maps(expected: int, movies: int = 1) -> Callable[[Found], str]:
+    """The class maps that `predict` wrote of each movie have so many frames."""
 
     def check(found: Found) -> str:
         import tifffile
 
-        shape = np.shape(tifffile.imread(found.out / "classes.ome.tif"))
-        return "" if shape[0] == expected else f"maps of shape {shape}, expected {expected} frames"
+        maps = sorted(found.out.rglob("classes.ome.tif"))
+        shapes = [np.shape(tifffile.imread(file)) for file in maps]
+        if len(shapes) != movies or any(shape[0] != expected for shape in shapes):
+            return f"maps of shapes {shapes}, expected {movies} of {expected} frames"
+        return ""
 
     return check
 
@@ -121,7 +124,7 @@ PICTURES: tuple[Case, ...] = (
         ),
         (
             "predict movie=in/two.ome.tif checkpoint=in/model out=OUT colonies=none",
-            refused(("position", "Pos0")),
+            reads(frames_of_maps(5, movies=2)),  # a folder for each position
         ),
         (
             "predict movie=in/two.ome.tif checkpoint=in/model out=OUT colonies=none position=0",

@@ -183,7 +183,7 @@ def folder(tmp_path_factory):
     shutil.copytree(root / "store", root / "copy")
     OTHER["data.store"] = str(root / "copy")
     torch.save({"0.0.weight": torch.zeros(4, 1, 3, 3)}, root / "weights.pt")
-    OTHER["stage.weights"] = str(root / "weights.pt")
+    OTHER["stage.weights"] = OTHER["classic.weights"] = str(root / "weights.pt")
     return root
 
 

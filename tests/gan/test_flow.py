@@ -20,7 +20,7 @@ from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.gan.trained import load_generator
 from stemcell_lit.settings.field_types import bound_of
-from stemcell_lit.settings.group_keys import GANConfig
+from stemcell_lit.settings.gan_keys import GANConfig
 from tests.gan.helpers import CLASSES, CONF, FLOW, SIDE, TINY, fit
 from tests.gan.test_networks import count_macs
 
