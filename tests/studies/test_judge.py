@@ -211,7 +211,7 @@ def test_a_trial_tells_the_quality_of_its_generator_and_the_report_shows_it(fold
 
     class Results:
         out = folder / "trials"
-        trials = [t for t in collect(folder / "trials") if t.folder == trial]
+        trials = list(filter(lambda t: t.folder == trial, collect(folder / "trials")))
         classes = trials[0].classes
 
     shown = generator_section(Results)
