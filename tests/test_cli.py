@@ -1,7 +1,6 @@
 import itertools
 import subprocess
 import sys
-import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -278,20 +277,6 @@ def test_a_refused_sweep_leaves_nothing_and_changes_nothing(tmp_path):
     kept.write_text("mine")
     assert call(*args, cwd=tmp_path)[0] == 2
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [kept] and kept.read_text() == "mine"
-
-
-def test_the_wheel_carries_the_configuration(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert (
-        "stemcell_lit/conf/run.yaml" in names and "stemcell_lit/conf/hierarchy/colony.yaml" in names
-    )
-    assert any(n.startswith("hydra_plugins/stemcell_lit_launcher/") for n in names)
 
 
 def test_two_ranks_train_one_trial_together(tmp_path):

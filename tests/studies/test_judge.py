@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -209,12 +210,9 @@ def test_a_trial_tells_the_quality_of_its_generator_and_the_report_shows_it(fold
     assert find(told["quality"], "kid")["floor"] is not None
     from stemcell_lit.experiment.results import collect
 
-    class Results:
-        out = folder / "trials"
-        trials = list(filter(lambda t: t.folder == trial, collect(folder / "trials")))
-        classes = trials[0].classes
-
-    shown = generator_section(Results)
+    (own,) = (t for t in collect(folder / "trials") if t.folder == trial)
+    results = SimpleNamespace(out=folder / "trials", trials=[own], classes=own.classes)
+    shown = generator_section(results)
     assert len(shown["rows"]) == 1 and shown["rows"][0]["filters"] == ["confidence"]
     assert len(shown["grids"]) == 4
 
