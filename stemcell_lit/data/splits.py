@@ -232,9 +232,10 @@ def _folds(
             return list(splitter.split(np.zeros(len(labels)), labels, None if single else groups))
         except ValueError as error:
             most = int(np.unique(labels, return_counts=True)[1].max())
+            many = "1 patch" if most == 1 else f"{most} patches"
             raise CannotSplit(
-                f"{store.path}: {most} patches of the largest class cannot make {folds} folds",
-                f"give split.folds={max(2, most)} or less",
+                f"{store.path}: {many} of the largest class cannot make {folds} folds",
+                f"give split.folds={most} or less" if most > 1 else "label more patches",
             ) from error
 
 
