@@ -23,13 +23,14 @@ def card(about: Mapping[str, Any], sureness: Sequence[str]) -> str:
         sureness: what was found of temperature and threshold, a sentence each.
     """
     data, classes = about["data"], about["classes"]
-    simulated = bool(data["simulated"])
+    simulated, whole = bool(data["simulated"]), data["learned_groups"] >= data["groups"]
     lines = [
         f"# {in_markdown(about['method'])}: {', '.join(map(in_markdown, classes))}",
         "",
         *_paragraph(
             f"Tells {len(classes)} classes of patches of microscope pictures apart. It was learned from "
-            f"{data['patches']} {'**simulated** ' if simulated else ''}patches of {data['groups']} groups (a group is "
+            f"{'' if whole else 'a part of '}{data['patches']} {'**simulated** ' if simulated else ''}patches of "
+            f"{'' if whole else str(data['learned_groups']) + ' of '}{data['groups']} groups (a group is "
             f"what a split never divides){', no real cell among them' if simulated else ''}, and is "
             "for patches and movies of the same kind: the same cells, microscope, contrast and pixel size. Research "
             "use only; it is no diagnostic device."
@@ -70,10 +71,15 @@ def card(about: Mapping[str, Any], sureness: Sequence[str]) -> str:
             + (
                 "trained anew on all groups"
                 if about["refit"]
-                else f"the mean of such {_kind(about)}, which together have seen every group"
+                else f"the mean of such {_kind(about)}, which together have seen "
+                + ("every group" if whole else f"{data['learned_groups']} groups")
             )
-            + ": no patch is left on which it could be scored itself. A mean is as a rule not worse than its parts, "
-            "but that was not measured here."
+            + (
+                ": no patch is left on which it could be scored itself. A mean is as a rule not worse than its parts, "
+                "but that was not measured here."
+                if whole
+                else ". Other folds were not run: `evaluate` scores it on the groups that it has not seen."
+            )
             + (
                 " The split is leaky: patches of one group lie on both sides, and the scores are too high."
                 if about["split"] == "leaky"

@@ -145,5 +145,6 @@ def choose(config: DeliverCommand) -> Chosen:
                 f"method={method}: the clock alone looks at no picture, so there is nothing to deliver; give one of "
                 f"{seeing}"
             )
-    found = results.of(method)[: config.members]
+    # trained again, it is the number of seeds that is limited, not what is known of the method
+    found = results.of(method)[: None if config.refit else config.members]
     return Chosen(results, method, validation, found, results.real(), config.allow_module)

@@ -175,9 +175,9 @@ class Classifier:
             mapper.adjust([(frame, time, _some(mapper.grid))])
         p = mapper.probabilities(frame, time)
         top = p.max(2)
-        return ClassMap(
-            mapper.spread(p.argmax(2)), mapper.spread(top), mapper.spread(self._unsure(top))
-        )
+        # the threshold of a model with a path is one of what the path makes of the windows
+        unsure = self._unsure(top) & (self.model.hierarchy.temporal != "path")
+        return ClassMap(mapper.spread(p.argmax(2)), mapper.spread(top), mapper.spread(unsure))
 
     def _unsure(self, top: np.ndarray) -> np.ndarray:
         below = self.unsure_below

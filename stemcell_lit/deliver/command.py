@@ -25,6 +25,7 @@ from stemcell_lit.deliver.refit import found_settings, refit
 from stemcell_lit.deliver.sureness import Said, Sureness, folds_of, on_test, sentences
 from stemcell_lit.evaluate.intervals import METRICS
 from stemcell_lit.experiment.classic import features_of
+from stemcell_lit.experiment.learners import domain_of
 from stemcell_lit.experiment.results import rows_of
 from stemcell_lit.experiment.training import versions
 from stemcell_lit.experiment.trial import Part, relevant
@@ -78,7 +79,7 @@ def deliver(config: DeliverCommand) -> Delivered:
         models, part = refit(chosen, config.members)
         said = Said.by(mean_of(models, models[0].hierarchy, table), part)
     sureness = Sureness.fit(said, config.error)
-    model = _delivered(chosen, models, sureness)
+    model = _delivered(chosen, models, sureness, config.refit)
     counts = {method: chosen.results.counts(method) for method in chosen.results.methods}
     about = {
         **_facts(chosen, model, config),
@@ -111,7 +112,7 @@ def deliver(config: DeliverCommand) -> Delivered:
 
 
 def _delivered(
-    chosen: Chosen, models: Sequence[TrainedHierarchy], sureness: Sureness
+    chosen: Chosen, models: Sequence[TrainedHierarchy], sureness: Sureness, refit: bool
 ) -> TrainedHierarchy:
     """The mean of the models, what it knows of time fitted on every labelled patch of the store."""
     every = Part(chosen.store, np.arange(len(chosen.store)))
@@ -119,9 +120,14 @@ def _delivered(
     learned = model.learned
     if model.hierarchy.temporal != "none":  # it has learned of time from all of them
         learned = Learned.of(chosen.store, every.rows, model.image_size)
+    domain = model.domain
+    if not refit:  # each saw the training part of its fold
+        rows = [chosen.split(fold).train for fold in sorted({t.fold for t in chosen.trials})]
+        domain = domain_of(chosen.store, np.unique(np.concatenate(rows)), model.image_size)
     return replace(
         model,
         learned=learned,
+        domain=domain,
         unsure_below=sureness.unsure_below,
         temperature=sureness.temperature,
     )
@@ -151,6 +157,7 @@ def _facts(chosen: Chosen, model: TrainedHierarchy, config: DeliverCommand) -> d
             "simulated": bool(first.info["data"].get("simulated")),
             "patches": len(store),
             "groups": int(manifest["group"].nunique()),
+            "learned_groups": len(set(model.learned.groups)),
             "tested_groups": len(results.groups),
             "classes": {
                 c: {"patches": len(rows), "groups": int(rows["group"].nunique())}

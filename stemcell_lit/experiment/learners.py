@@ -85,7 +85,7 @@ def train_trial(trial: Trial) -> Trained:
         trial.store.size / size,
         _learned(trial, size),
         trial.store.scaling,
-        _domain(trial, size),
+        domain_of(trial.store, trial.split.train, size),
     )
     if len(trial.val) and learners:
         val = trial.seen(trial.val)
@@ -101,12 +101,18 @@ def _learned(trial: Trial, size: int) -> Learned:
     return Learned.of(trial.store, np.concatenate([split.train, split.val, *more]), size)
 
 
-def _domain(trial: Trial, size: int) -> Domain:
-    """What the training patches look like at the size that the model wants."""
-    rows = np.sort(trial.split.train)
+def domain_of(store: PatchStore, rows: np.ndarray, size: int) -> Domain:
+    """What patches that a model learned from look like at the size that it wants.
+
+    Args:
+        store: of them.
+        rows: which.
+        size: px.
+    """
+    rows = np.sort(rows)
     if len(rows) > MOST_PATCHES:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_PATCHES])
-    return Domain.of(reduce_pixels(trial.store.finest[rows], size))
+    return Domain.of(reduce_pixels(store.finest[rows], size))
 
 
 def _stacked(trial: Trial, node: Node, parts: list[Stage]) -> Stacked:

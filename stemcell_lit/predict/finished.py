@@ -130,6 +130,8 @@ def check_several(out: Path, now: Mapping[str, Any]) -> None:
         first = min((p.name for p in out.iterdir()), key=lambda n: (n.startswith("."), n))
         raise UserError(f"{out}: holds {first}, and no {RECORD} of this program; {expected}")
     found = form.read_json(out / RECORD, _SEVERAL, _REMEDY)
+    if not any(out.glob(f"*/{RECORD}")):  # no movie is done: there is nothing to go on with
+        return
     _same_settings(out, found["made_with"], now)
 
 

@@ -30,10 +30,12 @@ class Values:
     Attributes:
         names: of the values from 1: the classes, and last `unsure` where there is a threshold.
         threshold: a window whose greatest class probability is below is unsure; None: none is.
+        of_colonies: the same of a colony.
     """
 
     names: list[str]
     threshold: float | None
+    of_colonies: float | None
 
     @classmethod
     def of(cls, config: PredictCommand, model: TrainedHierarchy) -> Values:
@@ -42,8 +44,10 @@ class Values:
         Raises:
             UserError: there are more classes than a map can tell apart, or one is called `unsure`.
         """
-        threshold = model.unsure_below if config.unsure is None else config.unsure
-        classes = model.hierarchy.classes
+        of_colonies = model.unsure_below if config.unsure is None else config.unsure
+        threshold, classes = of_colonies, model.hierarchy.classes
+        if config.unsure is None and model.hierarchy.temporal == "path":
+            threshold = None  # the model's is one of what a path makes of the windows
         if not threshold:
             names, threshold = classes, None
         elif UNSURE in classes:
@@ -56,7 +60,7 @@ class Values:
             raise UserError(
                 f"the model has {len(classes)} classes; a class map tells at most {MOST_VALUES} apart"
             )
-        return cls(list(names), threshold)
+        return cls(list(names), threshold, of_colonies or None)
 
     @property
     def last(self) -> int:

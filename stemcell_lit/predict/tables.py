@@ -53,12 +53,13 @@ def colonies(
         p, best = model.hierarchy.constrain(
             p, table["time_h"].to_numpy(), names, table["frame"].to_numpy()
         )
+        p = model.calibrated(p)
     counts = _rows(found.counts, where, values.last)
     parts = counts / counts.sum(1, keepdims=True).clip(1)
     table["frame"] = movie.numbers[table["frame"]]
     table["class"] = np.array(classes)[best] if len(best) else ""
     table["probability"] = p[np.arange(len(best)), best]
-    table["unsure"] = table["probability"] < (values.threshold or 0.0)
+    table["unsure"] = table["probability"] < (values.of_colonies or 0.0)
     for i, name in enumerate(values.names):
         table[f"share/{name}"] = parts[:, i]
     return table.sort_values(["track", "frame"], ignore_index=True)

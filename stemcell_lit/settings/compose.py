@@ -85,10 +85,7 @@ def compose(command: str, words: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    overrides = read(command, words)
-    # a key of a command may be called as a group is (`deliver method=`): Hydra would take its value for a file's name
-    own = [o for o in overrides if _is_plain(command, o.partition("=")[0])]
-    overrides = [o for o in overrides if o not in own]
+    overrides, own = parted(command, read(command, words))
     with composing(command, overrides):
         config = hydra_compose(command, overrides=overrides)
         for word in own:
@@ -119,8 +116,17 @@ def composing(command: str, overrides: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _is_plain(command: str, key: str) -> bool:
-    return key in keys_of(command) and (conf_dir() / key).is_dir()
+def parted(command: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What Hydra may compose, and the rest.
+
+    A key of a command may be called as a group is (`deliver method=`): Hydra would take its value for a file's name.
+    """
+    own = [
+        o
+        for o in overrides
+        if (key := o.partition("=")[0]) in keys_of(command) and (conf_dir() / key).is_dir()
+    ]
+    return [o for o in overrides if o not in own], own
 
 
 def one_line(error: BaseException) -> str:

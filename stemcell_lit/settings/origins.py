@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from stemcell_lit.base.terminal import printable, shell_word
 from stemcell_lit.settings.command_keys import typed
 from stemcell_lit.settings.command_table import SETTINGS
-from stemcell_lit.settings.compose import compose, composing
+from stemcell_lit.settings.compose import compose, composing, parted
 from stemcell_lit.settings.conf import conf_dir
 from stemcell_lit.settings.keys import keys_of
 from stemcell_lit.settings.quoting import override
@@ -88,6 +88,9 @@ def _layers(command: str, overrides: Sequence[str]) -> Iterator[tuple[str, set[s
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.types import RunMode
 
+    overrides, own = parted(command, overrides)
+    for word in own:
+        yield TYPED, {word.partition("=")[0]}
     with composing(command, overrides):
         loader: Any = GlobalHydra.instance().config_loader()
         chosen = loader.compute_defaults_list(command, list(overrides), RunMode.RUN)

@@ -6,9 +6,11 @@ import contextlib
 import io
 from collections.abc import Sequence
 
+from omegaconf import OmegaConf
+
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
-from stemcell_lit.settings.compose import composing
+from stemcell_lit.settings.compose import compose, composing, parted
 from stemcell_lit.settings.options import Options
 from stemcell_lit.settings.words import read
 
@@ -20,6 +22,9 @@ def show(command: str, options: Options) -> None:
         UserError: settings that do not fit, or a part of them that there is not.
     """
     overrides = read(command, options.words, several=options.several)
+    if parted(command, overrides)[1] and not options.info:
+        print(OmegaConf.to_yaml(compose(command, options.words), resolve=options.resolve).strip())
+        return
     with composing(command, overrides):
         from hydra.core.global_hydra import GlobalHydra
 

@@ -141,6 +141,18 @@ def test_members_limits_the_networks_to_those_of_the_first_seed(out):
     assert any("root: 2 networks" in line and "times as long" in line for line in done.lines)
 
 
+def test_a_model_that_has_not_seen_all_groups_says_so_and_knows_what_it_has_seen(out):
+    whole = deliver(of(out, method="flat"))
+    patches = TrainedHierarchy.load(whole.folder).domain.patches
+    assert "together have seen every group" in (whole.folder / "MODEL_CARD.md").read_text()
+    one = deliver(of(out, method="flat", members=1))
+    data, text = one.about["data"], (one.folder / "MODEL_CARD.md").read_text()
+    assert data["learned_groups"] < data["groups"]
+    assert f"{data['learned_groups']} of {data['groups']} groups" in " ".join(text.split())
+    assert "every group" not in text and "no patch is left" not in text
+    assert TrainedHierarchy.load(one.folder).domain.patches < patches
+
+
 def test_what_is_known_of_time_is_that_of_all_labelled_groups(stacked, chosen):
     model = TrainedHierarchy.load(stacked / "model")
     store = chosen.store
@@ -413,6 +425,7 @@ def refitted(results, tmp_path_factory):
 def test_refit_trains_one_network_a_seed_on_all_groups_but_a_validation_share(refitted, chosen):
     about, store = refitted.about, chosen.store
     assert about["refit"] and about["networks"]["root"]["network"] == 1
+    assert {t["fold"] for t in about["trials"]} == {0, 1}  # what is known of the method stays whole
     split = whole_split(store, chosen.config.split)
     assert not len(split.test) and 0 < len(split.val) < len(split.train)
     assert not set(split.groups(store, "val")) & set(split.groups(store, "train"))

@@ -147,3 +147,10 @@ def test_a_shown_word_sets_the_same_value_again():
     )
     kept = {v.key: v.value for v in again}
     assert (kept["out"], kept["stage.lr"]) == ("r/Exp 3 (day=2)", 0.001)
+
+
+def test_a_key_that_is_called_as_a_group_is_shown_as_the_command_takes_it(capsys):
+    found = {v.key: v for v in origins("deliver", ["out=x", "method=flat"])}
+    assert (found["method"].value, found["method"].origin) == ("flat", "command line")
+    cli.main(["deliver", "out=x", "method=flat", "--cfg", "job"])
+    assert "method: flat" in capsys.readouterr().out
