@@ -121,9 +121,9 @@ class Classifier:
                 "tracks without frames: nothing tells the order along a track; give frames"
             )
         given = {
-            "time_h": np.full(n, np.nan) if times is None else np.asarray(times, np.float64),
-            "track": np.full(n, "") if tracks is None else np.asarray(tracks, str),
-            "frame": np.zeros(n, np.int64) if frames is None else np.asarray(frames, np.int64),
+            "time_h": np.full(n, np.nan) if times is None else _hours(times),
+            "track": np.full(n, "") if tracks is None else _names(tracks),
+            "frame": np.zeros(n, np.int64) if frames is None else _numbers(frames),
         }
         for name, values in given.items():
             if values.shape != (n,):
@@ -206,3 +206,26 @@ def _some(grid: tuple[int, ...]) -> np.ndarray:
     chosen = np.random.default_rng(1).permutation(wanted.size)[:ADJUST]
     wanted.flat[chosen] = True
     return wanted
+
+
+def _hours(times: ArrayLike) -> np.ndarray:
+    try:
+        found = np.asarray(times, np.float64)
+    except (TypeError, ValueError):
+        found = np.array([np.inf])
+    if np.isinf(found).any():
+        raise UserError("times: expected hours, NaN where unknown")
+    return found
+
+
+def _numbers(frames: ArrayLike) -> np.ndarray:
+    found = np.asarray(frames)
+    if found.size and not np.issubdtype(found.dtype, np.integer):
+        raise UserError(f"frames: found {found.dtype}, expected whole numbers that order a track")
+    return found.astype(np.int64)
+
+
+def _names(tracks: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Tracks as text; what is no track (None, NaN) is none."""
+    named = ["" if t is None or t != t else str(t) for t in np.asarray(tracks, object).ravel()]
+    return np.array(named, str).reshape(np.shape(tracks))

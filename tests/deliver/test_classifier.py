@@ -56,6 +56,8 @@ def test_tracks_and_larger_patches_are_used(folder, patches):
     alone = classifier.predict(patches)
     along = classifier.predict(patches, tracks=["t"] * 12, frames=range(12))
     assert np.abs(alone.probabilities - along.probabilities).max() > 1e-3
+    unknown = classifier.predict(patches, tracks=[None] * 6 + [np.nan] * 6, frames=range(12))
+    np.testing.assert_array_equal(unknown.probabilities, alone.probabilities)  # no track is none
     larger = np.kron(patches, np.ones((1, 2, 2), np.uint8))
     np.testing.assert_allclose(classifier.predict(larger).probabilities, alone.probabilities)
     assert len(classifier.predict(patches[:0])) == 0
@@ -73,6 +75,8 @@ def test_tracks_and_larger_patches_are_used(folder, patches):
         (lambda x: {"pixels": x[:, :, :16]}, "patches of 32 x 16 px"),
         (lambda x: {"pixels": x, "times": [1.0]}, "time_h: .* for 12 patches"),
         (lambda x: {"pixels": x, "tracks": ["a"] * 12}, "tracks without frames"),
+        (lambda x: {"pixels": x, "frames": np.arange(12) / 2}, "frames: found float64, expected"),
+        (lambda x: {"pixels": x, "times": ["noon"] * 12}, "times: expected hours"),
     ],
 )
 def test_what_the_model_cannot_use_is_refused(folder, patches, change, told):
@@ -87,7 +91,9 @@ def test_a_frame_becomes_a_class_map(folder):
     p = mapper.probabilities(frame)
     np.testing.assert_array_equal(found.classes, mapper.spread(p.argmax(2)))
     np.testing.assert_allclose(found.top, mapper.spread(p.max(2)))
-    assert not found.unsure.any()  # its threshold is one of what the path along tracks makes of windows
+    assert (
+        not found.unsure.any()
+    )  # its threshold is one of what the path along tracks makes of windows
     shared = classifier.map(frame, stride=8)
     assert shared.classes.shape == frame.shape and (shared.classes == found.classes).mean() > 0.8
 
