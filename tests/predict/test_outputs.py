@@ -82,7 +82,8 @@ def test_a_threshold_of_0_leaves_nothing_unsure_and_one_of_the_users_goes_first(
 
 def test_the_threshold_of_a_model_with_a_path_is_one_of_colonies():
     model = make_model()
-    model.unsure_below, model.hierarchy.temporal = 0.8, "path"
+    model.unsure_below = 0.8
+    model.hierarchy = replace(model.hierarchy, temporal="path")
     own, given = (Values.of(PredictCommand("m", "c", "o", unsure=u), model) for u in (None, 0.6))
     assert (own.threshold, own.of_colonies) == (None, 0.8)
     assert (given.threshold, given.of_colonies) == (0.6, 0.6)
