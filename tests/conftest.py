@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -101,3 +102,22 @@ def exp911() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference data {folder.name} is not beside the project")
     return folder
+
+
+# --- pages in a browser -------------------------------------------------------------------------------------------
+
+BROWSER = shutil.which("chromium")
+NEEDS_BROWSER = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+QUIET = (
+    "--disable-gpu --disable-quic --no-first-run --disable-component-update --disable-sync "
+    "--disable-background-networking"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=BROWSER, args=QUIET.split())
+        yield found
+        found.close()

@@ -33,6 +33,7 @@ from stemcell_lit.settings.group_keys import (
     TemporalConfig,
     TrainerConfig,
 )
+from stemcell_lit.settings.patch_keys import which_channel, which_plane, which_position
 from stemcell_lit.settings.roles import repeat, shown
 
 
@@ -256,13 +257,9 @@ class PredictCommand:
         number(None, above=0),
         first=True,
     )
-    channel: str | None = setting(
-        "which channel of files that hold several: its name, or its number from 0", None, first=True
-    )
-    plane: int | None = setting(
-        "which focal plane of files that hold several, from 0", number(None, least=0)
-    )
-    position: str | None = setting("one stage position, by its name or number in the file", None)
+    channel: str | None = which_channel(first=True)
+    plane: int | None = which_plane()
+    position: str | None = which_position()
     start_h: float = setting("hours since the culture began, at the first frame", 0.0)
     every: int = setting("map each n-th frame", number(1, least=1), first=True)
     stride: int = setting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -14,6 +15,22 @@ from stemcell_lit.settings.field_types import (
     setting,
 )
 from stemcell_lit.settings.group_keys import ExtractionConfig, SimulationConfig
+
+
+def which_channel(*, first: bool = False) -> Any:
+    """The field of every command that reads pictures for the channel of them."""
+    told = "which channel of files that hold several: its name, or its number from 0"
+    return setting(told, None, first=first)
+
+
+def which_plane() -> Any:
+    """The same for the focal plane."""
+    return setting("which focal plane of files that hold several, from 0", number(None, least=0))
+
+
+def which_position() -> Any:
+    """The same for the stage position."""
+    return setting("one stage position, by its name or number in the files; null: all", None)
 
 
 @dataclass
@@ -98,15 +115,9 @@ class ImportCommand:
         number(None, above=0),
         first=True,
     )
-    channel: str | None = setting(
-        "which channel of files that hold several: its name, or its number from 0", None
-    )
-    plane: int | None = setting(
-        "which focal plane of files that hold several, from 0", number(None, least=0)
-    )
-    position: str | None = setting(
-        "one stage position, by its name or number in the files; null: all", None
-    )
+    channel: str | None = which_channel()
+    plane: int | None = which_plane()
+    position: str | None = which_position()
     classes: list[str] | None = setting(
         "names of a class map's values, or the order of classes; null: alphabetical",
         None,
@@ -161,15 +172,9 @@ class AnnotateCommand:
         number(None, above=0),
         first=True,
     )
-    channel: str | None = setting(
-        "which channel of files that hold several: its name, or its number from 0", None
-    )
-    plane: int | None = setting(
-        "which focal plane of files that hold several, from 0", number(None, least=0)
-    )
-    position: str | None = setting(
-        "one stage position, by its name or number in the files; null: all", None
-    )
+    channel: str | None = which_channel()
+    plane: int | None = which_plane()
+    position: str | None = which_position()
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)
     checkpoint: str | None = setting(
         "a model, of deliver or of a trial: the patches that it is least sure of are asked first",

@@ -1,32 +1,17 @@
 """Sorting by hand as a biologist does it: a real browser, keys alone; skipped without Debian's chromium."""
 
 import re
-import shutil
 import threading
 from contextlib import contextmanager
 
 import pandas as pd
-import pytest
 
 from stemcell_lit.annotate import page
 from stemcell_lit.annotate.sources import open_session
 from tests.annotate.test_annotate import crops_config, movie_config, write_crops, write_movie
+from tests.conftest import NEEDS_BROWSER
 
-BROWSER = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
-QUIET = (
-    "--disable-gpu --disable-quic --no-first-run --disable-component-update --disable-sync "
-    "--disable-background-networking"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=QUIET.split())
-        yield found
-        found.close()
+pytestmark = NEEDS_BROWSER
 
 
 @contextmanager

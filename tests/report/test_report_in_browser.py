@@ -1,7 +1,6 @@
 """The report as a reader sees it, in a real browser; skipped where Debian's chromium is not installed."""
 
 import io
-import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,14 +8,10 @@ import pytest
 from PIL import Image
 
 from stemcell_lit.report.report import make_report
+from tests.conftest import NEEDS_BROWSER
 from tests.report.test_report import write_results
 
-BROWSER = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
-QUIET = (
-    "--disable-gpu --disable-quic --no-first-run --disable-component-update --disable-sync "
-    "--disable-background-networking"
-)
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +20,6 @@ def report(tmp_path_factory):
     methods = ("flat", "classic", "flat_temporal", "temporal_gan")
     write_results(out, methods=methods, seeds=1, per_group=20)
     return make_report(out, resamples=200)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=QUIET.split())
-        yield found
-        found.close()
 
 
 @contextmanager
