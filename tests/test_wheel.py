@@ -94,13 +94,10 @@ def test_from_own_classes_to_a_model_in_use_without_a_checkout(program, tmp_path
         return said
 
     done("import", f"source={source}", "store=stores/cells", "um_per_px=0.65")
-    done("init", "lab", "store=stores/cells")
-    tree = tmp_path / "lab" / "conf" / "hierarchy" / "lab.yaml"
-    tree.write_text(tree.read_text().replace("name: lab", "name: ours"))
-    tree = tree.rename(tree.with_name("ours.yaml"))
+    done("init", ".", "store=stores/cells", "name=lab")
     small = ["profile=smoke", "trainer=cpu", "seeds=[0]", "methods=[flat,classic]", "resamples=50"]
-    words = ["data.store=stores/cells", f"hierarchy={tree}", "out=results/lab"]
-    said = done("reproduce", *words, *small)
+    said = done("reproduce", "experiment=lab", "out=results/lab", *small)
+    assert "own settings: " in said
     assert "stemcell-lit deliver out=results/lab" in said
     done("deliver", "out=results/lab")
     model = json.loads((tmp_path / "results" / "lab" / "model" / "model.json").read_text())
