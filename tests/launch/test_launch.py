@@ -402,6 +402,7 @@ data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 
 pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, logger=False,
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
 ).fit(Module(), data)
+torch.distributed.destroy_process_group()  # else its threads may abort a process that ends
 """
 
 LOST = """
