@@ -1,6 +1,6 @@
 """How long a plain network must learn: validation scores over images seen and core-seconds, to a fixed end.
 
-    python benchmarks/plateau.py [--save] [--images 384000] [--seeds 0 1] simulated exp911=stores/exp911 ...
+    python benchmarks/plateau.py [--save] [--images 384000] [--seeds 0 1] [--patch-size 64] simulated exp911=stores/exp911 ...
 
 Every argument is `simulated` or NAME=STORE. Trains `method=flat` of every fold through all its cycles, whatever
 validation says, and tells what the rule of `stage.gain` would have kept after how many images. Test patches are not
@@ -28,7 +28,9 @@ DEFAULT = 0.02  # of stage.gain
 PICTURE = RESULTS.parents[1] / "docs" / "pictures" / "plateau.png"
 
 
-def trained(store: str, out: str, fold: int, seed: int, images: int) -> list[dict[str, float]]:
+def trained(
+    store: str, out: str, fold: int, seed: int, images: int, size: int
+) -> list[dict[str, float]]:
     """The cycles of one fold, each with the core-seconds of its training."""
     from stemcell_lit.experiment import run, stages
     from stemcell_lit.settings.command_keys import TrainCommand, typed
@@ -51,6 +53,7 @@ def trained(store: str, out: str, fold: int, seed: int, images: int) -> list[dic
         "trainer=cpu",
         "logger=disabled",
         f"stage.images={images}",
+        f"data.patch_size={size}",
     ]
     words += [f"split.fold={fold}", f"seed={seed}", f"out={out}"]
     words += [] if store == "simulated" else [f"data.store={store}"]
@@ -126,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", help="simulated, or NAME=STORE")
     parser.add_argument("--images", type=int, default=384_000, help="the end of all trainings")
+    parser.add_argument("--patch-size", type=int, default=32, help="px that a network sees")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--save", action="store_true", help="keep the result in results/")
@@ -140,7 +144,8 @@ def main() -> None:
             store = store or name
             out = str(Path(scratch) / name)
             folds = pool.submit(folds_of, store, out).result()
-            runs = [(store, out, f, s, given.images) for s in given.seeds for f in range(folds)]
+            end = (given.images, given.patch_size)
+            runs = [(store, out, f, s, *end) for s in given.seeds for f in range(folds)]
             found[name] = summary(
                 [job.result() for job in [pool.submit(trained, *r) for r in runs]]
             )
@@ -148,15 +153,16 @@ def main() -> None:
     default = {
         name: next(r for r in told["rule"] if r["gain"] == DEFAULT) for name, told in found.items()
     }
+    usual = given.patch_size == 32
     report(
-        "plateau",
+        "plateau" if usual else f"plateau_{given.patch_size}px",
         round(statistics.mean(told["seconds"] for told in default.values()), 1),
         "core-seconds a fold with stage.gain=0.02",
         "scores within one point of the best end of the curve",
         save=given.save,
         data=found,
     )
-    if given.save:
+    if given.save and usual:
         draw(found)
 
 
