@@ -1,6 +1,6 @@
 """How long a plain network must learn: validation scores over images seen and core-seconds, to a fixed end.
 
-    python benchmarks/plateau.py [--save] [--images 384000] [--seeds 0 1] [--patch-size 64] simulated exp911=stores/exp911 ...
+    python benchmarks/plateau.py [--save] [--images 384000] [--seeds 0 1] [--patch-size 64] simulated NAME=STORE ...
 
 Every argument is `simulated` or NAME=STORE. Trains `method=flat` of every fold through all its cycles, whatever
 validation says, and tells what the rule of `stage.gain` would have kept after how many images. Test patches are not
