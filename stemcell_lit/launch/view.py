@@ -16,10 +16,12 @@ from stemcell_lit.base.terminal import printable
 from stemcell_lit.launch.jobs import JobOutcome, RunningJob
 from stemcell_lit.settings.quoting import plain
 
+QUIET_S = 60.0  # without a line, where there is no terminal
+
 
 @dataclass
 class JobsView:
-    """What the user sees: a live table in a terminal, a line per finished job elsewhere."""
+    """What the user sees: a live table in a terminal, elsewhere a line per finished job or per minute."""
 
     console: Console
     title: str
@@ -29,6 +31,7 @@ class JobsView:
     begun: float = field(default_factory=time.monotonic)
     live: Live | None = None
     drawn: float = 0.0
+    spoke: float = field(default_factory=time.monotonic)
     waits: str = ""  # why jobs wait
     running: Mapping[int, RunningJob] = field(default_factory=dict)
 
@@ -52,16 +55,24 @@ class JobsView:
         self.live = None
 
     def refresh(self) -> None:
-        """Draws it again, now and then."""
-        if self.live is not None and time.monotonic() - self.drawn > 0.5:
+        """Draws it again, now and then; without a terminal, a line after a minute of none."""
+        now = time.monotonic()
+        if self.live is not None and now - self.drawn > 0.5:
             self.live.update(self._table(), refresh=True)
-            self.drawn = time.monotonic()
+            self.drawn = now
+        elif self.live is None and self.running and now - self.spoke > QUIET_S:
+            names = ", ".join(f"{r.name} ({_clock(r.elapsed)})" for r in self.running.values())
+            self._line(f"{self._counts()}: {names}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self.spoke = time.monotonic()
 
     def note(self, waits: str) -> None:
         """Says why jobs wait: below the table, or as a line; empty: none does."""
         self.waits = waits
         if self.live is None and waits:
-            self.console.print(printable(waits), markup=False, highlight=False, soft_wrap=True)
+            self._line(waits)
 
     def ended(self, outcome: JobOutcome) -> None:
         """Says that a job has ended."""
@@ -76,7 +87,7 @@ class JobsView:
         left = self._left()
         if left is not None and ended < self.total:
             line += f", about {_clock(left)} left"
-        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        self._line(line)
 
     def summary(self, outcomes: Sequence[JobOutcome], *, interrupted: bool) -> None:
         """The last word: how many ended how, and each failed job with the end of its log."""
@@ -118,19 +129,20 @@ class JobsView:
         ]
         return max([sum(seconds) / self.slots, *seconds]) if seconds else 0.0
 
-    def _table(self) -> Table:
-        elapsed = [r.elapsed for r in self.running.values()]
-        rates = {slot: r.rate() for slot, r in self.running.items()}
-        total = sum(rate for rate in rates.values() if rate is not None)
+    def _counts(self) -> str:
+        """How many jobs wait, run and have ended, since when, at what rate, and the time left."""
+        total = sum(rate for r in self.running.values() if (rate := r.rate()) is not None)
         failed = sum(o.status == "failed" for o in self.outcomes.values())
         left = self._left()
-        caption = (
-            f"{self.total - len(self.outcomes) - len(elapsed)} queued, {len(elapsed)} running, "
+        return (
+            f"{self.total - len(self.outcomes) - len(self.running)} queued, {len(self.running)} running, "
             f"{len(self.outcomes) - failed} done, {failed} failed; {_clock(self._elapsed())}"
             + (f", {total:,.0f} images/s" if total else "")
             + ("" if left is None else f", about {_clock(left)} left")
-            + (f"\n{plain(self.waits)}" if self.waits else "")
         )
+
+    def _table(self) -> Table:
+        caption = self._counts() + (f"\n{plain(self.waits)}" if self.waits else "")
         table = Table(
             "slot",
             "job",
@@ -144,7 +156,7 @@ class JobsView:
         )
         for slot, process in sorted(self.running.items()):
             says = Text(printable(process.tail(1)), no_wrap=True, overflow="ellipsis")
-            rate = rates[slot]
+            rate = process.rate()
             images = "" if rate is None else f"{rate:,.0f}"
             table.add_row(str(slot), plain(process.name), _clock(process.elapsed), images, says)
         return table

@@ -23,6 +23,7 @@ from stemcell_lit.base import progress
 from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import callbacks
 from stemcell_lit.launch import slots as slots_file
+from stemcell_lit.launch import view
 from stemcell_lit.launch.jobs import Job, JobOutcome, check_order
 from stemcell_lit.launch.pool import run_jobs
 from stemcell_lit.launch.slots import default_slots
@@ -113,8 +114,8 @@ def test_time_left_counts_a_job_by_what_it_costs():
     console = quiet()
     done = JobOutcome("cheap", "done", 0, 10.0)
     costs = {"cheap": 5.0, "dear": 600.0, "other": 100.0}
-    view = JobsView(console, "judge", 2, {"cheap": done}, costs)
-    view.ended(done)  # two slots, but the dear one runs on one of them
+    shown = JobsView(console, "judge", 2, {"cheap": done}, costs)
+    shown.ended(done)  # two slots, but the dear one runs on one of them
     assert "about 20:00 left" in said(console)
 
 
@@ -208,6 +209,15 @@ def test_a_terminal_gets_a_live_table():
     )
     assert "trial" in said(console) and "870 images/s" in said(console)
     assert "0 queued, 1 running, 0 done, 0 failed" in said(console)
+
+
+def test_output_that_is_redirected_says_every_minute_what_runs(tmp_path, monkeypatch):
+    console = quiet()
+    slow = [job(n, "import time; time.sleep(.6)", out=tmp_path / n) for n in ("slow", "slower")]
+    monkeypatch.setattr(view, "QUIET_S", 0.2)
+    run_jobs(slow, slots=1, console=console)
+    assert "1 queued, 1 running, 0 done, 0 failed; 0." in said(console)
+    assert "s: slow (0." in said(console)  # who runs, and since when
 
 
 NOTING = """
