@@ -125,6 +125,8 @@ def test_methods_differ_only_in_what_their_names_say():
         (["artifacts", "list"], "artifacts list DIR"),
         (["artifacts", "list", "nowhere"], "no such folder"),
         (["reproduce", "methods=[flat]", "baseline=temporal"], "expected one of methods"),
+        (["reproduce", "methods=[flat]", "baseline=flt"], "did you mean flat?"),
+        (["train", "task=stage", "node=rot"], "node=rot: expected one of root"),
         (["simulate", "-m", "out=x"], "-m goes with `run`"),
     ],
 )
@@ -136,6 +138,20 @@ def test_a_users_mistake_gets_one_message_and_status_2(args, says, capsys, tmp_p
     assert end.value.code == 2
     assert says in message and "Traceback" not in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_or_a_profile_may_be_left_out_by_name():
+    plain = compose("run", [])
+    assert compose("run", ["experiment=null"]) == compose("run", ["profile=null"]) == plain
+    assert compose("run", ["profile=smoke"]) != plain
+    assert compose("run", ["profile=smoke", "profile=null"]) == plain
+
+
+def test_a_table_given_for_the_source_of_an_import_is_told_apart_from_a_movie(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\n")
+    with pytest.raises(SystemExit):
+        cli.main(["import", f"source={tmp_path / 't.csv'}", f"store={tmp_path / 's'}"])
+    assert "t.csv: is a table; expected the folder of its pictures" in capsys.readouterr().err
 
 
 INSIDE_A_FILE = [

@@ -139,12 +139,14 @@ class Planner:
     def trial(self, config: RunCommand) -> Trial:
         """A planned trial."""
         store = self.store(config)
-        hierarchy = self._hierarchy(config, store)
+        hierarchy = self.hierarchy(config)
         return Trial(config, store, self.split(config), artifacts_of(config), hierarchy)
 
-    def _hierarchy(self, config: RunCommand, store: PatchStore) -> Hierarchy:
+    def hierarchy(self, config: RunCommand) -> Hierarchy:
+        """Its tree over the classes of its patches; times are not learned yet."""
+        classes = self.store(config).classes
         return Hierarchy.build(
-            store.classes, config.hierarchy, config.temporal, flat=not config.method.tree
+            classes, config.hierarchy, config.temporal, flat=not config.method.tree
         )
 
     # --- what is wrong -----------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class Planner:
             ("settings", lambda: check_real(config)),
             ("settings", lambda: check_places(config.mix)),
             ("settings", lambda: generated_quota({}, config.mix)),
-            ("hierarchy", lambda: self._hierarchy(config, store)),
+            ("hierarchy", lambda: self.hierarchy(config)),
             ("size", lambda: reduce_pixels(store.pixels[:0], config.data.patch_size)),
         ]
         classes, channels = store.classes, len(store.scales)

@@ -33,6 +33,7 @@ from stemcell_lit.experiment.generators import (
 from stemcell_lit.experiment.heads import stage_folder
 from stemcell_lit.experiment.learners import Trained, importance, train_trial
 from stemcell_lit.experiment.plan import plan
+from stemcell_lit.experiment.problems import Planner
 from stemcell_lit.experiment.training import join_ranks, quiet, use_cpu, versions
 from stemcell_lit.experiment.trial import (
     FORMAT,
@@ -45,6 +46,7 @@ from stemcell_lit.experiment.trial import (
 )
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.command_keys import RunCommand, TrainCommand, typed
+from stemcell_lit.settings.words import nearest
 
 PREDICTIONS = "predictions.parquet"
 
@@ -279,15 +281,15 @@ def train(config: TrainCommand) -> Path:
     quiet()
     if config.task not in ("gan", "stage"):
         raise UserError(f"task={config.task}: expected gan or stage")
+    if config.task == "stage":
+        _check_node(config)
     join_ranks(config.trainer)
     ((trial,),) = plan([config], generator=config.task == "gan")
     use_cpu(config.trainer)
     if config.task == "gan":
         return trial.artifacts.get(TrainedGenerator(trial)) / CHECKPOINT
     hierarchy = trial.hierarchy.fit(**trial.train.facts)
-    node = next((n for n in hierarchy.nodes if n.name == config.node), None)
-    if node is None:
-        raise UserError(f"node={config.node}: expected one of {[n.name for n in hierarchy.nodes]}")
+    node = next(n for n in hierarchy.nodes if n.name == config.node)
     if trial.config.method.learner == "classic":
         table = feature_table(trial)
         return trial.artifacts.get(TrainedClassic(trial, node, table)) / "stage.ckpt"
@@ -330,3 +332,16 @@ def evaluate(model: TrainedHierarchy, part: Part) -> tuple[pd.DataFrame, dict[st
         "metrics": scores(truth, table["predicted"].to_numpy(), classes),
         "confusion": confusion(truth, table["predicted"].to_numpy(), classes).tolist(),
     }
+
+
+def _check_node(config: TrainCommand) -> None:
+    """Refuses a node that the tree does not have, before movies are simulated for it.
+
+    Raises:
+        UserError: the names that there are, and the nearest.
+    """
+    names = [n.name for n in Planner(here=True).hierarchy(config).nodes]
+    if config.node not in names:
+        near = nearest(config.node, names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"node={config.node}: expected one of {', '.join(names)}{hint}")

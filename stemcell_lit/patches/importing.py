@@ -35,6 +35,11 @@ def import_patches(config: ImportCommand) -> PatchStore:
         raise UserError(
             f"{source}: no such file or folder; expected a movie, or a folder of movies or crops"
         )
+    if source.suffix.lower() in TABLES:
+        raise UserError(
+            f"{source}: is a table; expected the folder of its pictures or the movie as source=, with "
+            f"table={source} beside it"
+        )
     if table is not None and not table.exists():
         raise UserError(
             f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"

@@ -20,6 +20,8 @@ from stemcell_lit.settings.conf import groups_of, is_path, refuse_choice
 from stemcell_lit.settings.keys import Key, keys_of
 from stemcell_lit.settings.quoting import command_word, literal, override, unescaped
 
+_OPEN = ("experiment", "profile")  # groups that may be left out
+
 
 def read(command: str, words: Sequence[str], *, several: bool = False) -> list[str]:
     """A user's words as overrides in Hydra's grammar. What is in it already stays as it is.
@@ -47,6 +49,9 @@ def read(command: str, words: Sequence[str], *, several: bool = False) -> list[s
         if not value.strip():
             null = f"; {key}=null leaves it open" if known and known.optional else ""
             raise UserError(f"{key}= has no value; write {key}=VALUE without blanks around ={null}")
+        if key in _OPEN and value.strip() == "null" and not several:
+            found = [w for w in found if w.partition("=")[0] != key]  # Hydra has no word for it
+            continue
         sign = "++" if _holds_names(key, keys) else ""  # new names are no new keys
         found.append(sign + _read(command, key, value, known, several))
     given = {w.lstrip("+").partition("=")[0] for w in words}
@@ -345,8 +350,7 @@ def _of_grammar(command: str, key: str, value: str, known: Key | None, several: 
 
 
 def _check_group(group: str, value: Any, shown: str) -> None:
-    open_ones = ("experiment", "profile")  # may be left out
-    if isinstance(value, dict) or (value is None and group in open_ones):
+    if isinstance(value, dict):
         return
     refuse_choice(group, _plain(value), shown)
 

@@ -32,7 +32,7 @@ from stemcell_lit.settings.keys import keys_of, own_keys
 from stemcell_lit.settings.own import as_words, check_chosen, name_of
 from stemcell_lit.settings.quoting import override, split
 from stemcell_lit.settings.roles import determining
-from stemcell_lit.settings.words import text_of
+from stemcell_lit.settings.words import nearest, text_of
 
 
 def for_trials(overrides: list[str]) -> list[str]:
@@ -154,7 +154,11 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     (baseline,) = _by_name([config.baseline])
     config = replace(config, methods=list(chosen), baseline=baseline)
     if config.baseline not in config.methods:
-        raise UserError(f"baseline={config.baseline}: expected one of methods={config.methods}")
+        near = nearest(config.baseline, config.methods, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"baseline={config.baseline}: expected one of methods=[{','.join(config.methods)}]{hint}"
+        )
     check_folders(config)
     base = for_trials(overrides)
     named = [w for w, (key, _) in zip(overrides, split(overrides), strict=True) if key == "method"]
