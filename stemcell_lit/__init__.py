@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from stemcell_lit.errors import UserError
     from stemcell_lit.experiment.run import run
     from stemcell_lit.gan.module import GANModule
+    from stemcell_lit.movies.frames import open_frames
     from stemcell_lit.patches.store import PatchStore
-    from stemcell_lit.settings.group_keys import MixConfig, SplitConfig, StageConfig
+    from stemcell_lit.settings.group_keys import (
+        HierarchyConfig,
+        MixConfig,
+        SplitConfig,
+        StageConfig,
+        TemporalConfig,
+    )
 
 _HOME = {
     "Classifier": "stemcell_lit.deliver.classifier",
     "GANModule": "stemcell_lit.gan.module",
     "Hierarchy": "stemcell_lit.classify.hierarchy",
+    "HierarchyConfig": "stemcell_lit.settings.group_keys",
     "MixConfig": "stemcell_lit.settings.group_keys",
     "PatchDataModule": "stemcell_lit.data.datamodule",
     "PatchStore": "stemcell_lit.patches.store",
@@ -30,8 +38,10 @@ _HOME = {
     "SplitConfig": "stemcell_lit.settings.group_keys",
     "StageConfig": "stemcell_lit.settings.group_keys",
     "StageModule": "stemcell_lit.classify.stage",
+    "TemporalConfig": "stemcell_lit.settings.group_keys",
     "UserError": "stemcell_lit.errors",
     "make_split": "stemcell_lit.data.splits",
+    "open_frames": "stemcell_lit.movies.frames",
     "run": "stemcell_lit.experiment.run",
 }
 
@@ -39,6 +49,7 @@ __all__ = [
     "Classifier",
     "GANModule",
     "Hierarchy",
+    "HierarchyConfig",
     "MixConfig",
     "PatchDataModule",
     "PatchStore",
@@ -47,8 +58,10 @@ __all__ = [
     "SplitConfig",
     "StageConfig",
     "StageModule",
+    "TemporalConfig",
     "UserError",
     "make_split",
+    "open_frames",
     "run",
 ]
 

@@ -1,16 +1,19 @@
-"""The notebooks run from the first cell to the last on a small result, and are stored without outputs."""
+"""The notebooks run from the first cell to the last, with public names alone, and are stored without outputs."""
 
+import os
+import re
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from stemcell_lit.report.pictures import Pictures
-from stemcell_lit.report.report import make_report
-from tests.report.test_report import write_results
+import stemcell_lit
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+# pictures that each draws
+DRAWN = {"01_movie_and_patches": 3, "02_generator": 2, "03_tree_and_time": 1, "04_sweep_to_model": 2}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -19,16 +22,23 @@ def test_notebook_is_stored_without_outputs(path):
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
-def test_look_at_a_result_runs_on_a_result(tmp_path, monkeypatch):
-    methods = ("flat", "temporal_gan")
-    out = write_results(tmp_path / "results", methods=methods, seeds=1, per_group=12)
-    monkeypatch.setattr(Pictures, "make", lambda self: {})  # the notebook draws its own
-    make_report(out, resamples=50)
-    monkeypatch.setenv("STEMCELL_LIT_RESULTS", str(out))
-    path = next(p for p in NOTEBOOKS if p.name.startswith("01_"))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert not [o for o in outputs if o.output_type == "error"]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
-    assert any("temporal_gan against flat" in o.get("text", "") for o in outputs)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_uses_public_names_alone(path):
+    source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells)
+    assert not re.search(r"(from|import) stemcell_lit\.", source)
+    listed = re.search(r"^from stemcell_lit import (\([^)]*\)|.*)$", source, re.MULTILINE)
+    assert listed and set(re.findall(r"\w+", listed[1])) <= set(stemcell_lit.__all__)
+
+
+def test_the_notebooks_run_one_after_the_other(tmp_path, monkeypatch):
+    assert [p.stem for p in NOTEBOOKS] == list(DRAWN)
+    monkeypatch.setenv("STEMCELL_LIT_QUICK", "1")
+    monkeypatch.setenv("STEMCELL_LIT_NOTEBOOKS", str(tmp_path / "work"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+        assert not [o for o in outputs if o.output_type == "error"]
+        assert sum("image/png" in o.get("data", {}) for o in outputs) == DRAWN[path.stem], path
+    assert (tmp_path / "work" / "sweep" / "model" / "MODEL_CARD.md").is_file()
