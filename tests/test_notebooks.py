@@ -13,7 +13,12 @@ import stemcell_lit
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 # pictures that each draws
-DRAWN = {"01_movie_and_patches": 3, "02_generator": 2, "03_tree_and_time": 1, "04_sweep_to_model": 2}
+DRAWN = {
+    "01_movie_and_patches": 3,
+    "02_generator": 2,
+    "03_tree_and_time": 1,
+    "04_sweep_to_model": 2,
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
