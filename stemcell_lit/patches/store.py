@@ -115,8 +115,8 @@ class PatchStore:
     @property
     def labels(self) -> np.ndarray:
         """(patches,) int64 positions in `classes`."""
-        position = {name: i for i, name in enumerate(self.classes)}
-        return self.manifest["label"].map(position).to_numpy(np.int64)
+        found = pd.Categorical(self.manifest["label"], categories=self.classes)
+        return found.codes.astype(np.int64)
 
     @property
     def seen_groups(self) -> set[str]:
