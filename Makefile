@@ -9,10 +9,10 @@ OUT ?= results/default
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: help setup test reproduce lint bench clean
+.PHONY: help setup test reproduce lint bench docs-figures clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make .venv with exact versions, once
 
@@ -48,6 +48,9 @@ bench: setup ## run the benchmarks and keep their figures
 	$(BIN)/python benchmarks/warm_start.py --save
 	@if [ -n "$(MOVIE)" ]; then $(BIN)/python benchmarks/colonies.py --movie "$(MOVIE)" --save; \
 	else echo "skipped colonies.py: give MOVIE=a folder with frames.tif and foreground.tif"; fi
+
+docs-figures: setup ## write the measured tables of README and docs; ARGS=--check compares
+	$(BIN)/python benchmarks/figures.py $(ARGS)
 
 clean: ## remove what the targets made, results and stores excepted
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
