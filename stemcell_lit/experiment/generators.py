@@ -28,6 +28,7 @@ from stemcell_lit.experiment.training import fit
 from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch, keep_best
+from stemcell_lit.gan.camera import estimate, strengths_in
 from stemcell_lit.gan.encoder import FILE as ENCODER
 from stemcell_lit.gan.encoder import Encoder
 from stemcell_lit.gan.families import make_module
@@ -165,7 +166,9 @@ class TrainedGenerator(Recipe):
         torch.manual_seed(config.generator_seed)
         data = self._data(trial, modes)
         classes, seed = trial.store.classes, config.generator_seed
-        module = make_module(asdict(config.gan), classes, trial.size, seed, shares)
+        noisy = config.gan.camera != "none"
+        camera = estimate(trial.train.pixels) if noisy else None
+        module = make_module(asdict(config.gan), classes, trial.size, seed, shares, camera)
         watch = QualityWatch(reference, config.quality, folder) if reference else None
         curve = callbacks.CurveKeeper()
         alarm = self._fit(module, data, folder, [curve, watch] if watch else [curve])
@@ -184,6 +187,7 @@ class TrainedGenerator(Recipe):
             "images": int(generator.images_seen),
             "images_trained": int(module.images_seen),
             "modes": dict(zip(classes, shares, strict=True)) if shares else None,
+            "camera": strengths_in(generator.generator_ema),
             "curve": curve.curve,
             **chosen,
         }
@@ -266,6 +270,7 @@ _FACTS = form.versioned(
         },
         {
             "modes": form.maybe(form.mapping(form.listing(form.number(0, 1), most=1000))),
+            "camera": form.maybe(form.mapping(form.number(0, 1))),
             "metric": form.maybe(form.text()),
             "alarm": form.maybe(form.text()),
         },

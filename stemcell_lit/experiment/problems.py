@@ -31,6 +31,7 @@ from stemcell_lit.experiment.trial import (
     open_store,
     with_settings,
 )
+from stemcell_lit.gan.camera import STRENGTHS
 from stemcell_lit.gan.families import make_module
 from stemcell_lit.patches.store import COLUMNS, PatchStore, reduce_pixels
 from stemcell_lit.settings.command_keys import RunCommand
@@ -346,7 +347,8 @@ def _build_stage(config: RunCommand, store: PatchStore) -> None:
 
 def _build_gan(config: RunCommand, store: PatchStore) -> None:
     size = config.data.patch_size or store.size
-    make_module(dict(vars(config.gan)), store.classes, size)
+    camera = None if config.gan.camera == "none" else [0.0] * len(STRENGTHS)  # any will do
+    make_module(dict(vars(config.gan)), store.classes, size, camera=camera)
 
 
 def _expected(config: RunCommand) -> PatchStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from stemcell_lit.base.drawing import draw_grid
 from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.gan.conditions import Conditions
 from stemcell_lit.gan.config import FIXED, seed_of
+from stemcell_lit.gan.layers import CHUNK, Measured
 
 _PER_CLASS = 32  # fixed latents a class, for the grid and for diversity
 
@@ -70,7 +72,7 @@ class Averaged:
 
     Attributes:
         inputs: how many numbers make an image.
-        stale: whether the batch-norm statistics are those of earlier weights.
+        stale: whether batch-norm statistics and the like are those of earlier weights.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Averaged:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Measures the batch-norm statistics of the averaged generator, unless they are up to date.
+        """Measures what follows from the averaged weights, batch-norm statistics above all, unless it is up to date.
 
         Averaged weights make other activations than the current ones do: with copied statistics a
         classifier trained on the samples lost 3 to 7 points of TPR (four generators). They follow
@@ -113,15 +115,25 @@ class Averaged:
         if not self.stale:
             return
         self.stale = False
+        self._measure_norms()
+        draw = torch.Generator().manual_seed(seed_of(self.seed, FIXED, 4))
+        for part in self.network.modules():
+            if isinstance(part, Measured):
+                part.measure(draw, self._modes())
+
+    def _modes(self) -> Tensor:
+        """(_REFRESH_BATCH,) int64: modes at their shares, equally many of each class."""
+        turn = torch.arange(_REFRESH_BATCH, device=self.device)
+        return self.conditions.at(turn % len(self.classes), _spread(turn // len(self.classes)))
+
+    def _measure_norms(self) -> None:
         norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
         if not norms:
             return
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over the batches that follow
-        draw = torch.Generator().manual_seed(seed_of(self.seed, FIXED, 2))
-        turn = torch.arange(_REFRESH_BATCH, device=self.device)
-        mode = self.conditions.at(turn % len(self.classes), _spread(turn // len(self.classes)))
+        draw, mode = torch.Generator().manual_seed(seed_of(self.seed, FIXED, 2)), self._modes()
         self.network.train()
         for _ in range(_REFRESH_BATCHES):
             latent = torch.randn((_REFRESH_BATCH, self.inputs), generator=draw)
@@ -172,3 +184,49 @@ class Averaged:
             len(self.classes), _PER_CLASS, self.image_size, self.image_size
         )
         draw_grid(rows[:, :_GRID_COLUMNS], self.classes, path)
+
+
+class SeededAverage(Averaged):
+    """An average that gives every patch random numbers of its own: N + N patches are the 2N, bit for bit.
+
+    The network makes `CHUNK` patches at a time, the last ones beside others that are thrown away: the bits of a sum
+    depend on the size of a batch, and those of a patch here on its own numbers and place alone.
+    """
+
+    @torch.no_grad()
+    def sample(
+        self, labels: Tensor, seed: int, batch_size: int = 256, first: int = 0
+    ) -> np.ndarray:
+        """Draws patches, in float32; modes of a class by their shares.
+
+        Args:
+            labels: (n,) int64, positions in `classes`.
+            seed: of the patches, which are numbered.
+            batch_size: changes nothing.
+            first: number of the first one. Patches N, N + 1, ... are the same whether asked for alone or with those
+                before.
+
+        Returns:
+            uint8 (n, image_size, image_size).
+        """
+        self.refresh()
+        before = first % CHUNK  # a patch keeps its place in the network's batch
+        count = before + len(labels) if len(labels) else 0
+        places = torch.arange(math.ceil(count / CHUNK) * CHUNK) - before
+        whole = labels[places.clamp(0, len(labels) - 1)]
+        made = np.empty((len(whole), self.image_size, self.image_size), np.uint8)
+        for start in range(0, len(whole), CHUNK):
+            latent, place = self._numbers(first - before + start, seed)
+            label = whole[start : start + CHUNK].to(self.device)
+            mode = self.conditions.at(label, place.to(self.device))
+            made[start : start + CHUNK] = to_uint8(self.network(latent.to(self.device), mode))
+        return made[before:count] if count else made
+
+    def _numbers(self, first: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Inputs (CHUNK, inputs) and places (CHUNK,) for `Conditions.at` of patches, drawn on the CPU."""
+        latent, place = torch.empty(CHUNK, self.inputs), torch.empty(CHUNK)
+        for i in range(CHUNK):
+            draw = torch.Generator().manual_seed(seed_of(seed, first + i))
+            latent[i] = torch.randn(self.inputs, generator=draw)
+            place[i] = torch.rand((), generator=draw)
+        return latent, place

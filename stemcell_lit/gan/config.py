@@ -78,3 +78,8 @@ def only_for(gan: Mapping[str, Any], networks: Sequence[str]) -> None:
         raise UserError(
             f"gan.{key}={gan[key]}: a setting of {other}, and gan.network={gan['network']} makes {kind}; leave it out"
         )
+    if gan["truncation"] != usual["truncation"] and gan["network"] != "style":
+        raise UserError(
+            f"gan.truncation={gan['truncation']}: a setting of gan.network=style, and gan.network={gan['network']} has "
+            "no styles; leave it out"
+        )

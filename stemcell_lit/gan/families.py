@@ -13,6 +13,7 @@ from stemcell_lit.gan.module import GANModule
 # every choice of `GANConfig.network` -> its family
 FAMILIES: dict[str, type[GenerativeModule]] = {
     "modulated": GANModule,
+    "style": GANModule,
     "dcgan": GANModule,
     "unet": FlowModule,
 }
@@ -24,6 +25,7 @@ def make_module(
     image_size: int,
     seed: int = 0,
     modes: list[list[float]] | None = None,
+    camera: list[float] | None = None,
 ) -> GenerativeModule:
     """A generator that has not learned yet, of the family of its settings; arguments as `GenerativeModule` has them.
 
@@ -31,4 +33,4 @@ def make_module(
         UserError: settings that are not legal, or not of one family.
     """
     settings = check_config(gan)
-    return FAMILIES[settings["network"]](settings, classes, image_size, seed, modes)
+    return FAMILIES[settings["network"]](settings, classes, image_size, seed, modes, camera)

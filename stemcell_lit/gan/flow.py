@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from stemcell_lit.data.augment import to_uint8
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan.alarms import Words
-from stemcell_lit.gan.averaged import Averaged
+from stemcell_lit.gan.averaged import Averaged, SeededAverage
 from stemcell_lit.gan.conditions import Conditions
 from stemcell_lit.gan.config import FIXED, only_for, seed_of
-from stemcell_lit.gan.flow_network import CHUNK, FlowGenerator, build_flow, shifted
+from stemcell_lit.gan.flow_network import FlowGenerator, build_flow, shifted
 from stemcell_lit.gan.generative import GenerativeModule
 from stemcell_lit.gan.objectives import random_turn
 
@@ -46,50 +44,6 @@ def velocity_loss(velocity: Tensor, pixels: Tensor, noise: Tensor, shown: Tensor
     return error.sum(dim=(1, 2, 3)) / shown.sum(dim=(1, 2, 3)).clamp_min(1)
 
 
-class SeededAverage(Averaged):
-    """An average that gives every patch random numbers of its own: N + N patches are the 2N, bit for bit."""
-
-    @torch.no_grad()
-    def sample(
-        self, labels: Tensor, seed: int, batch_size: int = 256, first: int = 0
-    ) -> np.ndarray:
-        """Draws patches, in float32; modes of a class by their shares.
-
-        Args:
-            labels: (n,) int64, positions in `classes`.
-            seed: of the patches, which are numbered.
-            batch_size: patches between two transfers to the CPU; it changes none of them.
-            first: number of the first one. Patches N, N + 1, ... are the same whether asked for alone or with those
-                before.
-
-        Returns:
-            uint8 (n, image_size, image_size).
-        """
-        before = first % CHUNK  # a patch keeps its place in the network's batch
-        size = max(CHUNK, batch_size // CHUNK * CHUNK)
-        numbers = range(first - before, first + len(labels))
-        whole = torch.cat([labels.new_zeros(before), labels])
-        made = np.empty((len(whole), self.image_size, self.image_size), np.uint8)
-        for start in range(0, len(whole), size):
-            label = whole[start : start + size]
-            latent, place = self._numbers(numbers[start : start + size], seed)
-            mode = self.conditions.at(label.to(self.device), place.to(self.device))
-            images = self.network(latent.to(self.device), mode)
-            made[start : start + len(label)] = to_uint8(images)
-        return made[before:]
-
-    def _numbers(self, patches: range, seed: int) -> tuple[Tensor, Tensor]:
-        """Noise (patches, inputs) and places (patches,) for `Conditions.at`, drawn on the CPU."""
-        noise, place = torch.empty(len(patches), self.inputs), torch.empty(len(patches))
-        for i, number in enumerate(patches):
-            draw = torch.Generator().manual_seed(seed_of(seed, number))
-            noise[i], place[i] = (
-                torch.randn(self.inputs, generator=draw),
-                torch.rand((), generator=draw),
-            )
-        return noise, place
-
-
 class FlowModule(GenerativeModule):
     """A rectified flow: what holds for every generator stands in `GenerativeModule`.
 
@@ -109,21 +63,30 @@ class FlowModule(GenerativeModule):
         varied="Raise gan.images, lower gan.guidance, or merge classes with too few patches",
         freer="Give it more real patches, lower gan.images, or merge classes with too few patches",
     )
-    averages: ClassVar[type[Averaged]] = SeededAverage
     generator: FlowGenerator
 
     def check_settings(self, gan: Mapping[str, Any], conditions: int, classes: int) -> None:
-        """Refuses a GAN's settings, and an interval that ends before it begins."""
+        """Refuses a GAN's settings, a camera that learns, and an interval that ends before it begins."""
         only_for(gan, ("unet",))
+        if gan["camera"] == "learned":
+            raise UserError(
+                "gan.camera=learned: no gradient reaches a flow's camera, because its training never looks at the "
+                "flow's own patches; give gan.camera=estimated"
+            )
         if gan["guidance_from"] > gan["guidance_to"]:
             raise UserError(
                 f"gan.guidance_from={gan['guidance_from']} is above gan.guidance_to={gan['guidance_to']}; expected the "
                 "first time and the last one"
             )
 
+    def averages(self) -> type[Averaged]:
+        """Every patch has random numbers of its own."""
+        return SeededAverage
+
     def build(self, conditions: Conditions) -> None:
         """Makes the generator."""
-        self.generator = build_flow(self.gan, conditions.class_of.tolist(), self.image_size)
+        class_of = conditions.class_of.tolist()
+        self.generator = build_flow(self.gan, class_of, self.image_size, self.camera)
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._held: list[tuple[Tensor, Tensor]] = []
 

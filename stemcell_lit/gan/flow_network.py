@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stemcell_lit.gan.layers import Modulation, levels, widths
+from stemcell_lit.data.augment import to_uint8
+from stemcell_lit.gan.camera import STRENGTHS, Camera, missing
+from stemcell_lit.gan.layers import CHUNK, Measured, Modulation, levels, widths
 
 # Channels from 4x4 up, for 32 px; `widths` fits them to other sizes. A step costs three forward passes, see
 # docs/generators.md.
@@ -26,7 +28,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "base": (640, 512, 384, 224),
 }
 
-CHUNK = 32  # patches that the network makes at once, whatever number is asked for
+_MEASURED = 128  # patches in which the noise that they lack is found
 
 _TIMES = 32  # frequencies that tell the time
 
@@ -182,14 +184,15 @@ def follow(
     return x
 
 
-class FlowGenerator(nn.Module):
+class FlowGenerator(Measured):
     """Noise and condition to a patch, by following a network's velocity; as deep as it has steps.
 
     It makes `CHUNK` patches at a time, the last ones beside made-up others: the bits of a sum depend on the size of a
     batch, and those of a patch here on its own input and place alone.
 
     Attributes:
-        inputs: numbers that make a patch beside its condition: a noise pixel for each pixel.
+        inputs: numbers that make a patch beside its condition: a noise pixel for each pixel, and one more for the
+            camera's, where it has one.
         network: the velocity.
 
     Args:
@@ -200,6 +203,8 @@ class FlowGenerator(nn.Module):
         guidance: how many times the way from the null condition's velocity to the condition's is gone; 1: no guidance.
         interval: first and last time with guidance: only the middle of the way profits (Kynkäänniemi et al. 2024,
             arXiv:2404.07724).
+        camera: strengths of the noise in real patches, see `gan/camera`. The network has learned some of that noise;
+            what its patches lack is added to them. None: nothing is.
     """
 
     def __init__(
@@ -211,10 +216,13 @@ class FlowGenerator(nn.Module):
         shift: float = 1.0,
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, 1.0),
+        camera: Sequence[float] | None = None,
     ):
         super().__init__()
         self.network, self.image_size = network, image_size
-        self.inputs = image_size**2
+        self.pixels, self.strengths = image_size**2, camera
+        self.camera = None if camera is None else Camera([0.0] * len(STRENGTHS))
+        self.inputs = self.pixels * (1 if camera is None else 2)
         self.steps, self.shift, self.guidance, self.interval = steps, shift, guidance, interval
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
@@ -227,6 +235,23 @@ class FlowGenerator(nn.Module):
         Returns:
             (batch, 1, image_size, image_size) float32 in [-1, 1].
         """
+        if self.camera is None:
+            return self._clean(latent, label)
+        latent, noise = latent.split(self.pixels, dim=1)
+        clean = self._clean(latent, label)
+        seen: Tensor = self.camera(clean, noise.view(clean.shape))
+        return seen
+
+    @torch.no_grad()
+    def measure(self, draw: torch.Generator, mode: Tensor) -> None:
+        """Finds what the network's patches lack of the camera's noise."""
+        if self.camera is None or self.strengths is None:
+            return
+        mode = mode[:_MEASURED]
+        latent = torch.randn((len(mode), self.pixels), generator=draw).to(mode.device)
+        self.camera.take(missing(self.strengths, to_uint8(self._clean(latent, mode))))
+
+    def _clean(self, latent: Tensor, label: Tensor) -> Tensor:
         extra = -len(latent) % CHUNK
         latent = F.pad(latent, (0, 0, 0, extra))
         label = F.pad(label, (0, extra))
@@ -252,8 +277,16 @@ class FlowGenerator(nn.Module):
         return velocity
 
 
-def build_flow(gan: Mapping[str, Any], class_of: Sequence[int], image_size: int) -> FlowGenerator:
-    """The generator for the settings, a `GANConfig` as a mapping; `class_of` and `image_size` as for `UNet`."""
+def build_flow(
+    gan: Mapping[str, Any],
+    class_of: Sequence[int],
+    image_size: int,
+    camera: Sequence[float] | None = None,
+) -> FlowGenerator:
+    """The generator for the settings, a `GANConfig` as a mapping; `class_of` and `image_size` as for `UNet`.
+
+    `camera` is as for `FlowGenerator`.
+    """
     channels = gan["channels"] or SIZES[gan["size"]]
     network = UNet(class_of, image_size, channels=channels, embedding=gan["embedding"])
     return FlowGenerator(
@@ -263,4 +296,5 @@ def build_flow(gan: Mapping[str, Any], class_of: Sequence[int], image_size: int)
         shift=gan["time_shift"],
         guidance=gan["guidance"],
         interval=(gan["guidance_from"], gan["guidance_to"]),
+        camera=camera,
     )

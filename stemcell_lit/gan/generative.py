@@ -57,6 +57,8 @@ class GenerativeModule(pl.LightningModule):
     A family gives `build`, `configure_optimizers`, `training_step`, which ends with `step_done`, and where it likes
     `check_settings`, `averages` and `family_numbers`.
 
+    `camera` gives the strengths of the noise in real patches (`gan/camera`) where `gan["camera"]` asks for it.
+
     Attributes:
         losses: names of the logged losses whose size is watched.
         words: what the alarms call it, and advise.
@@ -77,6 +79,7 @@ class GenerativeModule(pl.LightningModule):
         image_size: int,
         seed: int = 0,
         modes: list[list[float]] | None = None,
+        camera: list[float] | None = None,
     ) -> None:
         super().__init__()
         gan, classes = check_config(gan), [str(c) for c in classes]
@@ -86,7 +89,11 @@ class GenerativeModule(pl.LightningModule):
             raise ValueError(f"modes of {len(modes)} classes, expected those of {len(classes)}")
         self.check_settings(gan, sum(map(len, modes)), len(classes))
         levels(image_size)
+        if (camera is None) != (gan["camera"] == "none"):
+            raise ValueError(f"camera={camera}, and gan.camera={gan['camera']}")
+        camera = None if camera is None else [float(strength) for strength in camera]
         self.save_hyperparameters()
+        self.camera = camera
         self.gan, self.classes, self.image_size, self.seed = gan, classes, image_size, seed
         self.automatic_optimization = False
         conditions = Conditions(modes)
@@ -95,7 +102,7 @@ class GenerativeModule(pl.LightningModule):
             self.build(conditions)
         self.conditions = conditions
         self.generator_ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.averaged = self.averages(
+        self.averaged = self.averages()(
             self.generator_ema, self.conditions, gan, classes, image_size, seed
         )
         self.alarms = Alarms(gan, classes, self.words)
@@ -105,7 +112,9 @@ class GenerativeModule(pl.LightningModule):
 
     # --- what a family is ------------------------------------------------------------------------
 
-    averages: ClassVar[type[Averaged]] = Averaged
+    def averages(self) -> type[Averaged]:
+        """What averages the generator and draws from it."""
+        return Averaged
 
     def check_settings(self, gan: Mapping[str, Any], conditions: int, classes: int) -> None:
         """Refuses legal settings that are not of this family.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,8 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.gan.kernels import add_noise, downsample_conv, modulated_norm, upsample_conv
 
 SLOPE = 0.2  # of leaky ReLU, the value of DCGAN
+
+CHUNK = 32  # patches that a network makes at once where bits count, whatever number is asked for
 
 
 def levels(image_size: int) -> int:
@@ -54,6 +57,19 @@ class DownsampleConv(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return downsample_conv(input, weight, bias)
+
+
+class Measured(nn.Module):
+    """A network that keeps numbers that follow from its weights, measured anew before patches are drawn from others."""
+
+    @abstractmethod
+    def measure(self, draw: torch.Generator, mode: Tensor) -> None:
+        """Measures them.
+
+        Args:
+            draw: of the latents, on the CPU.
+            mode: (n,) int64, conditions as they occur, on the device of the network.
+        """
 
 
 class Modulation(nn.Module):

@@ -13,6 +13,8 @@ from torch import Tensor
 from stemcell_lit.errors import UserError
 from stemcell_lit.gan import objectives
 from stemcell_lit.gan.alarms import Words
+from stemcell_lit.gan.averaged import Averaged, SeededAverage
+from stemcell_lit.gan.camera import Camera, WithCamera
 from stemcell_lit.gan.conditions import Conditions
 from stemcell_lit.gan.config import only_for
 from stemcell_lit.gan.generative import GenerativeModule
@@ -48,18 +50,25 @@ class GANModule(GenerativeModule):
 
     def check_settings(self, gan: Mapping[str, Any], conditions: int, classes: int) -> None:
         """Refuses a flow's settings, and modes where each class has a pair of networks."""
-        only_for(gan, ("modulated", "dcgan"))
+        only_for(gan, ("modulated", "style", "dcgan"))
         if gan["condition"] == "separate" and conditions > classes:
             raise UserError(
                 f"gan.modes={gan['modes']}: gan.condition=separate has a pair of networks for each class and none for "
                 "its modes; give gan.modes=1"
             )
 
+    def averages(self) -> type[Averaged]:
+        """Patches of their own random numbers, but for the networks that were here before these."""
+        plain = self.gan["network"] != "style" and self.camera is None
+        return Averaged if plain else SeededAverage
+
     def build(self, conditions: Conditions) -> None:
-        """Makes the generator and its critic."""
-        self.generator, self.critic = build_pair(
-            self.gan, len(conditions.class_of), self.image_size
-        )
+        """Makes the generator, behind it its camera, and the critic."""
+        generator, self.critic = build_pair(self.gan, len(conditions.class_of), self.image_size)
+        if self.camera is not None:
+            camera = Camera(self.camera, learned=self.gan["camera"] == "learned")
+            generator = WithCamera(generator, camera, self.image_size)
+        self.generator = generator
         self._loss_g = torch.zeros(())  # of the generator's last step
         self._recent: list[tuple[Tensor, Tensor]] = []
         self._scored: list[tuple[Tensor, Tensor]] = []  # held-out: scores and labels

@@ -2,6 +2,7 @@
 
 `network="modulated"`, ours: a generator with conditional batch norm (de Vries et al. 2017,
 arXiv:1707.00683; used for GANs by Miyato and Koyama 2018) against a critic without norms.
+`network="style"`: a style-based generator (`gan/style_network`) against the same critic.
 `network="dcgan"`, the references: transposed and strided convolutions after DCGAN (Radford et al.
 2015, arXiv:1511.06434).
 
@@ -32,20 +33,24 @@ from stemcell_lit.gan.layers import (
     widths,
 )
 from stemcell_lit.gan.references import DCGenerator, PerClass
+from stemcell_lit.gan.style_network import StyleGenerator
 
 # Channels of the generator from 4x4 up and of the critic from full size down, for 32 px; `widths`
 # fits them to other sizes. Chosen by multiplications of both, forward, per patch, see docs/generators.md.
 SIZES: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "tiny": {
         "modulated": ((96, 64, 48, 32), (32, 64, 96, 128)),
+        "style": ((80, 56, 32, 16), (32, 64, 96, 128)),
         "dcgan": ((128, 96, 80), (32, 64, 128)),
     },
     "small": {
         "modulated": ((256, 208, 160, 120), (80, 160, 208, 256)),
+        "style": ((256, 192, 104, 60), (80, 160, 208, 256)),
         "dcgan": ((416, 320, 256), (80, 160, 320)),
     },
     "base": {
         "modulated": ((768, 640, 512, 384), (256, 512, 640, 768)),
+        "style": ((768, 576, 336, 200), (256, 512, 640, 768)),
         "dcgan": ((1280, 1024, 768), (256, 512, 1024)),
     },
 }
@@ -130,8 +135,8 @@ class Critic(nn.Module):
         image_size: px, a power of two of at least 8.
         channels: from full size down; for other sizes the coarse end is kept and the fine end
             fitted, see `widths`.
-        network: `modulated` or `dcgan`. `modulated` sums its 2x2 features over the image and has no batch
-            norm, `dcgan` has a weight for each of its 4x4.
+        network: `modulated`, `style`, which is the same here, or `dcgan`. `modulated` sums its 2x2 features over the
+            image and has no batch norm, `dcgan` has a weight for each of its 4x4.
         norm: whether a critic of `dcgan` has batch norm.
         head: how the class enters: `projection` (its embedding times the features is a part of the
             score), `auxiliary` (the score ignores it, a classifier stands beside) or `none`.
@@ -215,6 +220,9 @@ def build_pair(
     def generator() -> nn.Module:
         if network == "modulated":
             return Generator(1 if separate else classes, image_size, **common)
+        if network == "style":
+            kept = gan["truncation"]
+            return StyleGenerator(1 if separate else classes, image_size, truncation=kept, **common)
         return DCGenerator(0 if separate else classes, image_size, **common)
 
     def critic(head: str) -> Critic:

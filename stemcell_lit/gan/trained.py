@@ -38,10 +38,14 @@ def _pairs(value: Any, where: str) -> None:
         {
             "modes": form.maybe(
                 form.listing(form.listing(form.number(0, 1), 1, 1000), most=form.MOST_CLASSES)
-            )
+            ),
+            "camera": form.maybe(form.listing(form.number(0, 1), 3, 3)),
         },
         more=False,
     )(value, where)
+    wanted = value["gan"].get("camera", "none") != "none"
+    if wanted != (value.get("camera") is not None):
+        raise form.Wrong(where, "camera", "its strengths, where gan.camera asks for it alone")
     if value["gan"].get("condition") == "separate" and len(value["classes"]) > 200:
         raise form.Wrong(where, f"of {len(value['classes'])} pairs of networks", "at most 200")
 

@@ -16,8 +16,8 @@ class GANConfig:
 
     # --- network ---
     network: str = setting(
-        "modulated: ours; dcgan: of the references; unet: a rectified flow, without a critic",
-        choice("modulated", "dcgan", "unet"),
+        "modulated: ours; style: style-based; dcgan: of the references; unet: a rectified flow, without a critic",
+        choice("modulated", "style", "dcgan", "unet"),
     )
     size: str = setting(
         "channels of the networks: tiny suits a CPU, base a GPU; see docs/generators.md",
@@ -115,6 +115,16 @@ class GANConfig:
     )
     collapse_checks: int = setting(
         "looks in a row below it that stop the training", number(6, least=1)
+    )
+
+    # --- camera's noise and style ---
+    camera: str = setting(
+        "camera's noise as a last layer: as strong as in real patches, or learned from there on",
+        quiet(choice("none", "estimated", "learned")),
+    )
+    truncation: float = setting(
+        "style: how far a patch's style may lie from its class's mean; 1: as learned, 0: at it",
+        quiet(share(1.0)),
     )
 
     # --- rectified flow, of network=unet alone ---

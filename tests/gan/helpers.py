@@ -34,7 +34,8 @@ TINY = {
 FLOW = {key: value for key, value in TINY.items() if key not in ("latent", "critic_channels")}
 FLOW |= {"network": "unet", "steps": 3}
 CONF = Path(__file__).parents[2] / "conf" / "gan"
-FAMILIES = ("tiny", "dcgan", "acgan", "wgan_gp")
+FAMILIES = ("tiny", "style", "dcgan", "acgan", "wgan_gp")
+NOISE = [0.02, 0.004, 0.05]  # a camera's strengths
 
 
 def family(name: str) -> dict:
@@ -141,13 +142,14 @@ def fit(
     devices: int = 1,
     data: PatchDataModule | None = None,
     shares: list[list[float]] | None = None,
+    noise: list[float] | None = None,
     **settings,
 ) -> GenerativeModule:
     """Trains a tiny GAN or flow by the product's `fit`, to its budget, from `out`/last.ckpt where that is."""
     quiet()
     flow = settings.get("network") == "unet"
     gan = {**(FLOW if flow else TINY), **settings}
-    module = (MortalFlow if flow else Mortal)(gan, CLASSES, SIDE, seed, shares)
+    module = (MortalFlow if flow else Mortal)(gan, CLASSES, SIDE, seed, shares, noise)
     module.dies_at = dies_at
     data = data or make_data(out, gan, shares)
     trainer = TrainerConfig(accelerator="cpu", devices=devices)

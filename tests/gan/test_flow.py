@@ -15,7 +15,8 @@ from stemcell_lit.gan.averaged import ema_decay
 from stemcell_lit.gan.config import check_config
 from stemcell_lit.gan.families import FAMILIES, make_module
 from stemcell_lit.gan.flow import FlowModule, on_the_way, random_times, velocity_loss
-from stemcell_lit.gan.flow_network import CHUNK, FlowGenerator, UNet, build_flow, follow, shifted
+from stemcell_lit.gan.flow_network import FlowGenerator, UNet, build_flow, follow, shifted
+from stemcell_lit.gan.layers import CHUNK
 from stemcell_lit.gan.module import GANModule
 from stemcell_lit.gan.synthesis import synthesize
 from stemcell_lit.gan.trained import load_generator

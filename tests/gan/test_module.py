@@ -20,6 +20,7 @@ from tests.gan.helpers import (
     CONF,
     FAMILIES,
     FLOW,
+    NOISE,
     SIDE,
     TINY,
     Killed,
@@ -65,6 +66,8 @@ RESUMED = {name: family(name) for name in FAMILIES} | {
     },
     "modes": {"shares": MODES},
     "flow": {**FLOW, "turns": "any", "burn_in": 0.8, "shares": MODES},
+    "camera": {**family("style"), "truncation": 0.5, "camera": "learned", "noise": NOISE},
+    "flow's camera": {**FLOW, "camera": "estimated", "noise": NOISE},
 }
 
 
@@ -336,7 +339,8 @@ def test_uint8_inverts_the_scaling_of_the_data():
     [
         ({"los": "wasserstein"}, "unknown keys"),
         ({"loss": "kl"}, "relativistic"),
-        ({"network": "stylegan"}, "modulated"),
+        ({"network": "gan"}, "modulated"),
+        ({"camera": "film"}, "estimated"),
         ({"condition": "auxilary"}, "auxiliary"),
         ({"size": "huge"}, "base"),
         ({"burn_in": 2}, "0 to 1"),

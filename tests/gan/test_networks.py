@@ -7,6 +7,7 @@ from stemcell_lit.gan.config import check_config
 from stemcell_lit.gan.layers import UpsampleConv, widths
 from stemcell_lit.gan.networks import Critic, Generator, build_pair
 from stemcell_lit.gan.references import PerClass
+from stemcell_lit.gan.style_network import StyleLayer
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
@@ -60,7 +61,7 @@ def test_critic_scores_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize("condition", ["projection", "auxiliary", "separate"])
-@pytest.mark.parametrize("network", ["modulated", "dcgan"])
+@pytest.mark.parametrize("network", ["modulated", "style", "dcgan"])
 @pytest.mark.parametrize("size", [8, 32, 128])
 def test_every_pair_can_be_trained_at_every_size(size, network, condition):
     gan = check_config(
@@ -129,6 +130,9 @@ def count_macs(network: nn.Module, *inputs: Tensor) -> int:
         nonlocal total
         if isinstance(layer, UpsampleConv):  # 4 taps of its 4x4 kernel fall on each pixel made
             total += made[0].numel() * 4 * layer.in_channels
+        elif isinstance(layer, StyleLayer):
+            taps = 4 if layer.up else 9
+            total += made[0].numel() * taps * layer.weight.shape[1]
         elif isinstance(layer, nn.ConvTranspose2d):
             total += given[0][0].numel() * layer.weight[0].numel()
         elif isinstance(layer, nn.Conv2d):
@@ -152,10 +156,13 @@ def count_macs(network: nn.Module, *inputs: Tensor) -> int:
 # Millions of multiplications of generator and critic, forward, per patch, at 32 and 64 px
 MACS = {
     ("tiny", "modulated"): (16, 27),
+    ("tiny", "style"): (17, 24),
     ("tiny", "dcgan"): (16, 32),
     ("small", "modulated"): (153, 286),
+    ("small", "style"): (173, 249),
     ("small", "dcgan"): (146, 295),
     ("base", "modulated"): (1523, 2869),
+    ("base", "style"): (1742, 2574),
     ("base", "dcgan"): (1416, 2762),
 }
 

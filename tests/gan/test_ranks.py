@@ -7,7 +7,7 @@ import pytest
 
 from stemcell_lit.launch.jobs import Job
 from stemcell_lit.launch.pool import run_jobs
-from tests.gan.helpers import FLOW, family, make_store
+from tests.gan.helpers import FLOW, NOISE, family, make_store
 
 ROOT = Path(__file__).parents[2]
 BUDGET = {"images": 120, "validate_every_images": 60}
@@ -23,7 +23,9 @@ SETTINGS = {
     },
     # a class that one rank has no patch of leaves its pair without a gradient there
     "dcgan": {**family("dcgan"), "batch_size": 6, **BUDGET},
-    "flow": {**FLOW, "burn_in": 0.5, **BUDGET},
+    # its mean styles and the noise that its camera adds are measured on each rank
+    "style": {**family("style"), "truncation": 0.5, "camera": "learned", "noise": NOISE, **BUDGET},
+    "flow": {**FLOW, "burn_in": 0.5, "camera": "estimated", "noise": NOISE, **BUDGET},
 }
 
 

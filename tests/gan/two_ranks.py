@@ -16,7 +16,9 @@ from tests.gan.helpers import fit
 def train(out: Path, settings: dict) -> None:
     """Trains a pair of networks on two ranks."""
     module = fit(out, devices=2, **settings)
-    weights = b"".join(p.detach().contiguous().numpy().tobytes() for p in module.parameters())
+    state = module.generator_ema.state_dict().values()  # what was measured, too
+    kept = [*module.parameters(), *state]
+    weights = b"".join(p.detach().contiguous().numpy().tobytes() for p in kept)
     result = {
         "images": module.images_seen,
         "batches": module.batches_seen,

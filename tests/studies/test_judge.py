@@ -16,6 +16,7 @@ from stemcell_lit.experiment.run import run
 from stemcell_lit.experiment.trial import prepare
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch
+from stemcell_lit.gan.camera import STRENGTHS, estimate
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.report.generators import generator_section
 from stemcell_lit.settings.command_keys import GenerateCommand, JudgeCommand, RunCommand, typed
@@ -128,6 +129,19 @@ def test_a_method_with_generated_patches_takes_those_of_a_flow(folder, table):
     checkpoint = make_generator(prepare(config(folder, *overrides, out="out"))) / "generator.ckpt"
     made = generate(GenerateCommand(str(checkpoint), str(folder / "flow"), per_class=3))
     assert made.manifest["label"].value_counts().to_dict() == dict.fromkeys(made.classes, 3)
+
+
+def test_a_style_generator_with_a_camera_is_judged_by_its_name(folder):
+    words = ["gans=[style]", "gan.channels=[8,8]", "gan.critic_channels=[8,8]", "gan.images=96"]
+    words += ["gan.batch_size=16", "gan.validate_every_images=48", "gan.collapse_below=0"]
+    words += ["seeds=[0]", "gan.camera=estimated"]
+    config, given = settings(folder, *words)
+    (entry,) = entries_of(config, given, typed_run)
+    assert entry.name == "style" and entry.key()["generator"]["gan"]["camera"] == "estimated"
+    facts = json.loads((make_generator(entry.trial) / "generator.json").read_text())
+    expected = dict(zip(STRENGTHS, estimate(entry.trial.train.pixels), strict=True))
+    assert facts["camera"] == pytest.approx(expected, rel=1e-5) and expected["read"] > 0
+    assert facts["images_trained"] == 96
 
 
 def test_selection_is_judged_on_what_it_keeps(folder):
