@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from stemcell_lit.data.folds import GroupTable, can_validate
+from stemcell_lit.data.thinning import Thinned, classes_to_thin, thin, told, track_units
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.field_types import check
@@ -26,6 +28,7 @@ class Split:
         test: rows of the result.
         kind: grouped or leaky.
         unlabelled: rows of training groups whose labels `labelled_fraction` hides.
+        thinned: what `thin_ratio` made of classes of `train`, by name; rows that it drops are in no part.
     """
 
     train: np.ndarray
@@ -33,6 +36,7 @@ class Split:
     test: np.ndarray
     kind: str = "grouped"
     unlabelled: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    thinned: Mapping[str, Thinned] = field(default_factory=dict)
 
     def groups(self, store: PatchStore, part: str) -> list[str]:
         """Sorted names of the groups in `train`, `val` or `test`."""
@@ -99,10 +103,12 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     Every row is tested in exactly one fold. Where two groups or more hold a class, no fold tests them all, if any
     assignment of groups to folds can do that (`data/folds.py`). Inside the training groups, `validation_share` of the
     patches is set aside, again by group, never the last training group of a class; `labelled_fraction` then keeps part
-    of the remaining groups, the same classes present.
+    of the remaining groups, the same classes present. Last, `thin_ratio` drops tracks of rare classes from what is
+    left to learn from, labelled and hidden each for itself (`data/thinning.py`).
 
     Raises:
-        UserError: fewer groups than folds, a fold that does not exist, or no group that can validate.
+        UserError: fewer groups than folds, a fold that does not exist, no group that can validate, or a class to thin
+            that is none.
     """
     check(config, "split.")
     parts = _all_folds(store, config)
@@ -122,7 +128,15 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     if config.labelled_fraction < 1:
         known = _labelled(labels, groups, train, config)
         hidden, train = np.setdiff1d(train, known), known
-    return Split(np.sort(train), np.sort(val), np.sort(test), config.kind, np.sort(hidden))
+    thinned: Mapping[str, Thinned] = {}
+    if config.thin_ratio is not None:
+        of = {name: store.classes.index(name) for name in classes_to_thin(store, config)}
+        units, key = track_units(store, config.kind), [config.seed, config.fold, 9]
+        before, classes, ratio = train, list(of.values()), config.thin_ratio
+        train, hidden = (thin(part, labels, units, classes, ratio, key) for part in (train, hidden))
+        thinned = told(before, train, labels, units, of)
+    train, val, test, hidden = (np.sort(part) for part in (train, val, test, hidden))
+    return Split(train, val, test, config.kind, hidden, thinned)
 
 
 def _units(store: PatchStore, config: SplitConfig) -> np.ndarray:
@@ -167,7 +181,7 @@ def _all_folds(store: PatchStore, config: SplitConfig) -> Parts:
 
 
 def whole_split(store: PatchStore, config: SplitConfig) -> Split:
-    """All labelled groups train, but for the validation share; none is tested.
+    """All labelled groups train, but for the validation share; none is tested, and nothing is thinned.
 
     Raises:
         UserError: no group that can validate.

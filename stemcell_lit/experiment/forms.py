@@ -40,6 +40,9 @@ _TOLD = form.record(
 )
 
 
+_THINNED = ("patches", "patches_before", "tracks", "tracks_before")
+
+
 _COUNTS = form.maybe(form.mapping(form.whole()))
 
 
@@ -76,7 +79,15 @@ RESULT = form.versioned(
                 },
             ),
             "split": form.record(
-                {"kind": form.text()}, dict.fromkeys(("train", "val", "test"), _TEXTS)
+                {"kind": form.text()},
+                {
+                    **dict.fromkeys(("train", "val", "test"), _TEXTS),
+                    "thinned": form.mapping(
+                        form.record(
+                            {**dict.fromkeys(_THINNED, form.whole()), "ratio": form.number(0)}
+                        )
+                    ),
+                },
             ),
             "config": form.record(
                 {},

@@ -207,6 +207,8 @@ def _splits(config: RunCommand, store: PatchStore, every_fold: bool) -> Iterator
         yield _split(folds=folds)
     if config.split.labelled_fraction < 1:
         yield _split(labelled_fraction=1.0)
+    if config.split.thin_ratio is not None:
+        yield "split.thin_ratio=null", _split(thin_ratio=None)[1]
     for seed in SEEDS:
         yield _split(seed=config.split.seed + seed)
     if config.split.validation_share > 0:

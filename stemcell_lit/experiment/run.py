@@ -152,6 +152,11 @@ def _ending(trial: Trial, trained: Trained) -> dict[str, Any]:
         "split": {
             "kind": split.kind,
             **{part: split.groups(trial.store, part) for part in ("train", "val", "test")},
+            **(
+                {"thinned": {k: asdict(v) for k, v in split.thinned.items()}}
+                if split.thinned
+                else {}
+            ),
         },
         "temporal": {
             "kind": model.hierarchy.temporal,

@@ -237,6 +237,8 @@ def relevant(config: RunCommand) -> dict[str, Any]:
     if not chooses(config):
         plain |= {"tune": False, "tune_seed": 0, "method": {**plain["method"], "choices": []}}
         plain["method"].pop("by", None)
+    if config.split.thin_ratio is None:
+        plain["split"].pop("thin_classes", None)
     if config.mix.recipe == "real":
         plain["mix"]["amount"] = 0
         if not (config.tune or chooses(config)):  # what is tried may mix

@@ -292,6 +292,7 @@ def _fold_rows(results: Results) -> list[dict[str, Any]]:
                 "val": info["data"].get("val") or {},
                 "test": {name: int((label == name).sum()) for name in results.classes},
                 "generated": {k: v for k, v in made.items() if v},
+                "thinned": split.get("thinned", {}),
                 "groups": {part: len(split.get(part, [])) for part in ("train", "val", "test")},
             }
         )

@@ -177,7 +177,7 @@ def choices(default: list[str], *legal: str) -> Any:
     return _field(default, Bound(choices=legal))
 
 
-def names(default: list[str]) -> Any:
+def names(default: list[str] | None) -> Any:
     """A field that holds a list of names, at least one, each once."""
     return _field(default, Bound(items=(1, None), unique=True))
 

@@ -12,6 +12,7 @@ from stemcell_lit.settings import network_names
 from stemcell_lit.settings.field_types import (
     choice,
     choice_or,
+    names,
     number,
     numbers,
     random_seed,
@@ -140,6 +141,14 @@ class SplitConfig:
     )
     labelled_fraction: float = setting(
         "share of the training groups whose labels are used", number(1.0, above=0, most=1)
+    )
+    thin_ratio: float | None = setting(
+        "thins rare classes in training alone, to 1 patch for so many of the largest class; null: as they are",
+        quiet(number(None, least=1)),
+    )
+    thin_classes: list[str] | None = setting(
+        "what thin_ratio thins, such as [debris]; null: the two rarest classes of the store",
+        quiet(names(None)),
     )
 
 

@@ -210,7 +210,9 @@ def reproduce(config: ReproduceCommand, overrides: list[str], typed_run: Any) ->
     for reason in left.values():
         print(printable(reason))
     other = fold_note(store, planned[0][0].config.split)
-    for sentence in [*_few(by_fold[0, config.baseline]), *([other] if other else [])]:
+    thinned = [s for t in range(len(tables)) for s in _thinned(by_fold[t, config.baseline])]
+    few = _few(by_fold[0, config.baseline])
+    for sentence in [*few, *thinned, *([other] if other else [])]:
         print(f"note: {printable(sentence)}", file=sys.stderr)
     check_reports(Path(config.out), config.sweep)
     jobs: list[Job] = []
@@ -275,6 +277,28 @@ def _few(trials: list[Trial]) -> list[str]:
                 f"class {name} has {min(counts)} to {max(counts)} training patches a fold, fewer than "
                 f"data.min_class_patches={least}: a network learns little from so few; label more"
             )
+    return said
+
+
+def _thinned(trials: list[Trial]) -> list[str]:
+    """What thinning reached, a sentence for each class: whole tracks seldom make the very ratio."""
+    said = []
+    for name in dict.fromkeys(name for trial in trials for name in trial.split.thinned):
+        found = [t.split.thinned[name] for t in trials if name in t.split.thinned]
+        ends = [
+            [f"{end([getattr(one, key) for one in found]):.3g}" for end in (min, max)]
+            for key in ("patches", "patches_before", "tracks", "ratio")
+        ]
+        now, before, tracks, ratio = (a if a == b else f"{a} to {b}" for a, b in ends)
+        text = (
+            f"split.thin_ratio={trials[0].config.split.thin_ratio:g}: {name} has {now} of {before} training patches a "
+            f"fold, of {tracks} tracks, 1 for {ratio} of the largest class"
+        )
+        if all(one.patches == one.patches_before for one in found):
+            text += "; it is as rare of its own"
+        elif any(one.tracks == 1 for one in found):
+            text += "; no class loses its last track"
+        said.append(text)
     return said
 
 

@@ -36,6 +36,7 @@ DECLARED: dict[str, set[str]] = {
     "data.workers": set(),
     "data.min_class_patches": set(),
     "split": ALL,
+    "split.thin_classes": set(),  # while nothing is thinned
     "mix": {"generated", "stage", "trial"},
     "mix.weight": SHOWN,
     "mix.finish": SHOWN,
@@ -81,6 +82,8 @@ OTHER = {
     "split.fold": 1,
     "split.validation_share": 0.3,
     "split.labelled_fraction": 1.0,
+    "split.thin_ratio": 30.0,
+    "split.thin_classes": ["debris"],
     "mix.recipe": "balance",
     "classic.model": "trees",
     "classic.class_weight": "balanced",
