@@ -103,9 +103,16 @@ def do_import(overrides: list[str]) -> None:
         print(
             f"unsure: {by['unsure']} places left out, named in {printable(store.path / 'unsure.parquet')}"
         )
-    groups = store.manifest["group"]
-    print(f"split by {printable(by.get('split_by', 'movie'))}: {told(groups)}")
-    for sentence in thin_classes(store.manifest["label"], groups):
+    known = store.manifest[store.labelled]
+    print(f"split by {printable(by.get('split_by', 'movie'))}: {told(known['group'])}")
+    if store.unlabelled:
+        bare = store.manifest[~store.labelled]
+        shared = int(bare["group"].isin(known["group"]).sum())
+        print(
+            f"without a label: {store.unlabelled} patches, {shared} of them in groups of labelled ones; they are "
+            "learned from where their group trains, and never tested"
+        )
+    for sentence in thin_classes(known["label"], known["group"]):
         print(f"note: {printable(sentence)}", file=sys.stderr)
     name, tree = Path(c.store).resolve().name, tree_over(store.classes)
     settings = {"data.store": c.store, "hierarchy": tree or "flat", "out": f"results/{name}"}

@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from stemcell_lit.base.processes import end_with_parent
 from stemcell_lit.data.augment import POLICIES, albumentations_policy, augment_batch, to_float
-from stemcell_lit.data.mixing import Places, QuotaSampler, generated_quota, share_out
+from stemcell_lit.data.leaks import check_labelled, check_no_leak
+from stemcell_lit.data.mixing import (
+    Alternate,
+    Places,
+    QuotaSampler,
+    generated_quota,
+    share_out,
+)
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
@@ -66,6 +73,8 @@ class PatchDataModule(pl.LightningDataModule):
         scope: targets, their classes, the time window.
         generated: a store of generated patches; needed where the recipe asks for any.
         pseudo: rows of `split.unlabelled` and the targets that a network gave them; they join the training patches.
+        unlabelled: the rows of `split.unlabelled` take every second place, with the label -1; with resident real
+            patches alone.
         modes: (patches of the store,) int64, what each batch says of its patches beside their labels; with resident
             real patches alone.
         mix: recipe, applied to the targets of this scope.
@@ -93,6 +102,7 @@ class PatchDataModule(pl.LightningDataModule):
         *,
         generated: PatchStore | None = None,
         pseudo: tuple[np.ndarray, np.ndarray] | None = None,
+        unlabelled: bool = False,
         modes: np.ndarray | None = None,
         mix: MixConfig | None = None,
         images: int | None = None,
@@ -117,6 +127,7 @@ class PatchDataModule(pl.LightningDataModule):
         if images is None and (mix.finish or mix.order != "mixed"):
             raise ValueError("mix.finish and mix.order need the images of the training")
         target_of = {c: i for i, name in enumerate(self.targets) for c in scope.groups[name]}
+        check_labelled(store, split)
         class_of = store.manifest["label"].to_numpy()
         times = store.manifest["time_h"].to_numpy()
         position = np.array([target_of.get(c, -1) for c in class_of])
@@ -141,6 +152,14 @@ class PatchDataModule(pl.LightningDataModule):
                         "learns little from so few, and generated data can hurt below 20 to 50 real images a class",
                         stacklevel=2,
                     )
+        self._bare = np.empty(0, np.int64)  # places in the bank of patches without a label
+        if unlabelled:
+            if pixels != "resident" or mix.recipe != "real" or pseudo is not None:
+                raise ValueError("patches without a label go with resident real patches alone")
+            position = position.copy()
+            position[split.unlabelled] = -1  # their labels may only be hidden
+            self._bare = len(rows["train"]) + np.arange(len(split.unlabelled))
+            rows["train"] = np.concatenate([rows["train"], split.unlabelled])
         wanted = generated_quota(real, mix)
         extra_rows, extra_labels = np.empty(0, np.int64), np.empty(0, np.int64)
         if generated is not None:
@@ -217,14 +236,17 @@ class PatchDataModule(pl.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Training patches of each target; those that only fill places of others do not count."""
         labels = self.labels["train"].numpy()[~self._pool]
+        labels = labels[labels >= 0]
         return [int(n) for n in np.bincount(labels, minlength=len(self.targets))]
 
     def batches(self, rank: int = 0, world: int = 1) -> QuotaSampler:
         """The training sampler of one rank."""
         return self._sampler(self.seed, rank, world, self._places())
 
-    def _places(self) -> Places | None:
-        """The places that go to generated patches, None where none do."""
+    def _places(self) -> Places | Alternate | None:
+        """The places that go to generated patches, or to those without a label; None where none do."""
+        if len(self._bare):
+            return Alternate(self._bare)
         if not self._pool.any():
             return None
         labels, mix = self.labels["train"].numpy(), self.mix
@@ -232,7 +254,9 @@ class PatchDataModule(pl.LightningDataModule):
         first = mix.order == "generated_first"
         return Places(pools, mix.amount, self.images or math.inf, mix.finish, first)
 
-    def _sampler(self, seed: int, rank: int, world: int, places: Places | None) -> QuotaSampler:
+    def _sampler(
+        self, seed: int, rank: int, world: int, places: Places | Alternate | None
+    ) -> QuotaSampler:
         labels = np.where(self._pool, -1, self.labels["train"].numpy())
         strata = [np.flatnonzero(labels == i) for i in range(len(self.targets))]
         sizes = [len(s) for s in strata]
@@ -422,30 +446,6 @@ def check_ways(augment: str, sampler: str, pixels: str) -> None:
         raise UserError(f"stage.sampler={sampler}: expected shuffle or balanced")
     if pixels not in ("resident", "workers"):
         raise UserError(f"data.pixels={pixels}: expected resident or workers")
-
-
-def check_no_leak(store: PatchStore, split: Split, generated: PatchStore) -> None:
-    """Refuses generated patches that know of validation or test patches.
-
-    Raises:
-        UserError: the generator has seen a group that validates or tests here, or does not say what it has seen.
-    """
-    if (
-        not generated.info["made_by"].get("generator")
-        or "seen_groups" not in generated.info["made_by"]
-    ):
-        raise UserError(
-            f"{generated.path}: does not say which generator made it and which groups that has seen; "
-            "make it with `stemcell-lit generate`"
-        )
-    held = split.units(store, "val") | split.units(store, "test")
-    leaked = sorted(generated.seen_groups & held)
-    if leaked:
-        raise UserError(
-            f"{generated.path}: its generator has seen {len(leaked)} validation or test groups of this split "
-            f"({', '.join(leaked[:3])}{', ...' if len(leaked) > 3 else ''}); train a generator on this split's "
-            "training groups"
-        )
 
 
 def _choose(

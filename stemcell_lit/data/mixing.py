@@ -145,6 +145,25 @@ class Places:
         return filled
 
 
+@dataclass(frozen=True)
+class Alternate:
+    """Gives every second place of a training to patches without a label: of each batch, half.
+
+    Attributes:
+        pool: their indices.
+    """
+
+    pool: np.ndarray
+
+    def fill(
+        self, order: np.ndarray, strata: Sequence[np.ndarray], quotas: Sequence[int], key: list[int]
+    ) -> np.ndarray:
+        """The draws of an epoch with these places filled; arguments as of `Places.fill`."""
+        filled, rng = order.copy(), np.random.default_rng([*key, 2])
+        filled[1::2] = rng.permutation(np.concatenate(_drawn(self.pool, len(order) // 2, rng)))
+        return filled
+
+
 def _drawn(indices: np.ndarray, quota: int, rng: np.random.Generator) -> list[np.ndarray]:
     """So many draws: whole passes in random order, then a random part."""
     passes, rest = divmod(quota, len(indices)) if len(indices) else (0, 0)
@@ -169,7 +188,7 @@ class QuotaSampler(Sampler[list[int]]):
         seed: of the order.
         rank: of this process, 0 to world - 1.
         world: number of processes.
-        places: that go to generated patches; None: none do.
+        places: that go to generated patches, or to those without a label; None: none do.
     """
 
     def __init__(
@@ -181,7 +200,7 @@ class QuotaSampler(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        places: Places | None = None,
+        places: Places | Alternate | None = None,
     ):
         if len(strata) != len(quotas):
             raise ValueError(f"{len(strata)} strata but {len(quotas)} quotas")

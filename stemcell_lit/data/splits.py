@@ -27,7 +27,8 @@ class Split:
         val: rows of the held-out part of the training groups: for choosing, never for the result.
         test: rows of the result.
         kind: grouped or leaky.
-        unlabelled: rows of training groups whose labels `labelled_fraction` hides.
+        unlabelled: rows that may be learned from without a class: of training groups whose labels `labelled_fraction`
+            hides; patches without a label, see `_unlabelled`.
         thinned: what `thin_ratio` made of classes of `train`, by name; rows that it drops are in no part.
     """
 
@@ -94,17 +95,18 @@ def fold_note(store: PatchStore, config: SplitConfig) -> str | None:
 
 
 def _usual(store: PatchStore) -> int:
-    return 5 if store.manifest["group"].nunique() >= FEW_GROUPS else 3
+    return 5 if store.manifest["group"][store.labelled].nunique() >= FEW_GROUPS else 3
 
 
 def make_split(store: PatchStore, config: SplitConfig) -> Split:
     """One fold of a stratified k-fold over groups (movies, fields, tracks).
 
-    Every row is tested in exactly one fold. Where two groups or more hold a class, no fold tests them all, if any
-    assignment of groups to folds can do that (`data/folds.py`). Inside the training groups, `validation_share` of the
-    patches is set aside, again by group, never the last training group of a class; `labelled_fraction` then keeps part
-    of the remaining groups, the same classes present. Last, `thin_ratio` drops tracks of rare classes from what is
-    left to learn from, labelled and hidden each for itself (`data/thinning.py`).
+    Every labelled row is tested in exactly one fold. Where two groups or more hold a class, no fold tests them all, if
+    any assignment of groups to folds can do that (`data/folds.py`). Inside the training groups, `validation_share` of
+    the patches is set aside, again by group, never the last training group of a class; `labelled_fraction` then keeps
+    part of the remaining groups, the same classes present. Last, `thin_ratio` drops tracks of rare classes from what is
+    left to learn from, labelled and hidden each for itself (`data/thinning.py`). Patches without a label change nothing
+    in this, and are not thinned.
 
     Raises:
         UserError: fewer groups than folds, a fold that does not exist, no group that can validate, or a class to thin
@@ -118,7 +120,7 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
             "give one of these",
             "fold",
         )
-    labels, groups = store.labels, _units(store, config)
+    rows, labels, groups = _known(store, config)
     rest, test = parts[config.fold]
     train, val = rest, rest[:0]
     if config.validation_share > 0:
@@ -131,23 +133,41 @@ def make_split(store: PatchStore, config: SplitConfig) -> Split:
     thinned: Mapping[str, Thinned] = {}
     if config.thin_ratio is not None:
         of = {name: store.classes.index(name) for name in classes_to_thin(store, config)}
-        units, key = track_units(store, config.kind), [config.seed, config.fold, 9]
+        units, key = track_units(store, config.kind)[rows], [config.seed, config.fold, 9]
         before, classes, ratio = train, list(of.values()), config.thin_ratio
         train, hidden = (thin(part, labels, units, classes, ratio, key) for part in (train, hidden))
         thinned = told(before, train, labels, units, of)
-    train, val, test, hidden = (np.sort(part) for part in (train, val, test, hidden))
-    return Split(train, val, test, config.kind, hidden, thinned)
+    train, val, test, hidden = (np.sort(rows[part]) for part in (train, val, test, hidden))
+    return Split(train, val, test, config.kind, _unlabelled(store, val, test, hidden), thinned)
 
 
-def _units(store: PatchStore, config: SplitConfig) -> np.ndarray:
-    """(patches,) int64: what each must stay together with, its group, or under the leaky split nothing.
+def _known(store: PatchStore, config: SplitConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows that have a label, sorted, their classes, and what each must stay together with.
 
-    Numbers in the order of the names: a split depends on that order, and numbers are sorted far quicker than texts.
+    That is its group, or under the leaky split nothing: int64 numbers in the order of the names, since a split depends
+    on that order, and numbers are sorted far quicker than texts.
     """
+    rows = np.flatnonzero(store.labelled)
     if config.kind == "leaky":  # the paper's split: each frame on its own
-        names = np.array([f"patch-{i}" for i in range(len(store.manifest))])
-        return np.unique(names, return_inverse=True)[1]
-    return pd.factorize(store.manifest["group"], sort=True)[0].astype(np.int64)
+        units = np.unique(np.array([f"patch-{i}" for i in rows]), return_inverse=True)[1]
+    else:
+        names = store.manifest["group"].iloc[rows]
+        units = pd.factorize(names, sort=True)[0].astype(np.int64)
+    return rows, store.labels_of(rows), units
+
+
+def _unlabelled(
+    store: PatchStore, val: np.ndarray, test: np.ndarray, hidden: np.ndarray
+) -> np.ndarray:
+    """Rows to learn from without a class: hidden ones, and those without a label whose group is not held out.
+
+    A group that holds no labelled patch trains in every fold. Import joins patches near a labelled one to its group
+    (`near=`), so that none of them shows what is held out. Whatever the kind of split, whole groups are meant.
+    """
+    group = store.manifest["group"]
+    held = set(group.iloc[val]) | set(group.iloc[test])
+    free = ~store.labelled & ~group.isin(held).to_numpy()
+    return np.union1d(hidden, np.flatnonzero(free))
 
 
 def _all_folds(store: PatchStore, config: SplitConfig) -> Parts:
@@ -155,7 +175,7 @@ def _all_folds(store: PatchStore, config: SplitConfig) -> Parts:
 
     Where no assignment does, the stratified ones of the usual number: planning says which class is in the way.
     """
-    labels, groups = store.labels, _units(store, config)
+    _, labels, groups = _known(store, config)
     table = GroupTable(labels, groups)
     found, largest = len(table.counts), int(np.unique(labels, return_counts=True)[1].max())
     if config.folds is not None:
@@ -187,11 +207,12 @@ def whole_split(store: PatchStore, config: SplitConfig) -> Split:
         UserError: no group that can validate.
     """
     check(config, "split.")
-    rows = np.arange(len(store))
+    rows, labels, groups = _known(store, config)
     train, val = rows, rows[:0]
     if config.validation_share > 0:
-        train, val = _validation(store.labels, _units(store, config), config, store)
-    return Split(np.sort(train), np.sort(val), rows[:0], config.kind)
+        inner, held = _validation(labels, groups, config, store)
+        train, val = np.sort(rows[inner]), np.sort(rows[held])
+    return Split(train, val, rows[:0], config.kind, _unlabelled(store, val, rows[:0], rows[:0]))
 
 
 def _validation(

@@ -136,7 +136,7 @@ def _delivered(
 def _facts(chosen: Chosen, model: TrainedHierarchy, config: DeliverCommand) -> dict[str, Any]:
     """What model.json and the card say of a model beside its scores."""
     store, hierarchy, results = chosen.store, model.hierarchy, chosen.results
-    first, manifest = chosen.trials[0], store.manifest
+    first, manifest = chosen.trials[0], store.manifest[store.labelled]
     of = {c: manifest[manifest["label"] == c] for c in store.classes}
     scaling = store.info["made_by"].get("scaling")
     return {
@@ -155,7 +155,7 @@ def _facts(chosen: Chosen, model: TrainedHierarchy, config: DeliverCommand) -> d
             "store": str(first.info.get("store") or store.path),
             "content_hash": store.content_hash,
             "simulated": bool(first.info["data"].get("simulated")),
-            "patches": len(store),
+            "patches": len(manifest),
             "groups": int(manifest["group"].nunique()),
             "learned_groups": len(set(model.learned.groups)),
             "tested_groups": len(results.groups),

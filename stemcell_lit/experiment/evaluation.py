@@ -67,7 +67,7 @@ def _percent(found: Mapping[str, float], name: str) -> str:
 
 
 def evaluate_store(config: EvaluateCommand) -> Evaluation:
-    """Classifies every patch of a store with a trial's trained hierarchy; writes result.json and predictions.parquet.
+    """Classifies every labelled patch of a store with a trained hierarchy; writes result.json and predictions.parquet.
 
     Groups that the model has learned from (see `Learned.seen`) have scores of their own, beside those of all others.
 
@@ -80,8 +80,9 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
     store = PatchStore.open(config.store)
     folder = find_model(config.checkpoint)
     model = TrainedHierarchy.load(folder, config.allow_module)
-    table, _ = evaluate(model, Part(store, np.arange(len(store))))
-    seen = model.learned.seen(store, model.image_size)
+    rows = np.flatnonzero(store.labelled)
+    table, _ = evaluate(model, Part(store, rows))
+    seen = model.learned.seen(store, model.image_size)[rows]
     if seen.all() and not config.seen:
         raise UserError(
             f"{store.path}: the model has learned from every group of it (it was trained on "
@@ -89,7 +90,7 @@ def evaluate_store(config: EvaluateCommand) -> Evaluation:
             "What held-out groups scored stands in result.json of its trial, or in the card of deliver; seen=true goes "
             "on all the same"
         )
-    _say_same_names(store, model, seen)
+    _say_same_names(store, model, rows[~seen])
     table["seen"] = seen
     if model.unsure_below is not None:
         top = table[[f"p/{name}" for name in model.hierarchy.classes]].max(axis=1)
@@ -138,11 +139,11 @@ def _unsure(table: pd.DataFrame) -> dict[str, float] | None:
     return {"share": float(table["unsure"].mean()), "error_of_the_sure": wrong}
 
 
-def _say_same_names(store: PatchStore, model: TrainedHierarchy, seen: np.ndarray) -> None:
+def _say_same_names(store: PatchStore, model: TrainedHierarchy, unseen: np.ndarray) -> None:
     """A notice where another store calls groups as the model's are called, and no pixels tell that they are these."""
     if store.content_hash == model.learned.content_hash:
         return
-    same = set(store.manifest["group"][~seen]) & set(model.learned.groups)
+    same = set(store.manifest["group"].iloc[unseen]) & set(model.learned.groups)
     if same:
         warnings.warn(
             f"{store.path}: {len(same)} groups are called as groups that the model learned from, such as "

@@ -25,7 +25,7 @@ from stemcell_lit.errors import UserError
 from stemcell_lit.experiment import callbacks, generator_quality
 from stemcell_lit.experiment.encoders import encoder_of
 from stemcell_lit.experiment.training import fit
-from stemcell_lit.experiment.trial import FORMAT, Trial, rows_hash
+from stemcell_lit.experiment.trial import FORMAT, Trial, check_unlabelled, rows_hash
 from stemcell_lit.gan.alarms import GANDiverged
 from stemcell_lit.gan.best_snapshot import QualityWatch, keep_best
 from stemcell_lit.gan.camera import estimate, strengths_in
@@ -131,7 +131,7 @@ class TrainedGenerator(Recipe):
         """Training and validation patches, settings, seed.
 
         Raises:
-            UserError: patches at several scales.
+            UserError: patches at several scales, or none without a label where these are asked for.
         """
         trial, config, store = self.trial, self.trial.config, self.trial.store
         if len(store.scales) > 1:
@@ -140,6 +140,7 @@ class TrainedGenerator(Recipe):
                 f"methods without generated patches ({', '.join(without_generated())}), or a store with "
                 "extraction.scales=[1]"
             )
+        check_unlabelled(trial)
         return {
             "data": store.content_hash,
             "train": rows_hash(trial.split.train),
@@ -150,6 +151,7 @@ class TrainedGenerator(Recipe):
             "seed": config.generator_seed,
             **determining(config.trainer),
             **({"labels": "shuffled"} if self.shuffled else {}),
+            **({"unlabelled": rows_hash(trial.split.unlabelled)} if config.gan.unlabelled else {}),
         }
 
     def make(self, folder: Path) -> None:
@@ -182,7 +184,7 @@ class TrainedGenerator(Recipe):
             "format": FORMAT,
             "hash": key_hash(self.key()),
             "classes": classes,
-            "seen_groups": sorted(trial.split.units(trial.store, "train")),
+            "seen_groups": sorted(_seen(trial)),
             "um_per_px": trial.um_per_px,
             "images": int(generator.images_seen),
             "images_trained": int(module.images_seen),
@@ -212,6 +214,7 @@ class TrainedGenerator(Recipe):
             trial.split,
             Scope.of_classes(trial.store.classes),
             modes=modes,
+            unlabelled=config.gan.unlabelled,
             epoch_images=config.gan.validate_every_images,
             batch_size=config.gan.batch_size,
             augment="none",  # the generator's module turns and shifts by itself
@@ -244,6 +247,14 @@ class TrainedGenerator(Recipe):
         except GANDiverged as error:
             return error
         return None
+
+
+def _seen(trial: Trial) -> set[str]:
+    """Groups that the generator of a trial learns from."""
+    units = trial.split.units(trial.store, "train")
+    if trial.config.gan.unlabelled:
+        units |= trial.split.units(trial.store, "unlabelled")
+    return units
 
 
 def _show(

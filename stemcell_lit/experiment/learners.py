@@ -25,7 +25,7 @@ from stemcell_lit.experiment.classic import (
 from stemcell_lit.experiment.generators import make_generated
 from stemcell_lit.experiment.heads import stage_folder
 from stemcell_lit.experiment.stages import open_stage
-from stemcell_lit.experiment.trial import Trial
+from stemcell_lit.experiment.trial import Trial, needs_generator
 from stemcell_lit.patches.store import PatchStore, reduce_pixels
 
 REPEATS = 5  # permutations of a family of features
@@ -95,9 +95,10 @@ def train_trial(trial: Trial) -> Trained:
 
 
 def _learned(trial: Trial, size: int) -> Learned:
-    """Training patches, those that choose and tune, and those that get pseudo-labels."""
-    split = trial.split
-    more = [split.unlabelled] if trial.config.stage.pseudo_rounds else []
+    """Training patches, those that choose and tune, and those without a label, where it or its generator had them."""
+    split, config = trial.split, trial.config
+    generated = needs_generator(config) and config.gan.unlabelled
+    more = [split.unlabelled] if config.stage.pseudo_rounds or generated else []
     return Learned.of(trial.store, np.concatenate([split.train, split.val, *more]), size)
 
 

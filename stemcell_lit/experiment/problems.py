@@ -26,6 +26,7 @@ from stemcell_lit.experiment.trial import (
     check_batches,
     check_pseudo,
     check_real,
+    check_unlabelled,
     chooses,
     needs_generator,
     open_store,
@@ -254,6 +255,11 @@ class Planner:
             check_pseudo(trial)
         except UserError as error:
             yield Problem("pseudo", str(error), method)
+        if needs_generator(config) or self.generator:
+            try:
+                check_unlabelled(trial)
+            except UserError as error:
+                yield Problem("settings", str(error), method)
         key = f"fit {config.data.store} {store.classes} {config.split} {config.hierarchy} {config.temporal}"
         key += f" {config.method.tree}"
         train = trial.train.facts
@@ -266,7 +272,7 @@ class Planner:
             return
         learned = np.isin(np.arange(len(store.classes)), train["labels"])
         for i in np.flatnonzero(~learned):
-            of = store.manifest["group"][store.labels == i]
+            of = store.manifest["group"][store.manifest["label"] == store.classes[i]]
             held = len(of) if config.split.kind == "leaky" else of.nunique()
             kind = "class" if held > 1 else "alone"
             yield Problem(kind, _why_not(store, int(i), where), label=store.classes[i])
@@ -309,7 +315,7 @@ def _choices(config: RunCommand) -> list[RunCommand]:
 
 def _why_not(store: PatchStore, label: int, where: str) -> str:
     name = store.classes[label]
-    groups = sorted(set(store.manifest["group"][store.labels == label]))
+    groups = sorted(set(store.manifest["group"][store.manifest["label"] == name]))
     if not groups:
         return f"{store.path}: no patches of {name}"
     if len(groups) == 1:

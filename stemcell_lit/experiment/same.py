@@ -142,7 +142,8 @@ def said_equal(name: str, same: str, tree: str) -> str:
 
 def _lacking(config: RunCommand, store: PatchStore) -> str | None:
     """What the method needs and no patch has."""
-    timed = bool(np.isfinite(store.manifest["time_h"]).any())
+    known = store.manifest[store.labelled]
+    timed = bool(np.isfinite(known["time_h"]).any())
     if not config.method.learners:
         return None if timed else "no patch has a time"
     try:
@@ -151,7 +152,7 @@ def _lacking(config: RunCommand, store: PatchStore) -> str | None:
         return None
     if kind in ("window", "prior") and not timed:
         return f"no patch has a time, which its constraint ({kind}) needs"
-    tracks = store.manifest["track"]
+    tracks = known["track"]
     if kind == "path" and not tracks[tracks != ""].duplicated().any():
         return f"no track has two patches, which its constraint ({kind}) needs"
     return None

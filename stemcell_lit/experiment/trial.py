@@ -75,9 +75,8 @@ class Part:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(n,) int64 positions in the store's classes."""
-        labels: np.ndarray = self.store.labels[self.rows]
-        return labels
+        """(n,) int64 positions in the store's classes; patches without a label are refused, see `labels_of`."""
+        return self.store.labels_of(self.rows)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,7 +132,7 @@ class Trial:
 
     @cached_property
     def unlabelled(self) -> Part:
-        """Patches of training groups whose labels are hidden."""
+        """Patches to learn from whose labels are hidden, or that have none; never of a group that is held out."""
         return self._part(self.split.unlabelled)
 
     def _part(self, rows: np.ndarray) -> Part:
@@ -262,6 +261,8 @@ def prepare(config: RunCommand) -> Trial:
     )
     trial = Trial(config, store, split, artifacts, hierarchy)
     check_pseudo(trial)
+    if needs_generator(config):
+        check_unlabelled(trial)
     return trial
 
 
@@ -387,7 +388,18 @@ def check_pseudo(trial: Trial) -> None:
     if len(trial.split.unlabelled) == 0:
         raise UserError(
             "stage.pseudo_rounds: takes training patches without labels, and split.labelled_fraction="
-            f"{trial.config.split.labelled_fraction:g} leaves none; give less than 1, or leave this method out"
+            f"{trial.config.split.labelled_fraction:g} leaves none; give less than 1, a store with such patches, or "
+            "leave this method out"
+        )
+
+
+def check_unlabelled(trial: Trial) -> None:
+    """Refuses a generator that shall learn from patches without a label where there are none."""
+    if trial.config.gan.unlabelled and not len(trial.split.unlabelled):
+        raise UserError(
+            f"gan.unlabelled=true: {trial.store.path} has no patch without a label in the training groups of fold "
+            f"{trial.config.split.fold}, and split.labelled_fraction={trial.config.split.labelled_fraction:g} hides "
+            "none; import some (docs/import.md), give a fraction below 1, or leave it out"
         )
 
 

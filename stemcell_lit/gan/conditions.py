@@ -34,8 +34,14 @@ class Conditions(nn.Module):
         self.register_buffer("class_of", class_of, persistent=False)
 
     def of(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(batch,) int64: the mode of each patch, its class where no class has several."""
-        return batch["mode"] if len(self.class_of) > len(self.first) else batch["label"]
+        """(batch,) int64: the mode of each patch, its class where no class has several; `null` without a label."""
+        known = batch["mode"] if len(self.class_of) > len(self.first) else batch["label"]
+        return known.masked_fill(batch["label"] < 0, self.null)
+
+    @property
+    def null(self) -> int:
+        """The condition that says nothing, behind all others; that of patches without a label (label below 0)."""
+        return len(self.class_of)
 
     def at(self, label: Tensor, place: Tensor) -> Tensor:
         """The mode of a class at a place, 0 to 1, in the sum of its modes' shares."""

@@ -74,7 +74,8 @@ def only_for(gan: Mapping[str, Any], networks: Sequence[str]) -> None:
         )
     usual = asdict(GANConfig())
     foreign = (_PAIR if "unet" in networks else _FLOW).split()
-    for key in (k for k in foreign if gan[k] != usual[k]):
+    shared = {"hidden_share"} if gan["unlabelled"] else set()
+    for key in (k for k in foreign if gan[k] != usual[k] and k not in shared):
         raise UserError(
             f"gan.{key}={gan[key]}: a setting of {other}, and gan.network={gan['network']} makes {kind}; leave it out"
         )

@@ -104,7 +104,7 @@ class FlowModule(GenerativeModule):
         pixels, shown = random_turn(batch["pixels"], draw, gan["turns"])
         time = random_times(len(pixels), gan["time_shift"], draw)
         noise = torch.randn(pixels.shape, generator=draw, device=self.device)
-        known = self._condition(batch)
+        known = self.conditions.of(batch)
         hidden = torch.rand(len(pixels), generator=draw, device=self.device) < gan["hidden_share"]
         condition = known.masked_fill(hidden, self.generator.network.null)
         with self.autocast():
@@ -116,12 +116,6 @@ class FlowModule(GenerativeModule):
         self._recent = [*self._recent[1 - _RECENT :], (batch["pixels"], known)]
         self.step_done(batch, {"loss": loss.detach()}, {"velocity": loss.detach()})
 
-    def _condition(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(batch,) int64: the condition of each patch, the null condition for one without a label."""
-        return self.conditions.of(batch).masked_fill(
-            batch["label"] < 0, self.generator.network.null
-        )
-
     # --- validation ------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
@@ -132,7 +126,7 @@ class FlowModule(GenerativeModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """Keeps held-out patches with their conditions, too."""
         super().validation_step(batch, batch_idx)
-        self._held.append((batch["pixels"], self._condition(batch)))
+        self._held.append((batch["pixels"], self.conditions.of(batch)))
 
     def family_numbers(self) -> dict[str, Tensor]:
         """The averaged network's loss on held-out patches, and on recent training patches."""

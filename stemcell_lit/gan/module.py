@@ -31,6 +31,9 @@ class GANModule(GenerativeModule):
     Several devices need the strategy `ddp_find_unused_parameters_true`: a backward pass reaches one
     of the two networks.
 
+    With `gan["unlabelled"]` both networks know one condition more, the null condition: it is that of patches without a
+    label, and of `gan["hidden_share"]` of the others, for generated and real ones alike.
+
     Logged: `loss_g`, `loss_d`, `critic/real`, `critic/fake` (as trained on, shifted); at validation `critic/train`
     and `critic/held_out` (plain real patches, mean over classes: a gap that grows is an over-fitted
     critic).
@@ -49,12 +52,17 @@ class GANModule(GenerativeModule):
     )
 
     def check_settings(self, gan: Mapping[str, Any], conditions: int, classes: int) -> None:
-        """Refuses a flow's settings, and modes where each class has a pair of networks."""
+        """Refuses a flow's settings, and modes or patches without a label where a network needs the class."""
         only_for(gan, ("modulated", "style", "dcgan"))
         if gan["condition"] == "separate" and conditions > classes:
             raise UserError(
                 f"gan.modes={gan['modes']}: gan.condition=separate has a pair of networks for each class and none for "
                 "its modes; give gan.modes=1"
+            )
+        if gan["unlabelled"] and gan["condition"] != "projection":
+            raise UserError(
+                f"gan.unlabelled=true: gan.condition={gan['condition']} has no place for patches without a class; give "
+                "gan.condition=projection, or leave it out"
             )
 
     def averages(self) -> type[Averaged]:
@@ -64,7 +72,9 @@ class GANModule(GenerativeModule):
 
     def build(self, conditions: Conditions) -> None:
         """Makes the generator, behind it its camera, and the critic."""
-        generator, self.critic = build_pair(self.gan, len(conditions.class_of), self.image_size)
+        generator, self.critic = build_pair(
+            self.gan, len(conditions.class_of) + self.gan["unlabelled"], self.image_size
+        )
         if self.camera is not None:
             camera = Camera(self.camera, learned=self.gan["camera"] == "learned")
             generator = WithCamera(generator, camera, self.image_size)
@@ -85,6 +95,9 @@ class GANModule(GenerativeModule):
         gan, label = self.gan, self.conditions.of(batch)
         draw = self.draw()
         real, shown = objectives.random_turn(batch["pixels"], draw, gan["turns"])
+        if gan["unlabelled"]:
+            hidden = torch.rand(len(real), generator=draw, device=self.device) < gan["hidden_share"]
+            label = label.masked_fill(hidden, self.conditions.null)
         shape = (len(real), self.averaged.inputs)
         latent = torch.randn(shape, generator=draw, device=self.device)
         optimizer_g, optimizer_d = cast(list[LightningOptimizer], self.optimizers())
@@ -189,6 +202,8 @@ class GANModule(GenerativeModule):
         self._scored = []
         if self._recent:
             pixels, mode = _joined(self._recent)
+            known = mode < self.conditions.null
+            pixels, mode = pixels[known], mode[known]
             scores = self.critic(pixels, mode)
             found["critic/train"] = self.macro(scores, self.conditions.class_of[mode])
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from stemcell_lit.movies.frames import (
 )
 from stemcell_lit.movies.resample import resample, scale_between, scaled_shape
 from stemcell_lit.movies.suffixes import natural_key
+from stemcell_lit.patches.cells import cells
 from stemcell_lit.patches.crop_files import CropFiles, folder_rows
-from stemcell_lit.patches.labels import checked_labels
+from stemcell_lit.patches.labels import UNLABELLED, checked_labels
+from stemcell_lit.patches.neighbours import joined_to_neighbours
+from stemcell_lit.patches.neighbours import wanted as neighbours_wanted
 from stemcell_lit.patches.squares import Squares
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import read_table
@@ -48,6 +52,10 @@ def import_crops(config: ImportCommand) -> PatchStore:
 
     Equal rows count once. Different files of equal pixels share a group, and so do the groups they were in; crops of
     one gray value throughout tell nothing and are not compared.
+
+    A crop may have no label: an empty one in the table, or one that `unlabelled` names. `near` joins it to the group of
+    labelled ones that it lies by; without, it needs a group where labelled ones have theirs. `movies` are the fields
+    that crops are from: their other cells become patches without a label (`patches/cells.py`).
 
     Raises:
         UserError: nothing to import, an unreadable image, crops of several types, a table that contradicts
@@ -74,7 +82,10 @@ def import_crops(config: ImportCommand) -> PatchStore:
                 f"group={group}: {source} has no table with that column; expected a patches.csv, or leave it out"
             )
     group = group or next((c for c in GROUP_COLUMNS if c in rows), None)
-    names, rows, unsure = checked_labels(rows, config.classes, found or source, config.without)
+    names, rows, unsure = checked_labels(
+        rows, config.classes, found or source, config.without, config.unlabelled
+    )
+    _check_near(rows, group, config, found or source)
     if len(unsure):
         warnings.warn(
             f"{found or source}: {len(unsure)} crops are labelled unsure and left out", stacklevel=2
@@ -86,17 +97,26 @@ def import_crops(config: ImportCommand) -> PatchStore:
     for sentence in squares.notices(rows["label"].tolist()):
         warnings.warn(f"{found or source}: {sentence}", stacklevel=2)
 
+    # Where nothing says what belongs together each crop is a group of its own, and the user is told.
+    alone = [f"crop-{i}" for i in range(len(rows))]
+    named = rows[group] if group is not None else [""] * len(rows)
     manifest = pd.DataFrame({"label": rows["label"], "source": rows["path"]})
-    if group is None:
-        # Nothing says what belongs together: each crop is a group of its own, and the user is told.
-        manifest["group"] = [f"crop-{i}" for i in range(len(rows))]
-    else:
-        manifest["group"] = [f"{group}-{value}" for value in rows[group]]
-    manifest["group"] = _joined(manifest, pixels, found or source)
+    manifest["group"] = [f"{group}-{v}" if v else a for v, a in zip(named, alone, strict=True)]
     manifest["track"] = rows.get("track", "")
     for column in ("y", "x", "frame", "time_h"):
         if column in rows:
             manifest[column] = rows[column]
+    if neighbours_wanted(config.near):
+        manifest["field"] = rows.get("movie", "")
+        if config.movies is not None:
+            of = set(rows["movie"]) if "movie" in rows else set()
+            more, cut = cells(config, of, squares.size, scale, reader.scaling)
+            manifest = pd.concat([manifest, more], ignore_index=True)
+            pixels = np.concatenate([pixels, cut])
+        manifest["group"], keep, said = joined_to_neighbours(manifest, config.near, found or source)
+        warnings.warn(said, stacklevel=2)
+        manifest, pixels = manifest[keep].drop(columns="field").reset_index(drop=True), pixels[keep]
+    manifest["group"] = _joined(manifest, pixels, found or source)
     made_by: dict[str, Any] = {
         "command": "import",
         "source": source.name,
@@ -110,6 +130,11 @@ def import_crops(config: ImportCommand) -> PatchStore:
         "channel": config.channel,
         "plane": config.plane,
     }
+    if neighbours_wanted(config.near):
+        made_by |= {
+            "near": asdict(config.near),
+            "movies_of_cells": config.movies and Path(config.movies).name,
+        }
     return PatchStore.write(
         config.store,
         pixels,
@@ -118,8 +143,29 @@ def import_crops(config: ImportCommand) -> PatchStore:
         um_per_px=config.um_per_px if wanted_um is None else wanted_um,
         unsure=unsure[["label"]].assign(source=unsure["path"]),
         made_by=made_by,
-        inputs=[source, found],
+        inputs=[source, found, config.movies],
     )
+
+
+def _check_near(rows: pd.DataFrame, group: str | None, config: ImportCommand, where: Path) -> None:
+    """Refuses crops without a label of which nothing says whether they show what labelled ones show."""
+    join, lacks = neighbours_wanted(config.near), {"frame", "x", "y"} - set(rows)
+    if config.movies is not None and not join:
+        raise UserError(
+            f"movies={config.movies}: cells near labelled crops must go with their groups; give near=, such as "
+            "near={frames:6,px:40}"
+        )
+    if join and lacks:
+        raise UserError(
+            f"{where}: near= needs the columns frame, x and y, found no {' and no '.join(sorted(lacks))}; add them, or "
+            "leave near= out"
+        )
+    bare = int((rows[group] == "").sum()) if group is not None else 0
+    if bare and not join:
+        raise UserError(
+            f"{where}: {bare} crops without a label have no {group}, and nothing says whether they show what labelled "
+            f"ones show; fill in {group}, or give near={{frames:6,px:40}} to join them to labelled ones that near"
+        )
 
 
 def table_in(folder: Path) -> Path | None:
@@ -141,7 +187,8 @@ def _from_table(path: Path, config: ImportCommand) -> pd.DataFrame:
     group, hours_per_frame = config.group, config.hours_per_frame
     needed = ["path", "label", *([group] if group else [])]
     known = [*GROUP_COLUMNS, "frame", "time_h", "x", "y"]
-    table = read_table(path, needed, known, columns=given_columns(config.columns))
+    bare = ["label", "group", "track", *([group] if group else [])]
+    table = read_table(path, needed, known, bare=bare, columns=given_columns(config.columns))
     rows = table.rows[[c for c in table.rows if c not in ("frame", "time_h", "x", "y")]].copy()
     rows["path"] = CropFiles(path.parent, path).find_all(rows)
     for column in ("x", "y"):
@@ -165,9 +212,11 @@ def track_names(rows: pd.DataFrame) -> list[str]:
         rows: text columns `track` and perhaps `movie` and `group`.
     """
     within = [c for c in ("group", "movie") if c in rows]
-    if len(rows[["track", *within]].drop_duplicates()) == rows["track"].nunique():
+    some = rows[rows["track"] != ""]  # a crop without a label may have none
+    if len(some[["track", *within]].drop_duplicates()) == some["track"].nunique():
         return rows["track"].tolist()
-    return ["/".join(names) for names in rows[[*within, "track"]].itertuples(index=False)]
+    every = rows[[*within, "track"]].itertuples(index=False)
+    return ["/".join(n for n in names if n) if names[-1] else "" for names in every]
 
 
 class CropReader:
@@ -271,9 +320,9 @@ def _joined(manifest: pd.DataFrame, pixels: np.ndarray, where: Path) -> list[str
     if joined:
         said += f"; {sum(map(len, joined))} groups are joined by that into {len(joined)}"
     warnings.warn(f"{where}: {said}", stacklevel=3)
-    if against := next(((a, b) for a, b in pairs if labels[a] != labels[b]), None):
-        a, b = against
-        count = sum(labels[a] != labels[b] for a, b in pairs)
+    differ = [(a, b) for a, b in pairs if len({labels[a], labels[b], UNLABELLED}) > 2]
+    if differ:
+        (a, b), count = differ[0], len(differ)
         warnings.warn(
             f"{where}: {count} of them are labelled differently, such as {files[a]} {labels[a]!r} and {files[b]} "
             f"{labels[b]!r}; remove the wrong ones",

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from stemcell_lit.errors import UserError
-from stemcell_lit.movies.colonies import label_colonies
+from stemcell_lit.movies.colonies import classifier_of, foreground, label_colonies
 from stemcell_lit.movies.frames import Frames, Movie, open_frames
 from stemcell_lit.movies.maps import pair
 from stemcell_lit.movies.resample import resample, resample_labels, scale_between, scaled_shape
-from stemcell_lit.movies.tracks import track
+from stemcell_lit.movies.tracks import Tracks, track
 from stemcell_lit.patches.labelled import LabelledMovie, Select, find_movies, simulated
-from stemcell_lit.patches.labels import UNSURE, checked_classes
+from stemcell_lit.patches.labels import UNLABELLED, UNSURE, checked_classes
 from stemcell_lit.patches.store import PatchStore, ViewCutter, check_scales
+from stemcell_lit.settings.colony_keys import ColoniesConfig
 from stemcell_lit.settings.field_types import check
 from stemcell_lit.settings.group_keys import ExtractionConfig
 
@@ -39,6 +40,8 @@ def extract(
     hours_per_frame: float | None = None,
     blocks: int | None = None,
     select: Select | None = None,
+    unlabelled: Sequence[str] = (),
+    colonies: ColoniesConfig | None = None,
 ) -> PatchStore:
     """Cuts patches at random places or on a grid and labels them by the class map.
 
@@ -50,7 +53,10 @@ def extract(
     patch its label. Random places of a frame never share more than half a patch. Of all that are sure
     `patches_per_movie` are drawn, so the classes stay as imbalanced as the frames show them.
 
-    A movie is a group of the split. A single one may have blocks of columns instead; what lies in two is left out.
+    Of a movie without maps places are taken where `colonies` finds cells, by the same `foreground`, without a label.
+
+    A movie is a group of the split. A single labelled one may have blocks of columns instead; what lies in two is left
+    out.
 
     Frames are read one by one, and only those that patches come from.
 
@@ -64,6 +70,8 @@ def extract(
         hours_per_frame: of the movies; None: what they say.
         blocks: of columns, the groups of a single movie; None: it is one group.
         select: which of several channels, planes and positions.
+        unlabelled: names of movies without maps.
+        colonies: where their cells are.
 
     Returns:
         The store. `made_by` in its info holds the settings, the movies and how many places were unsure.
@@ -76,12 +84,16 @@ def extract(
     about: dict[str, Any] = {"origin": "real"}
     if (source / "manifest.json").is_file():
         names, movies, about = simulated(source)
+        if unlabelled:
+            raise UserError(
+                f"unlabelled={list(unlabelled)}: every movie of {source / 'manifest.json'} has class maps; leave it out"
+            )
         if classes is not None and list(classes) != names:
             raise UserError(
                 f"classes={list(classes)}: {source / 'manifest.json'} names {names}; leave classes out"
             )
     else:
-        movies = find_movies(source, table, um_per_px, hours_per_frame, select)
+        movies = find_movies(source, table, um_per_px, hours_per_frame, select, unlabelled)
         names = _named(source, classes)
 
     pixels: list[np.ndarray] = []
@@ -89,7 +101,7 @@ def extract(
     left_out: list[dict[str, Any]] = []
     described: list[dict[str, Any]] = []
     sizes: dict[float | None, str] = {}
-    straddling = 0
+    straddling, alone = 0, sum(movie.classes is not None for movie in movies) == 1
     for number, movie in enumerate(movies):
         rng = np.random.default_rng([extraction.seed, number])
         with ExitStack() as opened:
@@ -104,8 +116,11 @@ def extract(
             )
             scale, um = patch_scale(frames, extraction.um_per_px)
             sizes.setdefault(um, movie.movie.path.name)
-            found = _look(movie, frames, scale, names, extraction, rng, opened)
-            if blocks is not None and len(movies) == 1:
+            if movie.classes is None:
+                found = _look_without(movie, frames, scale, extraction, rng, colonies)
+            else:
+                found = _look(movie, frames, scale, names, extraction, rng, opened)
+            if blocks is not None and alone and movie.classes is not None:
                 side = scaled_shape(frames.shape[1:], scale)[1]
                 inside = [
                     p
@@ -124,14 +139,14 @@ def extract(
             rows += [_row(p, extraction.patch_size, scale) for p in found]
             described.append(frames.describe())
     one_size(sizes)
-    if not rows:
+    if all(row["label"] == UNLABELLED for row in rows):
         raise UserError(
-            f"{source}: no patch of {extraction.patch_size} px has foreground >= {extraction.foreground} and purity >= "
-            f"{extraction.purity} ({len(left_out)} were unsure"
+            f"{source}: no labelled patch of {extraction.patch_size} px has foreground >= {extraction.foreground} and "
+            f"purity >= {extraction.purity} ({len(left_out)} were unsure"
             f"{f', {straddling} lay in two of blocks={blocks}' * (straddling > 0)}), expected at least one; lower "
             "one of these"
         )
-    if blocks is not None and len(movies) == 1:
+    if blocks is not None and alone:
         say_views_cross_columns(extraction)
     manifest = pd.DataFrame(rows)
     return PatchStore.write(
@@ -149,7 +164,7 @@ def extract(
             **asdict(extraction),
             "movies": described,
             "split_by": "movie"
-            if blocks is None or len(movies) > 1
+            if blocks is None or not alone
             else f"block of columns ({blocks} over the width of the frame, {straddling} patches in two left out)",
             "unsure": len(left_out),
         },
@@ -228,18 +243,13 @@ def _look(
     opened: ExitStack,
 ) -> list[dict[str, Any]]:
     """All places of a movie that hold enough foreground, sure or not. Reads the maps only."""
+    assert movie.classes is not None
     maps = opened.enter_context(_label_images(movie.classes))
     map_at = pair(frames, maps)
     colonies = movie.colonies and opened.enter_context(_label_images(movie.colonies))
     colonies_at = pair(frames, colonies) if colonies else []
     size = extraction.patch_size
-    shape = scaled_shape(frames.shape[1:], scale)
-    if min(shape) < size:
-        raise UserError(
-            f"{frames.path}: frames are {shape[0]} x {shape[1]} px"
-            f"{f' at {extraction.um_per_px:g} um/px' if scale != 1 else ''}, expected at least patch_size = {size}; "
-            "lower extraction.patch_size"
-        )
+    _check_size(frames, scale, extraction)
     weights = np.ones(len(classes), np.int64)
     if DEBRIS in classes:
         weights[classes.index(DEBRIS)] = extraction.debris_weight
@@ -274,6 +284,57 @@ def _look(
     if colonies:
         for _ in walk():
             pass
+    _describe(found, movie, frames, tracks)
+    return found
+
+
+def _look_without(
+    movie: LabelledMovie,
+    frames: Frames,
+    scale: float,
+    extraction: ExtractionConfig,
+    rng: np.random.Generator,
+    colonies: ColoniesConfig | None,
+) -> list[dict[str, Any]]:
+    """All places of a movie without maps that hold enough of its colonies; all are sure, and of no class."""
+    config = colonies or ColoniesConfig()
+    classifier = classifier_of(config)
+    _check_size(frames, scale, extraction)
+    found: list[dict[str, Any]] = []
+
+    def walk() -> Iterator[np.ndarray]:
+        for step, position in enumerate(frames.each(extraction.every)):
+            image = frames.read(position)
+            ids = label_colonies(foreground(image, config, frames.um_per_px, classifier=classifier))
+            number, here = int(frames.numbers[position]), resample_labels(ids, scale)
+            inside = (here > 0).astype(np.uint8)
+            for patch in _places(
+                inside, number, [UNLABELLED], np.ones(1, np.int64), extraction, rng
+            ):
+                patch["step"], patch["position"] = step, position
+                patch["colony"] = _colony(patch, inside, here, [UNLABELLED], extraction.patch_size)
+                found.append(patch)
+            yield ids
+
+    _describe(found, movie, frames, track(walk()))
+    return found
+
+
+def _check_size(frames: Frames, scale: float, extraction: ExtractionConfig) -> None:
+    """Refuses frames that are smaller than a patch."""
+    shape, size = scaled_shape(frames.shape[1:], scale), extraction.patch_size
+    if min(shape) < size:
+        raise UserError(
+            f"{frames.path}: frames are {shape[0]} x {shape[1]} px"
+            f"{f' at {extraction.um_per_px:g} um/px' if scale != 1 else ''}, expected at least patch_size = {size}; "
+            "lower extraction.patch_size"
+        )
+
+
+def _describe(
+    found: list[dict[str, Any]], movie: LabelledMovie, frames: Frames, tracks: Tracks | None
+) -> None:
+    """Adds track, group, time and file to places; `tracks` where nobody has numbered the colonies over time."""
     for patch in found:
         colony, step = patch.pop("colony"), patch.pop("step")
         if tracks is not None and colony:
@@ -282,7 +343,6 @@ def _look(
         patch["group"] = movie.movie.name
         patch["time_h"] = frames.time(patch["position"])
         patch["source"] = movie.movie.path.name
-    return found
 
 
 def _label_images(movie: Movie) -> Frames:

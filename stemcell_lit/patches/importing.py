@@ -10,6 +10,7 @@ from stemcell_lit.movies.suffixes import bare_name
 from stemcell_lit.patches.crops import import_crops
 from stemcell_lit.patches.extraction import extract
 from stemcell_lit.patches.labelled import Select, has_maps
+from stemcell_lit.patches.neighbours import wanted as neighbours_wanted
 from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.patches.tables import SUFFIXES as TABLES
 from stemcell_lit.patches.tiles import import_tiles, is_tiles
@@ -45,6 +46,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
             f"{table}: no such file or folder; expected class maps, or a CSV of tiles or crops"
         )
     check_target(config.store, "store", inputs=[source, table])
+    crops = neighbours_wanted(config.near) or config.movies is not None
     csv = table is not None and table.suffix.lower() in TABLES
     if (table is not None and not csv) or (table is None and has_maps(source)):
         if given_columns(config.columns):
@@ -54,6 +56,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
                 f"without={list(config.without)}: goes with a table or folders of crops, found class maps; set the "
                 "class to 0 in the maps"
             )
+        _check_crops(crops, "class maps")
         return extract(
             source,
             Path(config.store),
@@ -64,6 +67,8 @@ def import_patches(config: ImportCommand) -> PatchStore:
             hours_per_frame=config.hours_per_frame,
             blocks=config.blocks,
             select=Select(config.channel, config.plane, config.position),
+            unlabelled=config.unlabelled or (),
+            colonies=config.colonies,
         )
     if source.is_file() or (table is not None and is_tiles(table, given_columns(config.columns))):
         table = table or source.with_name("tiles.csv")
@@ -72,6 +77,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
                 f"{source}: has no labels; expected {bare_name(source)}_classes.tif (class maps) or {table.name} "
                 "beside it, or table= naming either; to label it by hand: stemcell-lit annotate"
             )
+        _check_crops(crops, "tiles")
         return import_tiles(config, table)
     if config.position is not None:
         raise UserError(
@@ -83,3 +89,10 @@ def import_patches(config: ImportCommand) -> PatchStore:
             "movies with class maps or tiles"
         )
     return import_crops(config)
+
+
+def _check_crops(asked: bool, found: str) -> None:
+    if asked:
+        raise UserError(
+            f"near= and movies= go with crops that a table names, found {found}; leave them out"
+        )

@@ -6,6 +6,7 @@ Movies and maps are named by `find_movies`, or by the manifest.json that `simula
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -42,7 +43,9 @@ class LabelledMovie:
     """A movie and its maps."""
 
     movie: Movie  # what `open_frames` reads; its name is its group
-    classes: Movie  # the same, label images of 0 and the classes from 1 in order
+    classes: (
+        Movie | None
+    )  # the same, label images of 0 and the classes from 1; None: nothing is labelled
     # the same, numbers of colonies over time from 1; None: found in the class maps
     colonies: Movie | None = None
     um_per_px: float | None = None  # None: what the file says
@@ -55,16 +58,17 @@ def find_movies(
     um_per_px: float | None = None,
     hours_per_frame: float | None = None,
     select: Select | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> list[LabelledMovie]:
-    """Movies with their class maps, by name.
+    """Movies with their class maps, by name, and those named in `unlabelled`, which have none.
 
     A movie `NAME.tif`, or a folder `NAME` of frames, has its maps in `NAME_classes.tif` or a folder `NAME_classes`
     beside it; where a table is given, in it: it is the maps of the one movie, or a folder that holds `NAME_classes` or
     `NAME` for each movie. `NAME_colonies` beside the movie numbers its colonies, if it is there. Movies may lie in
-    folders of their own. Those without maps are left out, with a notice.
+    folders of their own. Others without maps are left out, with a notice.
 
     Raises:
-        UserError: there are no movies with maps.
+        UserError: there are no movies with maps; a name in `unlabelled` that no movie without maps has.
     """
     source, select = Path(source), select or Select()
     if not source.exists():
@@ -72,7 +76,7 @@ def find_movies(
     if table is not None and not Path(table).exists():
         raise UserError(f"{table}: no such file or folder; expected class maps, or a CSV")
     places = places_of(source)
-    found, bare = [], []
+    found, bare, without = [], [], list[str]()
     listing: Listing = {}
     for name, path in places:
         folders = [path.parent]
@@ -85,7 +89,11 @@ def find_movies(
             if maps is None and len(places) == 1:
                 maps = Path(table)
         if maps is None:
-            bare.append(path)
+            movies = _expand(name, path, select)
+            without += [m.name for m in movies]
+            wanted = [m for m in movies if m.name in unlabelled or name in unlabelled]
+            found += [LabelledMovie(m, None, None, um_per_px, hours_per_frame) for m in wanted]
+            bare += [path] * (not wanted)
             continue
         colonies = _beside(path, "_colonies", [path.parent], listing)
         for movie in _expand(name, path, select):
@@ -98,15 +106,22 @@ def find_movies(
                     hours_per_frame,
                 )
             )
-    if not found:
+    if not any(movie.classes for movie in found):
         name = bare_name(places[0][1]) if places else "NAME"
         raise UserError(
             f"{source}: found no class maps; expected {name}_classes.tif (or a folder {name}_classes) beside "
             f"{places[0][1].name if places else 'each movie'}, or table= naming them"
         )
+    absent = [name for name in unlabelled if name not in without]
+    if absent:
+        raise UserError(
+            f"{source}: unlabelled={list(unlabelled)}: {absent[0]!r} is no movie without class maps; these are "
+            f"{', '.join(without[:12]) or 'none'}"
+        )
     if bare:
         warnings.warn(
-            f"{len(bare)} of {len(places)} movies have no class maps and are left out, such as {bare[0].name}",
+            f"{len(bare)} of {len(places)} movies have no class maps and are left out, such as {bare[0].name}; "
+            f"unlabelled=[{bare_name(bare[0])}] takes patches of it without a label",
             stacklevel=2,
         )
     return found

@@ -13,6 +13,7 @@ import pandas as pd
 from stemcell_lit.errors import UserError
 
 UNSURE = "unsure"  # not a class: left out of stores, and counted
+UNLABELLED = ""  # not a class, either: a patch that nobody labelled; the one sign of it, in tables and in stores
 LONGEST_NAME = 200  # characters
 
 # No width and no meaning in a name: zero-width space, word joiner, byte order mark, soft hyphen
@@ -106,25 +107,31 @@ def checked_labels(
     classes: Sequence[str] | None,
     where: Path,
     without: Sequence[str] | None = None,
+    unlabelled: Sequence[str] | None = None,
 ) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:
-    """Classes in their order, the rows that have one, and those that are labelled `unsure`.
+    """Classes in their order, the rows that have one or no label at all, and those that are labelled `unsure`.
 
     Args:
         rows: with a column `label`, as `clean_label` gives it.
         classes: the classes and their order; None: alphabetical.
         where: begins messages.
         without: labels whose rows are left out, with a notice.
+        unlabelled: labels whose rows have no class; they get `UNLABELLED` in the place of it.
 
     Raises:
-        UserError: a label that is not among the given classes, a class without rows, a label to leave out that no row
-            has, or no labelled row.
+        UserError: a label that is not among the given classes, a class without rows, a label to leave out or to take
+            for none that no row has, or no labelled row.
     """
     rows = _left_out(rows, [clean_label(str(name)) for name in without or ()], where)
+    bare = _named("unlabelled", rows, [clean_label(str(name)) for name in unlabelled or ()], where)
+    rows = rows.assign(label=rows["label"].mask(bare, UNLABELLED))
     doubtful = (rows["label"] == UNSURE).to_numpy()
     sure = rows[~doubtful].reset_index(drop=True)
-    labels = sorted(sure["label"].unique())
+    labels = sorted(set(sure["label"]) - {UNLABELLED})
     if not labels:
         what = f"all of its {len(rows)} patches are {UNSURE}" if len(rows) else "no patch is left"
+        if len(sure):
+            what = f"none of its {len(rows)} patches has a label"
         raise UserError(f"{where}: {what}; expected labelled ones")
     names = checked_classes(classes) if classes else labels
     strange = [name for name in labels if name not in names]
@@ -144,15 +151,20 @@ def checked_labels(
 def _left_out(rows: pd.DataFrame, without: list[str], where: Path) -> pd.DataFrame:
     if not without:
         return rows
-    labels = sorted(rows["label"].unique())
-    absent = [name for name in without if name not in labels]
-    if absent:
-        raise UserError(
-            f"{where}: without={without}: no patch is labelled {absent[0]!r}; found {labels}"
-        )
-    out = rows["label"].isin(without)
+    out = _named("without", rows, without, where)
     warnings.warn(
         f"{where}: {int(out.sum())} patches labelled {', '.join(without)} are left out, as without= says",
         stacklevel=3,
     )
     return rows[~out].reset_index(drop=True)
+
+
+def _named(key: str, rows: pd.DataFrame, names: list[str], where: Path) -> pd.Series:
+    """Which rows have one of these labels; each of them must be there."""
+    labels = sorted(set(rows["label"]) - {UNLABELLED})
+    absent = [name for name in names if name not in labels]
+    if absent:
+        raise UserError(
+            f"{where}: {key}={names}: no patch is labelled {absent[0]!r}; found {labels}"
+        )
+    return rows["label"].isin(names)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from stemcell_lit.patches.labels import UNLABELLED
+
 STEP = (
     32  # px: sizes that are chosen are multiples, so that the default data.patch_size divides them
 )
@@ -73,7 +75,7 @@ class Squares:
         """What was done, and whether it may give a class away, a sentence each.
 
         Args:
-            labels: the class of each crop.
+            labels: the class of each crop, `UNLABELLED` where it has none.
         """
         padding, cut = self.padding, (self.shapes > self.size).any(1)
         if not (padding.any() or self.chosen):
@@ -103,7 +105,7 @@ class Squares:
     def _of_class(self, labels: Sequence[str]) -> dict[str, float]:
         """Class -> mean share of padding."""
         padding, of = self.padding, np.array(labels)
-        return {c: float(padding[of == c].mean()) for c in dict.fromkeys(labels)}
+        return {c: float(padding[of == c].mean()) for c in dict.fromkeys(labels) if c != UNLABELLED}
 
     def _smaller(self, labels: Sequence[str]) -> str:
         """A smaller size at which classes differ less, or what else can be done."""

@@ -29,12 +29,13 @@ from stemcell_lit.base.arrays import MOST_ROWS, map_array, read_table
 from stemcell_lit.base.files import restore, whole_or_absent
 from stemcell_lit.base.terminal import printable
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.labels import UNLABELLED
 from stemcell_lit.settings.quoting import command_line
 
 FORMAT = 1
 
 COLUMNS: dict[str, Any] = {
-    "label": "",  # class name
+    "label": UNLABELLED,  # class name; empty where nobody gave one
     "group": "",  # what must stay on one side of a split: a movie, a field, a track
     "track": "",  # one colony or cell over time; empty where unknown
     "time_h": np.nan,  # hours since the movie began; NaN where unknown
@@ -113,10 +114,32 @@ class PatchStore:
         return (low, high) if wide and (low, high) != (0.0, 255.0) else None
 
     @property
+    def labelled(self) -> np.ndarray:
+        """(patches,) bool: which have a class; the others may be learned from, where training groups hold them."""
+        found: np.ndarray = (self.manifest["label"] != UNLABELLED).to_numpy()
+        return found
+
+    @property
+    def unlabelled(self) -> int:
+        """How many patches have no class."""
+        return int((~self.labelled).sum())
+
+    @property
     def labels(self) -> np.ndarray:
-        """(patches,) int64 positions in `classes`."""
-        found = pd.Categorical(self.manifest["label"], categories=self.classes)
-        return found.codes.astype(np.int64)
+        """(patches,) int64 positions in `classes`, of a store whose patches all have one; else see `labels_of`."""
+        return self.labels_of(np.arange(len(self)))
+
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """(rows,) int64 positions in `classes`: whoever wants the class of a patch comes by here.
+
+        Raises:
+            ValueError: one of them has no class; take those of `labelled`.
+        """
+        names = self.manifest["label"].iloc[rows]
+        without = int((names == UNLABELLED).sum())
+        if without:
+            raise ValueError(f"{self.path}: {without} patches without a label taken as of a class")
+        return pd.Categorical(names, categories=self.classes).codes.astype(np.int64)
 
     @property
     def seen_groups(self) -> set[str]:
@@ -153,6 +176,7 @@ class PatchStore:
         counts = ", ".join(f"{c} {int((self.manifest['label'] == c).sum())}" for c in self.classes)
         height, width = self.pixels.shape[-2:]
         scales = f" at scales {self.scales}" if len(self.scales) > 1 else ""
+        counts += f", without a label {self.unlabelled}" * (self.unlabelled > 0)
         about = f"{len(self)} patches of {height} x {width} px{scales}: {counts}"
         return printable(f"PatchStore({self.path}, {about})")
 
@@ -175,7 +199,8 @@ class PatchStore:
         Args:
             path: the folder to make; a store there that this program made is replaced.
             pixels: uint8 (patches, height, width), or (patches, scales, height, width) with several scales.
-            manifest: a row a patch; `label` is required, other columns of `COLUMNS` get their defaults.
+            manifest: a row a patch; `label` is required, empty for a real patch that nobody labelled; other columns of
+                `COLUMNS` get their defaults.
             classes: class names in the order to keep.
             um_per_px: size of a pixel in micrometres, None where unknown.
             made_by: how it was made, plain JSON values. A store of generated patches names `generator` (hash) and
@@ -203,10 +228,16 @@ class PatchStore:
             )
         if len(set(classes)) != len(classes):
             raise UserError(f"{path}: a class is named twice in {list(classes)}")
-        unknown = sorted(set(manifest["label"]) - set(classes))
+        unknown = sorted(set(manifest["label"]) - {*classes, UNLABELLED}, key=str)
         if unknown:
             raise UserError(f"{path}: labels {unknown} are not among the classes {list(classes)}")
         manifest = _complete(manifest)
+        bare = manifest["label"] == UNLABELLED
+        if bare.all() or (bare & (manifest["origin"] != "real")).any():
+            raise UserError(
+                f"{path}: {int(bare.sum())} of {len(manifest)} patches have no label; expected one of every generated "
+                "patch, and of some real ones"
+            )
         info = {
             "format": FORMAT,
             "classes": list(classes),
@@ -350,8 +381,10 @@ def _check_rows(file: Path, manifest: pd.DataFrame, classes: Sequence[str], agai
     Raises:
         UserError: names the file, the row, the column and what stands there.
     """
+    made = manifest["origin"] == "generated"
     legal = {
-        "label": manifest["label"].isin(list(classes)),
+        "label": manifest["label"].isin(list(classes))
+        | ((manifest["label"] == UNLABELLED) & ~made),
         "origin": manifest["origin"].isin(["real", "generated"]),
         **{c: ~np.isinf(manifest[c]) for c, kind in _KINDS.items() if kind == "number"},
     }

@@ -184,6 +184,7 @@ def read_table(
     known: Sequence[str] = (),
     *,
     gaps: bool = False,
+    bare: Sequence[str] = (),
     columns: Mapping[str, str | None] | None = None,
 ) -> Table:
     """Reads a CSV.
@@ -197,6 +198,7 @@ def read_table(
         needed: columns that must be there.
         known: columns that may be there.
         gaps: whether cells of known columns may be empty.
+        bare: columns, the label among them, whose cells may be empty in a row without a label.
         columns: our names of columns -> theirs, see `column_names`; None: each must have ours.
 
     Raises:
@@ -225,6 +227,8 @@ def read_table(
         if column not in NUMBERS:
             _clean(path, rows, column)
         empty = (rows[column] == "").to_numpy()
+        if column in bare:
+            empty = empty & (rows["label"] != "").to_numpy()
         if empty.any() and (column in needed or not gaps):
             line = rows["line"].iloc[int(np.flatnonzero(empty)[0])]
             raise UserError(
@@ -232,7 +236,7 @@ def read_table(
                 + ("" if column in needed else f", or remove the column {column}")
             )
         if column not in NUMBERS and column != "path":
-            named = rows.loc[~empty, [column, "line"]].drop_duplicates(column)
+            named = rows.loc[rows[column] != "", [column, "line"]].drop_duplicates(column)
             places = ((name, f"line {line}") for name, line in named.itertuples(index=False))
             check_looks(places, f"{path}: column {column}", separators=column == "label")
     return Table(path, rows, found.delimiter, other.hours)

@@ -55,7 +55,7 @@ def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
         table: CSV with `frame` (as the names of the files number it, else from 0), `y`, `x` (upper left corner, px),
             `size` (px, the same in all rows), `label`; perhaps `coverage` (share of foreground, which is else measured
             where the pixel size is known), `time_h` (hours; before what the movie tells), `movie` (its name, or a file
-            name with or without suffix). The label `unsure` is left out, and counted.
+            name with or without suffix). The label `unsure` is left out, and counted; tiles without one join.
 
     Raises:
         UserError: a tile outside its frame, sizes that differ, or an unreadable movie or table.
@@ -63,7 +63,11 @@ def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
     movie, extraction, blocks = Path(config.source), config.extraction, config.blocks
     check_extraction(extraction)
     read = read_table(
-        table, COLUMNS, ["coverage", "movie", "time_h"], columns=given_columns(config.columns)
+        table,
+        COLUMNS,
+        ["coverage", "movie", "time_h"],
+        bare=["label"],
+        columns=given_columns(config.columns),
     )
     rows = read.rows.copy()
     for column in ("frame", "y", "x", "size"):
@@ -87,7 +91,9 @@ def import_tiles(config: ImportCommand, table: Path) -> PatchStore:
             )
     place = [c for c in ("movie", "frame", "y", "x") if c in rows]
     rows = read.once(rows, place, "tile")
-    names, rows, unsure = checked_labels(rows, config.classes, table, config.without)
+    names, rows, unsure = checked_labels(
+        rows, config.classes, table, config.without, config.unlabelled
+    )
     select = Select(config.channel, config.plane, config.position)
     movies = _movies(movie, rows, table, select)
     alone = len(set(movies.values())) == 1

@@ -290,6 +290,7 @@ def _fold_rows(results: Results) -> list[dict[str, Any]]:
                 "fold": fold,
                 "train": info["data"].get("real") or {},
                 "val": info["data"].get("val") or {},
+                "unlabelled": info["data"].get("unlabelled") or 0,
                 "test": {name: int((label == name).sum()) for name in results.classes},
                 "generated": {k: v for k, v in made.items() if v},
                 "thinned": split.get("thinned", {}),

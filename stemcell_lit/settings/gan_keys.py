@@ -72,6 +72,12 @@ class GANConfig:
     )
     translate: bool = setting("shift what the critic sees by up to an eighth of the side", True)
 
+    # --- patches without a label ---
+    unlabelled: bool = setting(
+        "learn from patches without a label, too: half of each batch, of training groups alone",
+        quiet(False),
+    )
+
     # --- optimizer ---
     lr: float = setting("learning rate of the generator", number(1.5e-3, above=0))
     critic_lr: float = setting("learning rate of the critic", number(1.5e-3, above=0))
@@ -133,7 +139,7 @@ class GANConfig:
         quiet(number(24, least=1, most=10_000)),
     )
     hidden_share: float = setting(
-        "unet: share of training patches whose class is hidden from the network, for guidance",
+        "share of training patches whose class is hidden; of unet, or with unlabelled=true",
         quiet(share(0.15)),
     )
     guidance: float = setting(

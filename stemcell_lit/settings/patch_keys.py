@@ -79,6 +79,14 @@ class ColumnsConfig:
 
 
 @dataclass
+class NearConfig:
+    """Crops without a label that show what a labelled one shows, and so belong to its group; both keys or none."""
+
+    frames: int | None = setting("frames between the two, at most", number(None, least=0))
+    px: float | None = setting("px between their centres, at most", number(None, least=0))
+
+
+@dataclass
 class ImportCommand:
     """`stemcell-lit import`."""
 
@@ -126,6 +134,16 @@ class ImportCommand:
     without: list[str] | None = setting(
         "labels of a table or folder whose patches are left out, such as [debris]", None
     )
+    unlabelled: list[str] | None = setting(
+        "labels or folders that are no class, movies without class maps: patches without a label",
+        None,
+    )
+    movies: str | None = setting(
+        "a movie or folder of the fields that crops are from: its other cells join without a label",
+        None,
+    )
+    # which crops without a label join a labelled one's group, such as near={frames:6,px:40}
+    near: NearConfig = field(default_factory=NearConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     colonies: ColoniesConfig = field(default_factory=ColoniesConfig)  # foreground of tiles
 

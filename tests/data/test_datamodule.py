@@ -5,7 +5,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stemcell_lit.data.datamodule import PatchDataModule, Scope, check_no_leak
+from stemcell_lit.data.datamodule import PatchDataModule, Scope
+from stemcell_lit.data.leaks import check_no_leak
 from stemcell_lit.data.splits import Split
 from stemcell_lit.errors import UserError
 from stemcell_lit.patches.store import PatchStore, reduce_pixels

@@ -1,6 +1,6 @@
 import dataclasses
 import hashlib
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stemcell_lit.data.splits import CannotSplit, fold_count, make_split
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import SplitConfig
 from tests.conftest import make_store
 
@@ -93,8 +94,10 @@ def test_impossible_splits_say_why(many, config, says):
 
 def arrays(labels, groups):
     """What `make_split` knows of a store."""
-    manifest = pd.DataFrame({"group": groups})
-    return SimpleNamespace(path="s", labels=np.asarray(labels), manifest=manifest)
+    names = [f"class-{i}" for i in range(max(labels) + 1)]
+    manifest = pd.DataFrame({"label": [names[i] for i in labels], "group": groups})
+    pixels = np.zeros((len(manifest), 1, 1), np.uint8)
+    return PatchStore(Path("s"), pixels, manifest, {"classes": names})
 
 
 @settings(max_examples=60, deadline=None)

@@ -261,9 +261,9 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path, monkeypatch):
 def test_a_patch_without_a_label_is_learned_under_the_null_condition():
     module = a_module()
     batch = {"label": torch.tensor([0, -1, 2]), "mode": torch.tensor([1, -1, 5])}
-    assert module._condition(batch).tolist() == [1, module.generator.network.null, 5]
+    assert module.conditions.of(batch).tolist() == [1, module.generator.network.null, 5]
     plain = FlowModule(FLOW, CLASSES, SIDE)
-    assert plain._condition({"label": torch.tensor([2, -1])}).tolist() == [2, 3]
+    assert plain.conditions.of({"label": torch.tensor([2, -1])}).tolist() == [2, 3]
 
 
 def test_what_a_turned_patch_does_not_show_is_not_learned(tmp_path, monkeypatch):

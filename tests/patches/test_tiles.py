@@ -42,6 +42,16 @@ def test_a_place_stays_in_one_block_of_columns(movie):
     assert (spans[1:, 0] > spans[:-1, 1]).all()
 
 
+def test_a_tile_without_a_label_stays_in_its_block_and_is_of_no_class(movie):
+    folder, _, rows = movie
+    rows.loc[[0, 5], "label"] = ""
+    rows.to_csv(folder / "tiles.csv", index=False)
+    store = import_tiles(folder / "m.tif", folder / "tiles.csv", folder / "s", blocks=4)
+    bare = store.manifest[~store.labelled]
+    assert store.classes == ["a", "b"] and bare["x"].tolist() == [4, 44]
+    assert bare["group"].tolist() == ["columns-0", "columns-2"]
+
+
 def test_tables_of_tiles_and_of_files_are_told_apart(movie):
     folder, _, rows = movie
     assert is_tiles(folder / "tiles.csv", {})
@@ -70,7 +80,7 @@ def test_hours_of_the_table_are_kept_and_equal_rows_count_once(movie):
         ({"y": -1}, "line 2, column y: found '-1', expected a whole number from 0"),
         ({"size": 9}, "expected one size"),
         ({"y": 0.5}, "found '0.5', expected a whole number"),
-        ({"label": None}, "line 2 has no label"),
+        ({"size": None}, "line 2 has no size"),
     ],
 )
 def test_a_wrong_tile_is_named_and_nothing_is_written(movie, change, says):
