@@ -201,7 +201,6 @@ def tiles(**change):
         (tiles(size=[16, 18]), [], "expected one size"),
         (tiles(size=[0, 0]), [], "at least 8"),
         (tiles(size=["big", "big"]), [], "line 2, column size"),
-        (tiles(label=["a", None]), [], "line 3 has no label"),
         (tiles(coverage=["much", "little"]), [], "line 2, column coverage"),
         (tiles(label=["unsure"] * 2), [], "all of its 2 patches are unsure"),
         (tiles(), ["classes=[a,c]"], "found the label 'b', expected one of classes=['a', 'c']"),

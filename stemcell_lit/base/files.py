@@ -95,7 +95,8 @@ def whole_or_absent(
         refuse_folder(target, path, kind, inputs, seen)
     made = [p for p in target.parents if not p.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    holder = _Holder(target)
+    with swap.folder_lock(target.parent):  # nobody sweeps it between its making and its own lock
+        holder = _Holder(target)
     try:
         yield holder.new
         _mark(holder.new, kind)

@@ -1,5 +1,6 @@
 """Rare classes are thinned in what is learned from, and nowhere else."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from stemcell_lit.data.splits import CannotSplit, make_split, whole_split
 from stemcell_lit.data.thinning import classes_to_thin, track_units
 from stemcell_lit.errors import UserError
+from stemcell_lit.patches.store import PatchStore
 from stemcell_lit.settings.group_keys import SplitConfig
 from tests.conftest import make_store
 
@@ -22,7 +24,8 @@ def tracks(labels, groups, names):
     labels = np.asarray(labels)
     label = [CLASSES[i] for i in labels]
     manifest = pd.DataFrame({"group": groups, "track": names, "label": label})
-    return SimpleNamespace(path="s", labels=labels, manifest=manifest, classes=CLASSES)
+    pixels = np.zeros((len(manifest), 1, 1), np.uint8)
+    return PatchStore(Path("s"), pixels, manifest, {"classes": CLASSES})
 
 
 def drawn(seed, count=200, groups=9, classes=4):
