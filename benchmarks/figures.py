@@ -26,7 +26,7 @@ from stemcell_lit.settings.compose import compose
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 METRICS = ("tpr", "f1")
-DATA = {"exp911": "exp911_full", "simulation": "simulated_rivals", "pancreatic": "phc_rivals"}
+DATA = {"exp911": "exp911_full", "simulation": "simulated_rivals", "pancreatic": "phc_full"}
 ANSWER = {
     "flat": "one network (`flat`)",
     "flat_gan": "and generated patches (`flat_gan`)",

@@ -164,14 +164,15 @@ class Results:
 
     @property
     def best_without_generated(self) -> str | None:
-        """Of the methods that train on real patches alone the one of highest macro F1, then TPR, on validation patches.
+        """Of the methods without generated patches or features the one of highest macro F1, then TPR, on validation.
 
         None where a trial of every such method has no validation patches.
         """
         found = {
             method: pair
             for method, pair in self.validated.items()
-            if not any(trial.info.get("generator") for trial in self.of(method))
+            if "features" not in (self.about(method).parts or ())
+            and not any(trial.info.get("generator") for trial in self.of(method))
         }
         return max(found, key=found.__getitem__) if found else None
 

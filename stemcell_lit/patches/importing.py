@@ -36,7 +36,7 @@ def import_patches(config: ImportCommand) -> PatchStore:
         raise UserError(
             f"{source}: no such file or folder; expected a movie, or a folder of movies or crops"
         )
-    if source.suffix.lower() in TABLES:
+    if source.is_file() and source.suffix.lower() in TABLES:
         raise UserError(
             f"{source}: is a table; expected the folder of its pictures or the movie as source=, with "
             f"table={source} beside it"

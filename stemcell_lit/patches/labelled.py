@@ -43,9 +43,8 @@ class LabelledMovie:
     """A movie and its maps."""
 
     movie: Movie  # what `open_frames` reads; its name is its group
-    classes: (
-        Movie | None
-    )  # the same, label images of 0 and the classes from 1; None: nothing is labelled
+    # the same, label images of 0 and the classes from 1 in order; None: nothing is labelled
+    classes: Movie | None
     # the same, numbers of colonies over time from 1; None: found in the class maps
     colonies: Movie | None = None
     um_per_px: float | None = None  # None: what the file says

@@ -136,10 +136,12 @@ class PatchStore:
             ValueError: one of them has no class; take those of `labelled`.
         """
         names = self.manifest["label"].iloc[rows]
-        without = int((names == UNLABELLED).sum())
-        if without:
-            raise ValueError(f"{self.path}: {without} patches without a label taken as of a class")
-        return pd.Categorical(names, categories=self.classes).codes.astype(np.int64)
+        found = pd.Categorical(names, categories=self.classes).codes.astype(np.int64)
+        if (found < 0).any():
+            raise ValueError(
+                f"{self.path}: {(found < 0).sum()} patches without a label taken as of a class"
+            )
+        return found
 
     @property
     def seen_groups(self) -> set[str]:

@@ -49,7 +49,7 @@ def read(command: str, words: Sequence[str], *, several: bool = False) -> list[s
         if not value.strip():
             null = f"; {key}=null leaves it open" if known and known.optional else ""
             raise UserError(f"{key}= has no value; write {key}=VALUE without blanks around ={null}")
-        if key in _OPEN and value.strip() == "null" and not several:
+        if key in _OPEN and value.strip() == "null":
             found = [w for w in found if w.partition("=")[0] != key]  # Hydra has no word for it
             continue
         sign = "++" if _holds_names(key, keys) else ""  # new names are no new keys

@@ -558,3 +558,13 @@ def test_results_without_a_word_about_their_methods_have_a_table_all_the_same(sm
         edit(trial, lambda info: info["config"].pop("method"))
     results = comparable(collect(small), "flat")
     assert results.methods == ["flat", "temporal_gan"] and results.about("flat").about is None
+
+
+def test_generated_features_are_generated_where_the_best_method_without_is_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(VALIDATED, "flat_features", 0.99)
+    out = write_results(tmp_path / "results", methods=("flat", "flat_features"), seeds=1)
+    results = comparable(collect(out), baseline="flat")
+    assert max(results.validated, key=results.validated.__getitem__) == "flat_features"
+    assert results.best_without_generated == "flat"
